@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Download weights into weights/, each file checked before it gets its name.
+#
+#   bash download_weights.sh [pretrained|zalo2022_published]...        (default: both)
+#
+#   pretrained           the two ImageNet ConvNeXt files that training of the ensemble zalo2022 starts from
+#   zalo2022_published   the eight trained members that the 1st place published, converted to
+#                        weights/zalo2022_published/*.safetensors (ENSEMBLE=zalo2022_published bash predict.sh)
+#
+# An interrupted download goes on where it stopped; files that are there are checked and kept.
+# Digests of first downloads are recorded in weights/digests.json. LIVENESS_WEIGHTS_URL names a
+# mirror (http, https or file) laid out like weights/. DRY_RUN=1 prints the commands.
+
+# shellcheck source=scripts/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
+
+(($#)) || set -- pretrained zalo2022_published
+for part in "$@"; do
+  case $part in
+    -h | --help) usage; exit 0 ;;
+    pretrained | zalo2022_published) ;;
+    *) misuse "unknown weights $part: expected pretrained or zalo2022_published" ;;
+  esac
+done
+
+pick_python
+for part in "$@"; do
+  run "$PY" -m liveness.download weights "$part"
+  [[ $part != zalo2022_published ]] || run "$PY" -m liveness.convert zalo2022_published
+done

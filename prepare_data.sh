@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Prepare a set: frames, faces, tables and folds of raw/SET into data/SET.
+#
+#   bash prepare_data.sh [SET] [-o KEY=VALUE ...] [--strict]
+#   bash prepare_data.sh                      # the set "train"
+#   bash prepare_data.sh nuaa -o frames.plan=even frames.count=8
+#   SHARD=2/4 bash prepare_data.sh nuaa       # the second quarter of the videos; then once without SHARD
+#
+# SET lies in raw/SET/{label.csv,videos/*.mp4}; "train" also in raw/label.csv + train_video/*.mp4;
+# else in data/SET/{labels.csv,videos/}. Without a label file it is a set without labels.
+# -o changes configs/data/SET.yaml (or default.yaml). --strict: a video that cannot be read is an
+# error, not a marked row. Only what is missing is done; run it again at any time.
+# Environment: PYTHON (interpreter), LIVENESS_ROOT (workspace), SHARD (i/n).
+
+# shellcheck source=scripts/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
+
+set_name=train options=() strict=() named=
+while (($#)); do
+  case $1 in
+    -h | --help) usage; exit 0 ;;
+    -o)
+      shift
+      [[ ${1:-} == *=* ]] || misuse "-o needs KEY=VALUE"
+      options+=(-o)
+      while [[ ${1:-} == *=* ]]; do options+=("$1"); shift; done
+      ;;
+    --strict) strict=(--strict); shift ;;
+    -*) misuse "unknown option $1" ;;
+    *)
+      [[ -z $named ]] || misuse "one SET at a time, not both $set_name and $1"
+      set_name=$1 named=1
+      shift
+      ;;
+  esac
+done
+
+pick_python
+run "$PY" -m liveness.prepare "$set_name" "${options[@]}" "${strict[@]}"
+[[ -z ${SHARD:-} ]] || exit 0 # the run without SHARD goes on from here
+run "$PY" -m liveness.make_folds "$set_name" "${options[@]}"
+run "$PY" -m liveness.sanity_check "$set_name"

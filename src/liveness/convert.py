@@ -1,0 +1,81 @@
+"""Turn published two-class checkpoints into members of this project.
+
+    python -m liveness.convert zalo2022_published
+
+Reads   configs/ensemble/<name>.yaml and, for each of its members,
+        weights/<set>/original/<model name>_fold<k>.pth (Meta's key names, index 1 = live)
+Writes  weights/<set>/<recipe>_fold<k>.safetensors: timm's names, one logit, and the preprocessing
+        that its recipe describes. A member that is newer than its original is left alone.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from liveness.config import Data, Recipe, load_ensemble, load_recipe, to_dict
+from liveness.errors import UserError, run
+from liveness.files import workspace
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m liveness.convert", description="Convert two-class checkpoints.")
+    parser.add_argument("ensemble", help="a name in configs/ensemble whose originals were downloaded")
+    ensemble = load_ensemble(parser.parse_args().ensemble)
+
+    from liveness.model.checkpoint import member_path
+
+    for member in ensemble.members:
+        recipe = load_recipe(member.recipe)
+        name = f"{recipe.model.name}_fold{member.fold}.pth"
+        source = workspace() / "weights" / ensemble.data / "original" / name
+        target = member_path(ensemble.data, member.recipe, member.fold)
+        if not source.is_file():
+            raise UserError(f"{source}: missing; run: bash download_weights.sh {ensemble.name}")
+        if target.is_file() and target.stat().st_mtime >= source.stat().st_mtime:
+            print(f"{target}: already converted")
+            continue
+        convert(source, target, recipe, member.fold)
+        print(target)
+    return 0
+
+
+def convert(source: Path, target: Path, recipe: Recipe, fold: int) -> None:
+    """One checkpoint with two classes (0 = attack, 1 = live) as a member with one logit.
+
+    softmax(z)[1] = sigmoid(z1 - z0), so the head becomes the difference of its rows, and the scores
+    are the original's. A UserError where the checkpoint does not fit the recipe's model.
+    """
+    from liveness.data.contract import make_contract
+    from liveness.files import sha256_of
+    from liveness.media.faces import detector_path
+    from liveness.model.checkpoint import save_member
+
+    model = convert_state(source, recipe)
+    description: dict[str, Any] = {
+        "recipe": to_dict(recipe),
+        "fold": fold,
+        "data": recipe.data,
+        "data_hash": "",
+        "converted_from": sha256_of(source),
+        "contract": make_contract(recipe, Data(), sha256_of(detector_path())),
+        "held_out": {},
+    }
+    save_member(target, model.state_dict(), description)
+
+
+def convert_state(source: Path, recipe: Recipe) -> Any:
+    """The recipe's model with a two-class checkpoint's weights."""
+    from liveness.model.build import build
+    from liveness.model.checkpoint import head_name, load_strictly, read_state, to_one_logit, to_timm_names
+
+    model = build(recipe.model, recipe.view.size)
+    state = to_timm_names(read_state(source), model)
+    head = head_name(model)
+    if f"{head}.weight" not in state:
+        raise UserError(f"{source}: no classifier {head}.weight in it; not a checkpoint of {recipe.model.name}")
+    load_strictly(model, to_one_logit(state, head), str(source))
+    return model
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,94 @@
+"""The one preprocessing: from a frame and its face to the tensor that a model sees.
+
+Training, out-of-fold scoring, prediction and the notebook all go through ``cut`` and ``to_tensor``.
+What they need is recorded in every member's file as its *contract*, so that prediction takes no
+size, view or normalisation flag, and refuses a file whose contract it does not know.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from liveness.config import Data, Detector, FramePlan, Recipe, View, from_dict, to_dict
+from liveness.errors import UserError
+
+# Raised whenever the same contract would give other tensors than before.
+VERSION = 1
+CONTRACT_KEYS = {"version", "frames", "view", "combine", "jpeg_quality", "detector", "detector_sha256"}
+
+
+def make_contract(recipe: Recipe, data: Data, detector_sha256: str) -> dict[str, Any]:
+    """The contract of a member of ``recipe`` trained on a set prepared by ``data``."""
+    return {
+        "version": VERSION,
+        "frames": to_dict(recipe.frames),
+        "view": to_dict(recipe.view),
+        "combine": recipe.combine,
+        "jpeg_quality": data.jpeg_quality,
+        "detector": to_dict(data.detector),
+        "detector_sha256": detector_sha256,
+    }
+
+
+def read_contract(contract: dict[str, Any], where: str) -> tuple[FramePlan, View, Detector]:
+    """The typed parts of a stored contract; a UserError if this code does not speak it."""
+    if contract.get("version") != VERSION:
+        raise UserError(
+            f"{where}: preprocessing contract version {contract.get('version')!r}; this code speaks version {VERSION}"
+        )
+    if set(contract) != CONTRACT_KEYS:
+        raise UserError(f"{where}: the contract has the keys {sorted(contract)}; expected {sorted(CONTRACT_KEYS)}")
+    return (
+        from_dict(FramePlan, contract["frames"], where),
+        from_dict(View, contract["view"], where),
+        from_dict(Detector, contract["detector"], where),
+    )
+
+
+def cut(rgb: np.ndarray, face: Any | None, view: View, scale: float) -> np.ndarray | None:
+    """What ``view`` sees of a frame (uint8 RGB, H x W x 3): all of it, or a square around the face.
+
+    None where the view needs a face and there is none.
+    """
+    if view.kind == "frame":
+        return rgb
+    if face is None:
+        return None
+    from liveness.media.faces import crop_square
+
+    return crop_square(rgb, face, scale)
+
+
+def resize(rgb: np.ndarray, view: View) -> np.ndarray:
+    """Resample uint8 RGB to the model's input size with PIL's antialiased filters."""
+    from PIL import Image
+
+    height, width = rgb.shape[:2]
+    if view.resize == "stretch":
+        target = (view.size, view.size)
+    elif width <= height:
+        target = (view.size, int(view.size * height / width))
+    else:
+        target = (int(view.size * width / height), view.size)
+    method = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[view.interpolation]
+    return np.asarray(Image.fromarray(rgb).resize(target, method))
+
+
+def to_tensor(rgb: np.ndarray, view: View) -> Any:
+    """uint8 RGB (H x W x 3) -> float32 torch tensor (3 x H x W): value / 255, minus mean, over std."""
+    import torch
+
+    tensor = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).to(torch.float32).div_(255)
+    mean = torch.tensor(view.mean, dtype=torch.float32).view(3, 1, 1)
+    std = torch.tensor(view.std, dtype=torch.float32).view(3, 1, 1)
+    return tensor.sub_(mean).div_(std)
+
+
+def views_of(rgb: np.ndarray, face: Any | None, view: View) -> list[np.ndarray]:
+    """The resized views (uint8 RGB) that a frame's score is averaged over: one per face scale.
+
+    Empty where the view needs a face and there is none.
+    """
+    scales = view.scales if view.kind == "face" else [1.0]
+    cuts = [cut(rgb, face, view, scale) for scale in scales]
+    return [resize(piece, view) for piece in cuts if piece is not None]

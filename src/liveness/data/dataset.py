@@ -1,0 +1,191 @@
+"""A prepared set as tables, and as samples for training and for scoring.
+
+Reads data/<set>/{labels_video,labels_keyframes,labels_bbox,folds}.csv, prepare.json and frames/;
+writes nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from liveness.config import Data, FramePlan, View, from_dict, to_dict
+from liveness.data.augment import Policy, seed_of
+from liveness.data.contract import cut, to_tensor, views_of
+from liveness.errors import UserError
+from liveness.files import workspace
+from liveness.media.faces import Face
+from liveness.media.video import VideoError, choose_frames, jpeg_decode
+
+TABLES = ("labels_video.csv", "labels_keyframes.csv", "labels_bbox.csv", "folds.csv", "prepare.json")
+
+
+@dataclass
+class PreparedSet:
+    """The tables of data/<set>. ``videos`` is indexed by file name, ``frames`` has a row per frame."""
+
+    name: str
+    folder: Path
+    data: Data
+    detector_sha256: str
+    digest: str  # SHA-256 over the tables that decide what is trained on
+    videos: pd.DataFrame  # filename (index), video_id, label, fold, group, status, reason
+    frames: pd.DataFrame  # filename, video_id, frame_id, label, fold, face, confidence, x, y, w, h
+
+    @property
+    def n_folds(self) -> int:
+        return int(self.videos.fold.max()) + 1
+
+
+def load_set(name: str, plan: FramePlan) -> PreparedSet:
+    """Read data/<name> with the frames of ``plan``; a UserError where it was prepared otherwise."""
+    folder = workspace() / "data" / name
+    missing = [table for table in TABLES if not (folder / table).is_file()]
+    if missing:
+        raise UserError(f"{folder}: not prepared ({', '.join(missing)} missing); run: bash prepare_data.sh {name}")
+    strings = {"filename": str, "video_id": str, "status": str, "reason": str, "group": str, "species": str}
+    read = {
+        table: pd.read_csv(folder / table, dtype=strings, keep_default_na=False, na_values={"label": [""]})
+        for table in TABLES[:4]
+    }
+    videos = read["labels_video.csv"].set_index("filename")
+    folds = read["folds.csv"].set_index("filename")
+    if set(videos.index) != set(folds.index):
+        raise UserError(f"{folder}/folds.csv: not the videos of labels_video.csv; run: bash prepare_data.sh {name}")
+    videos["fold"], videos["group"] = folds.fold, folds.group
+    record = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
+    data = from_dict(Data, record["data"], str(folder / "prepare.json"))
+    frames = read["labels_keyframes.csv"]
+    boxes = read["labels_bbox.csv"][["video_id", "frame_id", "face", "confidence", "x", "y", "w", "h"]]
+    for column in ("confidence", "x", "y", "w", "h"):
+        boxes[column] = pd.to_numeric(boxes[column])
+    frames = frames.drop(columns="filename").merge(boxes, on=["video_id", "frame_id"], how="left", validate="1:1")
+    by_id = videos.reset_index().set_index("video_id")
+    frames["filename"] = frames.video_id.map(by_id.filename)
+    frames["fold"] = frames.video_id.map(by_id.fold)
+    frames = _of_plan(frames, plan, data, name)
+    digest = hashlib.sha256()
+    for table in ("folds.csv", "labels_keyframes.csv", "labels_bbox.csv", "prepare.json"):
+        digest.update((folder / table).read_bytes())
+    return PreparedSet(name, folder, data, record["detector_sha256"], digest.hexdigest(), videos, frames)
+
+
+def _of_plan(frames: pd.DataFrame, plan: FramePlan, data: Data, name: str) -> pd.DataFrame:
+    """The rows of ``frames`` that a plan uses, per video in the plan's order."""
+    if to_dict(plan) == to_dict(data.frames):
+        return frames.reset_index(drop=True)
+    if data.frames.plan != "all":
+        raise UserError(
+            f"data/{name} holds the frames of plan {data.frames.plan!r}, the recipe wants {plan.plan!r} "
+            f"({to_dict(plan)}); prepare it so (bash prepare_data.sh {name} -o frames.plan=...), or with frames.plan=all"
+        )
+    kept = []
+    for _, rows in frames.groupby("video_id", sort=False):
+        times = rows.time.to_numpy(float)
+        step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+        kept.append(rows.iloc[choose_frames(plan, times, float(times[-1]) + step)])
+    return pd.concat(kept).reset_index(drop=True)
+
+
+def split(prepared: PreparedSet, fold: int, view: View) -> tuple[pd.DataFrame, list[str]]:
+    """Frames to train on (labelled, not in ``fold``, with a face where the view needs one), and the
+    file names of the held-out videos. A UserError where a side is empty or has one class."""
+    if not 0 <= fold < prepared.n_folds:
+        raise UserError(f"fold {fold}: data/{prepared.name}/folds.csv has the folds 0 to {prepared.n_folds - 1}")
+    labelled = prepared.videos[prepared.videos.label.notna()]
+    train = prepared.frames[(prepared.frames.fold != fold) & prepared.frames.label.notna()]
+    if view.kind == "face":
+        train = train[train.face == 1]
+    held_out = labelled.index[labelled.fold == fold].tolist()
+    for side, labels in (("training", train.label), ("held-out", labelled.label[labelled.fold == fold])):
+        if set(labels.astype(int)) != {0, 1}:
+            raise UserError(
+                f"data/{prepared.name}, fold {fold}: the {side} side has the classes {sorted(set(labels.astype(int)))}; "
+                "both live (1) and attack (0) are needed"
+            )
+    return train.reset_index(drop=True), held_out
+
+
+def read_frame(folder: Path, row: Any) -> np.ndarray:
+    """The stored frame of a row as uint8 RGB (H x W x 3)."""
+    path = folder / "frames" / f"{row.video_id}-{row.frame_id}.jpg"
+    try:
+        return jpeg_decode(path.read_bytes())
+    except (OSError, VideoError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run: bash prepare_data.sh {folder.name}") from error
+
+
+def face_of(row: Any) -> Face | None:
+    """The chosen face of a row of ``PreparedSet.frames``."""
+    return Face(row.x, row.y, row.w, row.h, row.confidence) if row.face == 1 else None
+
+
+class TrainingFrames:
+    """Samples for the loader. A key is (epoch, index): what it gives depends on nothing else."""
+
+    def __init__(self, folder: Path, rows: pd.DataFrame, policy: Policy, seed: int) -> None:
+        self.folder, self.policy, self.seed = folder, policy, seed
+        self.rows = list(rows.itertuples(index=False))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, float]:
+        epoch, index = key
+        row, view = self.rows[index], self.policy.view
+        seed = seed_of(self.seed, epoch, index)
+        scale = 1.0
+        if view.kind == "face":
+            low, high = np.log(view.train_scales)
+            scale = float(np.exp(np.random.default_rng(seed).uniform(low, high)))
+        piece = cut(read_frame(self.folder, row), face_of(row), view, scale)
+        tensor, label = self.policy(piece, int(row.label), seed)
+        return tensor, float(label)
+
+
+class HeldOutVideos:
+    """Videos for scoring: an item is (file name, [frame ids], tensor of views or None).
+
+    The tensor is float32, views x 3 x H x W, with the same number of views for each frame listed.
+    """
+
+    def __init__(self, prepared: PreparedSet, filenames: list[str], view: View) -> None:
+        self.folder, self.filenames, self.view = prepared.folder, filenames, view
+        frames = prepared.frames[prepared.frames.filename.isin(set(filenames))]
+        self.rows = {name: list(rows.itertuples(index=False)) for name, rows in frames.groupby("filename", sort=False)}
+
+    def __len__(self) -> int:
+        return len(self.filenames)
+
+    def __getitem__(self, index: int) -> tuple[str, list[int], Any]:
+        name = self.filenames[index]
+        frame_ids, tensors = [], []
+        for row in self.rows.get(name, []):
+            views = views_of(read_frame(self.folder, row), face_of(row), self.view)
+            if views:
+                frame_ids.append(int(row.frame_id))
+                tensors += [to_tensor(view, self.view) for view in views]
+        return name, frame_ids, stack(tensors)
+
+
+def stack(tensors: list[Any]) -> Any | None:
+    """A batch from a list of equal tensors; None for an empty list."""
+    import torch
+
+    return torch.stack(tensors) if tensors else None
+
+
+def batches(n: int, batch: int, seed: int, epoch: int) -> Iterator[list[int]]:
+    """The global batches of one epoch: a seeded permutation of 0..n-1, the rest left out.
+
+    A set smaller than a batch is one batch.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(n)
+    batch = min(batch, n)
+    for start in range(0, n - batch + 1, batch):
+        yield order[start : start + batch].tolist()

@@ -1,0 +1,291 @@
+"""A set of videos becomes frames, faces and tables under data/<set>/.
+
+``prepare_set`` is what `python -m liveness.prepare` and the sanity check's --fix run: it brings
+every video's record up to date (data/extract.py), then makes the tables, which are a function of
+the records, the label file and the groups alone. labels_video.csv and prepare.json come last: where
+they are, the preparation is whole.
+"""
+
+import json
+import os
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from liveness.config import Data, to_dict
+from liveness.data.extract import (
+    Task,
+    detector_digest,
+    extract,
+    failed_record,
+    forget,
+    known_records,
+    read_record,
+    task_for,
+    what_is_missing,
+)
+from liveness.data.folds import find_groups_file, join, name_groups, read_groups, resolve_ids
+from liveness.data.labels import RawSet, find_set, table_text
+from liveness.errors import UserError
+from liveness.files import CONFIGS, workspace, write_bytes, write_text
+from liveness.media.workers import Failed, run_tasks
+
+READABLE = ("ok", "partial")
+KEYFRAME_COLUMNS = ["filename", "video_id", "frame_id", "label", "time"]
+BOX_COLUMNS = ["filename", "video_id", "frame_id", "label", "face", "n_faces", "confidence", "x", "y", "w", "h"]
+TABLES = ("labels_keyframes", "labels_bbox", "labels_video")  # the last is written last
+NOT_MAKING = ("workers", "video_seconds", "video_gib")  # settings that do not change what is made
+WHY = {
+    "new": "not prepared yet",
+    "changed": "the file has changed",
+    "frames": "frames missing or made under another plan",
+    "faces": "faces missing or made under another detector or crop scale",
+}
+
+
+@dataclass
+class Prepared:
+    """What the tables are made of: the raw set, its records by file name, and the groups."""
+
+    raw: RawSet
+    records: dict[str, dict]
+    left_out: dict[str, str]  # file name -> why
+    links: list[list[str]]  # file names that belong together
+    group_column: str
+
+
+def prepare_set(data: Data, strict: bool = False) -> None:
+    """Prepare the set ``data.name`` as ``data`` says; a UserError where it cannot be done."""
+    raw = find_set(data.name)
+    folder = workspace() / "data" / data.name
+    left_out, links = read_links(data, raw)
+    videos = [path for path in raw.videos if path.name not in left_out]
+    if raw.unlabelled:
+        _warn(f"{len(raw.unlabelled)} videos are not in {raw.label_file} and are left aside: {_few(raw.unlabelled)}")
+    shard = _shard(videos)
+    tasks = [task_for(path, folder, data) for path in (videos if shard is None else shard)]
+    _work(tasks, data, folder)
+    if shard is not None:
+        print(
+            f"SHARD={os.environ['SHARD']}: {len(tasks)} of {len(videos)} videos; a run without SHARD writes the tables"
+        )
+        return
+    for stem in known_records(folder) - {path.stem for path in videos}:
+        forget(folder, stem)
+    prepared = Prepared(raw, collect_records(tasks), left_out, links, data.folds.group_column)
+    _report(prepared, strict)
+    _link_videos(raw, folder)
+    _write_tables(prepared, data, folder)
+
+
+def about(data: Data) -> dict:
+    """The content of prepare.json: everything that the output depends on."""
+    values = {key: value for key, value in to_dict(data).items() if key not in NOT_MAKING}
+    return {"version": 1, "data": values, "detector_sha256": detector_digest()}
+
+
+def tables_of(prepared: Prepared) -> dict[str, pd.DataFrame]:
+    """labels_keyframes, labels_bbox and labels_video of a set, in natural order of video and frame."""
+    videos = _video_table(prepared)
+    labels = dict(zip(videos["filename"], videos["label"], strict=True))
+    keyframes, boxes = [], []
+    for filename, record in prepared.records.items():
+        stem = Path(filename).stem
+        for row in record["frames"]:
+            head = [f"{stem}-{row['frame_id']}.jpg", stem, row["frame_id"], labels[filename]]
+            keyframes.append([*head, row["time"]])
+            face = row["face"] or {}
+            box = [face.get(key, "") for key in ("confidence", "x", "y", "w", "h")]
+            boxes.append([*head, int(bool(face)), row["n_faces"], *box])
+    return {
+        "labels_keyframes": pd.DataFrame(keyframes, columns=KEYFRAME_COLUMNS, dtype=object),
+        "labels_bbox": pd.DataFrame(boxes, columns=BOX_COLUMNS, dtype=object),
+        "labels_video": videos,
+    }
+
+
+def _warn(text: str) -> None:
+    tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
+def _few(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def read_links(data: Data, raw: RawSet, quiet: bool = False) -> tuple[dict[str, str], list[list[str]]]:
+    """From the groups file: which videos are left out (name -> reason) and which belong together."""
+    if not data.folds.groups:
+        return {}, []
+    path = find_groups_file(data.folds.groups)
+    groups, filenames = read_groups(path), [video.name for video in raw.videos]
+    ids = list(dict.fromkeys(i for part in [*groups.together, groups.left_out] for i in part))
+    found, unknown = resolve_ids(ids, filenames)
+    if path.is_relative_to(CONFIGS) and len(found) < len(unknown):
+        # A list that ships with the code is about one published set; another set may reuse its file names.
+        if not quiet:
+            print(f"groups: {path.name} describes another set ({len(found)} of its {len(ids)} ids are here): not used")
+        return {}, []
+    left_out = resolve_ids(groups.left_out, filenames)[0]
+    ignored = f", {len(unknown)} ids that are not in the set ignored ({_few(unknown)})" if unknown else ""
+    if not quiet:
+        print(f"groups: {path.name}: {len(found)} ids{ignored}; left out: {_few(left_out) or 'none'}")
+    links = [resolve_ids(part, filenames)[0] for part in groups.together]
+    return dict.fromkeys(left_out, f"left out by {path.name}"), [part for part in links if len(part) > 1]
+
+
+def _shard(videos: list[Path]) -> list[Path] | None:
+    """This machine's part of the videos, or None when it has them all."""
+    text = os.environ.get("SHARD", "")
+    if not text:
+        return None
+    first, _, count = text.partition("/")
+    if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        raise UserError(f"SHARD={text}; expected i/n with 1 <= i <= n, for example SHARD=1/4")
+    return videos[int(first) - 1 :: int(count)]
+
+
+def _work(tasks: list[Task], data: Data, folder: Path) -> None:
+    """Bring every video's record up to date, all cores, and say why."""
+    reasons = {task.video.name: what_is_missing(task, read_record(folder, task.video)) for task in tasks}
+    todo = [task for task in tasks if reasons[task.video.name]]
+    counts = Counter(reason for reason in reasons.values() if reason)
+    done = len(tasks) - len(todo)
+    print(f"{data.name}: {len(tasks)} videos, {done} already done")
+    for reason, count in counts.items():
+        print(f"  {count} to do: {WHY[reason]}")
+    if not todo:
+        return
+    if set(counts) != {"new"} or (folder / "prepare.json").exists():
+        for name in ("prepare.json", *(f"{table}.csv" for table in TABLES)):  # they describe what is about to change
+            (folder / name).unlink(missing_ok=True)
+    bar = tqdm(total=len(todo), desc="videos", unit="video", disable=None)
+    steps = {max(1, round(len(todo) * share / 10)) for share in range(1, 11)}
+    results = run_tasks(extract, todo, data.workers, data.video_seconds, data.video_gib)
+    try:
+        for number, (task, result) in enumerate(results, start=1):
+            record = failed_record(task, result.reason) if isinstance(result, Failed) else result
+            if record["status"] != "ok":
+                _warn(f"{task.video.name}: {record['status']}: {record['reason']}")
+            bar.update()
+            if bar.disable and number in steps and len(todo) > 20:
+                print(f"  {number} of {len(todo)} videos", flush=True)
+    except BrokenPipeError:  # of our own output, not of the folder
+        raise
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    finally:
+        bar.close()
+
+
+def collect_records(tasks: list[Task]) -> dict[str, dict]:
+    records = {}
+    for task in tasks:
+        record = read_record(task.folder, task.video)
+        if record is None:
+            raise UserError(f"{task.folder}: the record of {task.video.name} is gone; another run at the same time?")
+        records[task.video.name] = record
+    return records
+
+
+def _report(prepared: Prepared, strict: bool) -> None:
+    """Print the counts; a UserError if nothing could be read, or with --strict if anything could not."""
+    raw, records = prepared.raw, prepared.records
+    counts = Counter(record["status"] for record in records.values())
+    frames = [row for record in records.values() for row in record["frames"]]
+    faces = sum(row["face"] is not None for row in frames)
+    print(
+        f"{raw.name}: {', '.join(f'{n} {status}' for status, n in counts.most_common())}; "
+        f"{len(frames)} frames, {faces} of them with a face"
+    )
+    bad = [name for name, record in records.items() if record["status"] not in READABLE]
+    if len(bad) == len(records):
+        raise UserError(f"no video of {raw.name} can be read; the first: {bad[0]}: {records[bad[0]]['reason']}")
+    if bad and strict:
+        raise UserError(f"--strict: {len(bad)} videos cannot be read; the first: {bad[0]}: {records[bad[0]]['reason']}")
+
+
+def _link_videos(raw: RawSet, folder: Path) -> None:
+    """data/<set>/videos/: relative links to the videos, copies where links are impossible."""
+    here = folder / "videos"
+    if raw.videos[0].parent == here:
+        return
+    here.mkdir(parents=True, exist_ok=True)
+    wanted = {path.name for path in raw.videos}
+    for path in here.iterdir():
+        if path.is_symlink() and path.name not in wanted:
+            path.unlink()
+    base = here.resolve()
+    for video in raw.videos:
+        link = here / video.name
+        target = os.path.relpath(video.parent.resolve() / video.name, base)
+        if link.is_symlink() and os.readlink(link) == target:
+            continue
+        if link.exists() and not link.is_symlink() and link.stat().st_size == video.stat().st_size:
+            continue
+        link.unlink(missing_ok=True)
+        try:
+            link.symlink_to(target)
+        except OSError:
+            write_bytes(link, video.read_bytes())
+
+
+def _write_tables(prepared: Prepared, data: Data, folder: Path) -> None:
+    """labels.csv, the three tables and prepare.json, each whole."""
+    label_file = prepared.raw.label_file
+    if label_file is not None and label_file.parent != folder:
+        write_bytes(folder / "labels.csv", label_file.read_bytes())
+    tables = tables_of(prepared)
+    for name in TABLES:
+        write_text(folder / f"{name}.csv", table_text(tables[name]))
+    write_text(folder / "prepare.json", json.dumps(about(data), indent=1, ensure_ascii=False) + "\n")
+    print(f"{folder}: {', '.join(f'{name}.csv' for name in TABLES)} written")
+
+
+def _group_names(prepared: Prepared, extra: pd.DataFrame) -> dict[str, str]:
+    """The group of each video: the union of the group column and all links."""
+    filenames = [path.name for path in prepared.raw.videos]
+    known = extra[prepared.group_column].to_dict() if prepared.group_column in extra else {}
+    people: dict[str, list[str]] = {}
+    for filename, person in known.items():
+        if person:
+            people.setdefault(person, []).append(filename)
+    return name_groups(join(filenames, [*people.values(), *prepared.links]), known)
+
+
+def _video_table(prepared: Prepared) -> pd.DataFrame:
+    """labels_video.csv: one row for every video of the set, whatever became of it."""
+    raw = prepared.raw
+    filenames = [path.name for path in raw.videos]
+    extra = raw.labels.set_index("filename") if raw.labels is not None else pd.DataFrame(index=filenames)
+    groups = _group_names(prepared, extra)
+    rows = []
+    for filename in filenames:
+        record = prepared.records.get(filename) or {"status": "left_out", "reason": prepared.left_out[filename]}
+        info = record.get("info") or {}
+        rows.append(
+            {
+                "filename": filename,
+                "label": extra.at[filename, "label"] if "label" in extra else "",
+                "video_id": Path(filename).stem,
+                "status": record["status"],
+                "reason": record["reason"],
+                "frames": info.get("frames", ""),
+                "fps": round(info["fps"], 3) if info else "",
+                "width": info.get("width", ""),
+                "height": info.get("height", ""),
+                "duration": round(info["duration"], 3) if info else "",
+                "group": groups[filename],
+                "species": extra.at[filename, "species"] if "species" in extra else "",
+                "codec": info.get("codec", ""),
+                "rotation": info.get("rotation", ""),
+            }
+        )
+    table = pd.DataFrame(rows, dtype=object)
+    for name in extra.columns:
+        if name not in table:
+            table[name] = extra[name].reindex(filenames).to_numpy(dtype=object)
+    return table

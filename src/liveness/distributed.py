@@ -1,0 +1,83 @@
+"""Ranks and gathers: the only module that imports torch.distributed.
+
+torchrun starts every training process, also a single one; a process that was started by hand
+counts as rank 0 of 1, and every function below works there without a process group.
+"""
+
+import os
+from typing import Any
+
+
+def start() -> tuple[int, int, int]:
+    """Join the process group that torchrun describes. Returns (rank, world size, local rank)."""
+    import torch
+    import torch.distributed as dist
+
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return rank(), size(), int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    import torch.distributed as dist
+
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    import torch.distributed as dist
+
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def gather(values: list[Any]) -> list[Any]:
+    """The concatenation of every rank's list, in rank order, on every rank."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return list(values)
+    parts: list[list[Any]] = [[] for _ in range(size())]
+    dist.all_gather_object(parts, values)
+    return [value for part in parts for value in part]
+
+
+def total(value: Any) -> Any:
+    """The sum of a tensor over all ranks, in place; the tensor is returned."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.all_reduce(value)
+    return value
+
+
+def wrap(model: Any, device: Any) -> Any:
+    """The model under DistributedDataParallel where there is more than one process.
+
+    Buffers are not broadcast before each forward: the norms with running statistics either are
+    frozen or see each rank's own share, and rank 0's are what is saved.
+    """
+    from torch.nn.parallel import DistributedDataParallel
+
+    if size() == 1:
+        return model
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)

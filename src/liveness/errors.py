@@ -1,0 +1,32 @@
+"""The one exception for a user's mistake, and how an entry point ends on it.
+
+A ``UserError`` carries one complete line: what is wrong, where, and what was expected. Entry
+points wrap their ``main`` in ``run`` so that such a line reaches stderr without a traceback.
+Anything else that is raised is our own defect and keeps its traceback.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Bad input: one line that says what, where, and what was expected."""
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run an entry point and exit: 0 or main's own code, 1 on a UserError, 130 on ctrl-C."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader went away (`... | head`); point stdout elsewhere so that exit does not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(code or 0)

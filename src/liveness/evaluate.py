@@ -1,0 +1,245 @@
+"""How good is an ensemble? Its out-of-fold error, with intervals.
+
+    python -m liveness.evaluate demo
+    python -m liveness.evaluate zalo2022 --data train --members convnext_large:0 convnext_large:1
+
+A video's score comes only from members that held it out in training. Reads
+configs/ensemble/<name>.yaml, runs/<set>/<recipe>_fold<k>/{oof.csv,config.json} of every member and
+data/<set>/folds.csv (labels_video.csv too, for the attack species). Prints the table and writes
+runs/<set>/<ensemble>/{oof_video.csv,report.json} and weights/<set>/<ensemble>.json (thresholds for
+prediction). With --members only those are judged: then the folder is runs/<set>/<ensemble>-subset
+and no thresholds are written. Equal inputs give equal files.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from liveness.config import EnsembleMember, load_ensemble
+from liveness.errors import UserError, run
+from liveness.evaluation import combine, report
+from liveness.files import workspace, write_text, written_aside
+
+OOF_COLUMNS = ("filename", "video_id", "frame_id", "label", "fold", "score", "status")
+FOLD_COLUMNS = ("filename", "label", "group", "fold")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    ensemble = load_ensemble(args.ensemble)
+    data = args.data or ensemble.data
+    members = chosen_members(ensemble.members, args.members)
+    name = f"{args.ensemble}-subset" if args.members else args.ensemble
+    require_runs(data, members)
+    folds = read_folds(workspace() / "data" / data / "folds.csv")
+    held_out, data_hash = read_members(data, members)
+    table = combine.assemble(folds, held_out)
+    names = [member.name for member in held_out]
+    summary = report.summarise(table, names, read_species(data, table))
+    if math.isnan(summary["pooled"]["eer"]):
+        found = summary["counts"]
+        raise UserError(
+            f"{args.ensemble} on {data}: {found['scored']} of {found['videos']} held-out videos have a score, "
+            "and not both classes are among them; an error rate needs live and attack videos"
+        )
+    summary = {
+        "ensemble": name,
+        "data": data,
+        "data_hash": data_hash,
+        "weights": {member.name: member.weight for member in held_out},
+        **summary,
+    }
+    folder = workspace() / "runs" / data / name
+    with written_aside(folder / "oof_video.csv") as side:
+        table.to_csv(side, index=False, lineterminator="\n")
+    if not args.members:
+        write_json(workspace() / "weights" / data / f"{name}.json", thresholds(summary))
+    write_json(folder / "report.json", summary)
+    print(report.render(summary, f"{args.ensemble} on {data}{', chosen members only' if args.members else ''}"))
+    print(f"  per video: {shown(folder / 'oof_video.csv')}; all figures: {shown(folder / 'report.json')}")
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m liveness.evaluate", description=__doc__.split("\n")[0])
+    parser.add_argument("ensemble", metavar="ENSEMBLE", help="a file in configs/ensemble, without .yaml")
+    parser.add_argument("--data", metavar="SET", help="the data set, if not the one that the ensemble names")
+    parser.add_argument("--members", metavar="RECIPE:FOLD", nargs="+", help="judge only these members")
+    return parser.parse_args(argv)
+
+
+def chosen_members(members: list[EnsembleMember], wanted: list[str] | None) -> list[EnsembleMember]:
+    """The ensemble's members, or those that --members names; weights stay as they are."""
+    if not wanted:
+        return members
+    known = {f"{member.recipe}:{member.fold}": member for member in members}
+    for text in wanted:
+        if text not in known:
+            raise UserError(f"--members {text}: not a member of the ensemble; expected among {', '.join(known)}")
+    return [known[text] for text in dict.fromkeys(wanted)]
+
+
+def member_name(member: EnsembleMember) -> str:
+    return f"{member.recipe}_fold{member.fold}"
+
+
+def require_runs(data: str, members: list[EnsembleMember]) -> None:
+    """A UserError that names the members without a finished run and the commands that make them."""
+    runs = workspace() / "runs" / data
+    missing = [m for m in members if not (runs / member_name(m) / "oof.csv").is_file()]
+    if missing:
+        commands = "; ".join(f"DATA={data} bash scripts/train_member.sh {m.recipe} {m.fold}" for m in missing)
+        names = ", ".join(member_name(m) for m in missing)
+        raise UserError(f"not trained yet: {names} (no oof.csv in {shown(runs)}); train with: {commands}")
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """A csv with at least these columns, every value a string; a UserError otherwise."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{shown(path)}: no such file; run prepare_data.sh and train.sh first") from None
+    except (OSError, ValueError) as error:  # pandas' parser errors and bad UTF-8 are ValueErrors
+        raise UserError(f"{shown(path)}: not a readable csv ({str(error).splitlines()[0]})") from error
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise UserError(f"{shown(path)}: no column {', '.join(missing)}; expected {','.join(columns)}")
+    return table
+
+
+def integers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
+    """A column of whole numbers; the first row that is none is named."""
+    numbers = pd.to_numeric(table[column], errors="coerce")
+    bad = table[numbers.isna() | (numbers % 1 != 0)]
+    if len(bad):
+        row = bad.iloc[0]
+        raise UserError(f"{shown(path)}: {column} {row[column]!r} of {row['filename']}; expected a whole number")
+    return numbers.astype(int)
+
+
+def read_folds(path: Path) -> pd.DataFrame:
+    """folds.csv with whole-number labels and folds, one row per video."""
+    table = read_table(path, FOLD_COLUMNS)
+    if len(table) == 0 or (table["label"] == "").all():
+        raise UserError(f"{shown(path)}: no labelled video in it; an evaluation needs labels")
+    table["label"] = integers(table, "label", path)
+    table["fold"] = integers(table, "fold", path)
+    if not table["label"].isin((0, 1)).all():
+        raise UserError(f"{shown(path)}: labels other than 0 (attack) and 1 (live)")
+    twice = table["filename"][table["filename"].duplicated()]
+    if len(twice):
+        raise UserError(f"{shown(path)}: {twice.iloc[0]} is listed twice; expected one row per video")
+    return table
+
+
+def read_members(data: str, members: list[EnsembleMember]) -> tuple[list[combine.MemberScores], str]:
+    """Every member's held-out video scores, and the hash of the data that all were trained on."""
+    held_out, hashes = [], {}
+    for member in members:
+        name = member_name(member)
+        folder = workspace() / "runs" / data / name
+        config = read_run_config(folder / "config.json")
+        hashes[name] = str(config.get("data_hash", ""))
+        try:
+            videos = combine.video_scores(read_oof(folder / "oof.csv"), config["recipe"]["combine"])
+        except ValueError as error:
+            raise UserError(f"{shown(folder / 'config.json')}: {error}") from error
+        held_out.append(combine.MemberScores(name, member.fold, member.weight, videos))
+    first = next(iter(hashes))
+    for name, value in hashes.items():
+        if value != hashes[first]:
+            raise UserError(
+                f"{name} and {first} were trained on different states of data/{data}; train one of them again"
+            )
+    return held_out, hashes[first]
+
+
+def read_run_config(path: Path) -> dict:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["recipe"]["combine"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{shown(path)}: not the configuration of a run ({type(error).__name__}); train again"
+        ) from error
+    return config
+
+
+def read_oof(path: Path) -> pd.DataFrame:
+    """oof.csv with numbers as numbers; an empty score is nan."""
+    table = read_table(path, OOF_COLUMNS)
+    table["label"] = integers(table, "label", path)
+    table["fold"] = integers(table, "fold", path)
+    scores = pd.to_numeric(table["score"], errors="coerce")
+    bad = table[(scores.isna() & (table["score"] != "")) | (scores < 0) | (scores > 1)]
+    if len(bad):
+        row = bad.iloc[0]
+        raise UserError(f"{shown(path)}: score {row['score']!r} of {row['filename']}; expected 0 to 1 or nothing")
+    return table.assign(score=scores.astype(float))
+
+
+def read_species(data: str, table: pd.DataFrame) -> list[str] | None:
+    """The attack species of each row from labels_video.csv; None where none is named."""
+    path = workspace() / "data" / data / "labels_video.csv"
+    if not path.is_file():
+        return None
+    videos = read_table(path, ("filename",))
+    if "species" not in videos.columns:
+        return None
+    named = dict(zip(videos["filename"], videos["species"], strict=True))
+    species = [named.get(filename, "") for filename in table["filename"]]
+    return species if any(species) else None
+
+
+def thresholds(summary: dict) -> dict:
+    """What weights/<set>/<ensemble>.json holds.
+
+    ``approximate``: a video's out-of-fold score comes from one or two members, a new video's from
+    all of them, so its scores spread differently and the threshold carries over only roughly.
+    """
+    pooled = summary["pooled"]
+    return {
+        "ensemble": summary["ensemble"],
+        "data": summary["data"],
+        "data_hash": summary["data_hash"],
+        "videos": summary["counts"]["scored"],
+        "groups": summary["counts"]["groups"],
+        "thresholds": [
+            {
+                "name": "eer",
+                "threshold": pooled["threshold"],
+                "value": pooled["eer"],
+                "interval": pooled[pooled["headline"]]["eer"]["interval"],
+                "approximate": True,
+            }
+        ],
+    }
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Sorted keys, figures that do not exist as null."""
+    write_text(path, json.dumps(without_nan(value), indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def without_nan(value):
+    """The same value with nan as None, which JSON can say."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def shown(path: Path) -> str:
+    """A path as a user types it: relative to the workspace where it lies inside."""
+    try:
+        return str(path.relative_to(workspace()))
+    except ValueError:
+        return str(path)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""Pure functions on arrays and tables of scores: metrics, intervals, combining, reports."""

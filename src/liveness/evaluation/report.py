@@ -1,0 +1,260 @@
+"""What an out-of-fold table says: a plain dictionary (report.json) and the text a person reads.
+
+``summarise`` measures, ``render`` prints; neither reads or writes a file.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from liveness.evaluation import intervals, metrics
+
+
+def summarise(table: pd.DataFrame, members: list[str], species=None) -> dict:
+    """Measure a table of ``combine.assemble`` (filename, label, group, fold, score, status, members).
+
+    species: one name per row or None. Returns nested dictionaries of plain numbers; every figure
+    stands beside its interval. Equal tables give equal reports.
+    """
+    covered = table[table["status"] != "not_covered"]
+    scored = covered[np.isfinite(covered["score"].to_numpy(dtype=np.float64))]
+    kept = None if species is None else np.asarray(species, dtype=object)[table.index.get_indexer(scored.index)]
+    labels, scores = scored["label"].to_numpy(dtype=int), scored["score"].to_numpy(dtype=np.float64)
+    overall = measure(labels, scores, scored["group"].to_numpy())
+    groups = int(covered["group"].nunique())
+    return {
+        "counts": {
+            **_counts(covered),
+            "in_set": len(table),
+            "scored": len(scored),
+            "coverage": len(covered) / len(table) if len(table) else float("nan"),
+        },
+        "warning": intervals.warning(groups),
+        "pooled": overall,
+        "at_eer_threshold": error_rates(labels, scores, overall["threshold"], kept),
+        "non_response": _non_response(covered),
+        "folds": [_part(part, "score", {"fold": int(fold)}) for fold, part in covered.groupby("fold", sort=True)],
+        "members": [_part(covered[covered[name].notna()], name, {"member": name}) for name in members],
+    }
+
+
+def measure(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict:
+    """EER, AUC and log loss with intervals by video and, where videos share groups, by group.
+
+    ``headline`` names the intervals to quote: by group where groups hold several videos, because
+    videos of one person err together.
+    """
+    equal = metrics.eer(labels, scores)
+    result = {
+        "threshold": equal.threshold,
+        "eer": equal.value,
+        "auc": metrics.auc(labels, scores),
+        "log_loss": metrics.log_loss(labels, scores),
+        "brier": metrics.brier(labels, scores),
+        "calibration_error": metrics.calibration_error(labels, scores),
+        "by_video": _limits(intervals.bootstrap(labels, scores)),
+    }
+    grouped = len(set(groups)) < len(labels)
+    if grouped:
+        result["by_group"] = _limits(intervals.bootstrap(labels, scores, groups))
+    result["headline"] = "by_group" if grouped else "by_video"
+    return result
+
+
+def _limits(found: dict[str, intervals.Interval]) -> dict:
+    return {name: {"interval": value.as_list(), "method": value.method} for name, value in found.items()}
+
+
+def rate(value: metrics.Rate) -> dict:
+    """A rate with its counts and its Clopper-Pearson interval."""
+    return {
+        "value": value.value,
+        "errors": value.errors,
+        "total": value.total,
+        "interval": list(intervals.clopper_pearson(value.errors, value.total)),
+    }
+
+
+def error_rates(labels, scores, threshold: float, species=None) -> dict:
+    """APCER (worst species and each) and BPCER at a threshold; empty rates when it is nan."""
+    if math.isnan(threshold):
+        return {"apcer": rate(metrics.Rate(0, 0)), "apcer_species": {}, "worst": "", "bpcer": rate(metrics.Rate(0, 0))}
+    attack = metrics.apcer(labels, scores, threshold, species)
+    return {
+        "apcer": rate(attack.maximum),
+        "worst": attack.worst,
+        "apcer_species": {name: rate(value) for name, value in attack.species.items()},
+        "bpcer": rate(metrics.bpcer(labels, scores, threshold)),
+    }
+
+
+def _counts(table: pd.DataFrame) -> dict:
+    return {
+        "videos": len(table),
+        "live": int((table["label"] == 1).sum()),
+        "attack": int((table["label"] == 0).sum()),
+        "groups": int(table["group"].nunique()),
+    }
+
+
+def _non_response(covered: pd.DataFrame) -> dict:
+    attack, live = metrics.non_response(covered["label"].to_numpy(dtype=int), covered["score"].to_numpy(dtype=float))
+    silent = covered[~np.isfinite(covered["score"].to_numpy(dtype=float))]
+    return {
+        "apnrr": rate(attack),
+        "bpnrr": rate(live),
+        "videos": [{"filename": r.filename, "status": r.status} for r in silent.itertuples(index=False)],
+    }
+
+
+def _part(part: pd.DataFrame, column: str, head: dict) -> dict:
+    """EER and AUC of one fold or member, its videos drawn within each class."""
+    part = part[np.isfinite(part[column].to_numpy(dtype=np.float64))]
+    labels, scores = part["label"].to_numpy(dtype=int), part[column].to_numpy(dtype=np.float64)
+    found = intervals.bootstrap(labels, scores)
+    equal = metrics.eer(labels, scores)
+    return {
+        **head,
+        **_counts(part),
+        "eer": equal.value,
+        "eer_interval": found["eer"].as_list(),
+        "auc": metrics.auc(labels, scores),
+        "auc_interval": found["auc"].as_list(),
+    }
+
+
+def percent(value: float) -> str:
+    """``8.3 %``; a dash for a figure that does not exist."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def percent_range(limits: list[float]) -> str:
+    """``3.1–17.2 %``."""
+    return "–" if any(math.isnan(v) for v in limits) else f"{100 * limits[0]:.1f}–{100 * limits[1]:.1f} %"
+
+
+def plain(value: float) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def plain_range(limits: list[float]) -> str:
+    return "–" if any(math.isnan(v) for v in limits) else f"{limits[0]:.3f}–{limits[1]:.3f}"
+
+
+def persons(counts: dict) -> str:
+    """``12 persons``, or what there is where every video is its own group."""
+    if counts["groups"] == counts["videos"]:
+        return "every video its own group"
+    return plural(counts["groups"], "person")
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def render(summary: dict, title: str) -> str:
+    """The report as text of at most 100 columns."""
+    pooled, counts = summary["pooled"], summary["counts"]
+    limits = pooled[pooled["headline"]]
+    lines = [
+        "",
+        f"{title}: every video judged only by models that were not trained on it",
+        "",
+        f"  out-of-fold EER {percent(pooled['eer'])} (95 % interval {percent_range(limits['eer']['interval'])}), "
+        f"{plural(counts['scored'], 'video')}, {persons(counts)}",
+    ]
+    lines.append("  (0 % is perfect, 50 % is chance)" + (f"; {summary['warning']}" if summary["warning"] else ""))
+    lines += ["", *_measures(summary), "", *_coverage(summary), "", *_parts(summary), ""]
+    return "\n".join(lines)
+
+
+def _measures(summary: dict) -> list[str]:
+    """The table of figures, one per line, with its interval and what it says."""
+    pooled, rates = summary["pooled"], summary["at_eer_threshold"]
+    limits = pooled[pooled["headline"]]
+    species = rates["worst"] if rates["apcer"]["total"] else "no attacks"
+    if len(rates["apcer_species"]) > 1:
+        species = f"worst species: {species}"
+    rows = [
+        ("AUC", plain(pooled["auc"]), plain_range(limits["auc"]["interval"]), "1 is perfect, 0.5 is chance"),
+        (
+            "log loss",
+            plain(pooled["log_loss"]),
+            plain_range(limits["log_loss"]["interval"]),
+            "0 is perfect, 0.693 is a coin's",
+        ),
+        (
+            "APCER",
+            percent(rates["apcer"]["value"]),
+            percent_range(rates["apcer"]["interval"]),
+            f"attacks taken for live, {_of(rates['apcer'])} ({species})",
+        ),
+        (
+            "BPCER",
+            percent(rates["bpcer"]["value"]),
+            percent_range(rates["bpcer"]["interval"]),
+            f"live videos taken for attacks, {_of(rates['bpcer'])}",
+        ),
+    ]
+    lines = _columns([("figure", "value", "95 % interval", "what it is"), *rows])
+    many = {name: r for name, r in rates["apcer_species"].items() if len(rates["apcer_species"]) > 1}
+    for name, r in many.items():
+        lines.append(f"    APCER {name}: {percent(r['value'])} ({percent_range(r['interval'])}), {_of(r)}")
+    lines.append(f"  APCER and BPCER at the threshold of the EER: live means score ≥ {plain(pooled['threshold'])}")
+    return lines
+
+
+def _of(value: dict) -> str:
+    return f"{value['errors']} of {value['total']}"
+
+
+def _coverage(summary: dict) -> list[str]:
+    """How much of the set the figures speak for."""
+    counts, silent = summary["counts"], summary["non_response"]
+    if counts["videos"] == counts["in_set"]:
+        lines = [f"  covers all {plural(counts['in_set'], 'video')} of the set"]
+    else:
+        lines = [
+            f"  covers {counts['videos']} of {plural(counts['in_set'], 'video')} ({percent(counts['coverage'])}): "
+            "no member holds out the folds of the others"
+        ]
+    if silent["videos"]:
+        names = ", ".join(f"{v['filename']} ({v['status']})" for v in silent["videos"][:5])
+        more = ", …" if len(silent["videos"]) > 5 else ""
+        lines.append(
+            f"  without a score: {_of(silent['apnrr'])} attacks, {_of(silent['bpnrr'])} live videos; "
+            f"not in the figures above: {names}{more}"
+        )
+    return lines
+
+
+def _parts(summary: dict) -> list[str]:
+    """EER of each fold and each member; small parts have wide intervals."""
+    head = ("", "videos", "persons", "EER", "95 % interval", "AUC")
+    rows = [(f"fold {p['fold']}", *_cells(p)) for p in summary["folds"]]
+    rows += [(p["member"], *_cells(p)) for p in summary["members"]]
+    return _columns([head, *rows])
+
+
+def _cells(part: dict) -> tuple[str, ...]:
+    return (
+        str(part["videos"]),
+        str(part["groups"]),
+        percent(part["eer"]),
+        percent_range(part["eer_interval"]),
+        plain(part["auc"]),
+    )
+
+
+def _columns(rows: list[tuple[str, ...]], indent: str = "  ") -> list[str]:
+    """Rows as aligned text: the first and last column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i == 0 or i == len(row) - 1 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append((indent + "  ".join(cells)).rstrip())
+    return lines

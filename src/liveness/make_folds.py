@@ -1,0 +1,34 @@
+"""The folds of a prepared set: grouped, stratified, seeded, free of leaks, dealt once.
+
+    python -m liveness.make_folds [SET] [-o folds.n=5 folds.seed=42 ...] [--force]
+
+Reads data/<set>/labels_video.csv, labels_keyframes.csv, labels_bbox.csv. Writes
+data/<set>/{labels_video,labels_keyframes,labels_bbox}_{train,test}.csv (test = fold 0), folds.csv
+(filename, label, group, fold, naive_fold) and last folds.json (what they were dealt from). Videos
+that are left out of the set are in no fold; videos that cannot be read are. Existing folds are
+kept while they fit; folds.csv of your own is checked and kept. A set without labels has no folds.
+"""
+
+import argparse
+
+from liveness.config import load_data
+from liveness.data.folds import fold_set
+from liveness.errors import run
+from liveness.files import workspace
+
+
+def main() -> None:
+    args = _arguments()
+    fold_set(workspace() / "data" / args.set, load_data(args.set, args.override).folds, args.force)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m liveness.make_folds", description=__doc__.splitlines()[0])
+    parser.add_argument("set", nargs="?", default="train", metavar="SET", help="name of the set (default: train)")
+    parser.add_argument("-o", dest="override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--force", action="store_true", help="deal anew even if there are folds that fit")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run(main)

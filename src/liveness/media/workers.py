@@ -1,0 +1,165 @@
+"""A pool of processes in which one bad task costs only itself.
+
+A decoder can hang, eat memory or crash the process on a damaged file. Each task therefore runs in
+a worker that has a time and a memory limit; a worker that dies or exceeds them is killed and
+replaced, and its task is reported as failed. One task per worker is in flight, so memory does not
+grow with the number of tasks.
+"""
+
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+GIB = 1 << 30
+IDLE = 0.0
+
+
+@dataclass
+class Failed:
+    """A task that gave no result; ``reason`` is one line."""
+
+    reason: str
+
+
+@dataclass
+class _Worker:
+    process: multiprocessing.process.BaseProcess
+    pipe: Connection
+    task: Any = None
+    deadline: float = IDLE
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_tasks(
+    function: Callable[[Any], Any], tasks: Iterable[Any], workers: int, seconds: float, gib: float
+) -> Iterator[tuple[Any, Any]]:
+    """Yield (task, result or Failed) as they come.
+
+    ``function`` must be importable in a fresh process, tasks and results must pickle. ``workers``
+    of 0 means one per core; ``seconds`` and ``gib`` limit each task.
+    """
+    tasks = iter(tasks)
+    pool: list[_Worker] = []
+    try:
+        more = True
+        while more or any(worker.deadline for worker in pool):
+            more = more and _hand_out(pool, tasks, function, workers or cores(), (seconds, gib))
+            busy = [worker for worker in pool if worker.deadline]
+            if not busy:
+                continue
+            patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
+            ready = wait([worker.pipe for worker in busy], timeout=patience)
+            for worker in busy:
+                if worker.pipe in ready or time.monotonic() >= worker.deadline:
+                    task = worker.task
+                    yield task, _result(pool, worker, worker.pipe in ready, seconds, gib)
+    finally:
+        for worker in pool:
+            _end(worker)
+
+
+def _hand_out(pool: list[_Worker], tasks: Iterator, function: Callable, most: int, limits: tuple) -> bool:
+    """Give every idle worker a task, starting workers as they are needed; False at the tasks' end."""
+    while True:
+        idle = next((worker for worker in pool if not worker.deadline), None)
+        if idle is None and len(pool) >= most:
+            return True
+        try:
+            task = next(tasks)
+        except StopIteration:
+            return False
+        if idle is None:
+            idle = _start(function, limits[1])
+            pool.append(idle)
+        idle.task, idle.deadline = task, time.monotonic() + limits[0]
+        try:
+            idle.pipe.send(task)
+        except (BrokenPipeError, ConnectionResetError):
+            idle.deadline = time.monotonic()  # it died while idle: its pipe is read next and says so
+
+
+def _result(pool: list[_Worker], worker: _Worker, ready: bool, seconds: float, gib: float) -> Any:
+    """The worker's result, or why there is none; a worker that failed leaves the pool."""
+    if not ready:
+        pool.remove(worker)
+        _end(worker)
+        return Failed(f"given up after {seconds:g} s")
+    try:
+        kind, value = worker.pipe.recv()
+    except (EOFError, OSError, ConnectionResetError):
+        pool.remove(worker)
+        worker.process.join(5)
+        code = worker.process.exitcode
+        _end(worker)
+        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+        return Failed(f"the decoder crashed ({how})")
+    worker.task, worker.deadline = None, IDLE
+    if kind == "memory":
+        return Failed(f"needs more than {gib:g} GiB of memory")
+    if kind == "error":
+        raise value
+    return value
+
+
+def _start(function: Callable, gib: float) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, function, gib), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _end(worker: _Worker) -> None:
+    worker.pipe.close()
+    if worker.process.is_alive():
+        worker.process.kill()
+    worker.process.join()
+
+
+def _serve(pipe: Connection, function: Callable, gib: float) -> None:
+    """A worker's life: a task, its result, until the other end of the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the parent's to handle
+    limited = False
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            if not limited:
+                _limit_memory(gib)
+                limited = True
+            answer = ("done", function(task))
+        except MemoryError:
+            answer = ("memory", None)
+        except Exception as error:  # noqa: BLE001  (it is raised again by the parent)
+            answer = ("error", error)
+        try:
+            pipe.send(answer)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        except Exception as error:  # noqa: BLE001  (a result that does not pickle is a defect of ours)
+            pipe.send(("error", RuntimeError(f"{type(error).__name__}: {error}")))
+
+
+def _limit_memory(gib: float) -> None:
+    """Allow this process ``gib`` GiB of address space beyond what it has."""
+    try:
+        with open("/proc/self/statm") as stream:
+            now = int(stream.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return  # no such limit on this system
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = now + int(gib * GIB)
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

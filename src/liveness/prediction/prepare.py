@@ -1,0 +1,107 @@
+"""One video -> the views that each member wants, in a worker process.
+
+The frames are decoded once, for the union of all members' plans; faces are looked for only where a
+member needs one. Nothing here imports torch, so a worker starts quickly and stays small.
+"""
+
+import time
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from liveness.config import Detector, FramePlan, View, to_dict
+from liveness.data.contract import views_of
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a member needs of a video. Members with equal needs share one ``key``."""
+
+    key: str
+    plan: FramePlan
+    view: View
+    detector: Detector
+    jpeg_quality: int
+
+
+@dataclass
+class Prepared:
+    """A video as the members see it. ``views[key]``: uint8, views x H x W x 3, with the views of
+    one frame one after the other; ``frames_of[key]``: the frames they stem from."""
+
+    path: Path
+    status: str = "ok"  # ok | partial | unreadable
+    reason: str = ""
+    frames: int = 0  # frames decoded for this
+    faces: int = 0  # of those, frames with a face; -1 = nobody asked
+    views: dict[str, np.ndarray] = field(default_factory=dict)
+    frames_of: dict[str, list[int]] = field(default_factory=dict)
+    milliseconds: float = 0.0
+
+
+@cache
+def _detector(threshold: float, max_side: int) -> Any:
+    from liveness.media.faces import FaceDetector
+
+    return FaceDetector(Detector(threshold, max_side))
+
+
+def prepare(path: Path, wanted: list[Wanted]) -> Prepared:
+    """Decode a video and cut every member's views. Never raises for the video's own faults."""
+    from liveness.media.video import VideoError, read_frames
+
+    started = time.perf_counter()
+    prepared = Prepared(path)
+    try:
+        decoded = read_frames(path, [item.plan for item in wanted], None)
+        prepared.status, prepared.reason, prepared.frames = decoded.status, decoded.reason, len(decoded.frames)
+        _cut_all(decoded, wanted, prepared)
+    except VideoError as error:
+        prepared.status, prepared.reason = "unreadable", str(error)
+    prepared.milliseconds = 1000 * (time.perf_counter() - started)
+    return prepared
+
+
+def _cut_all(decoded: Any, wanted: list[Wanted], prepared: Prepared) -> None:
+    from liveness.media.faces import choose_face
+    from liveness.media.video import choose_frames, jpeg_round_trip
+
+    stored: dict[tuple, np.ndarray] = {}
+    found: dict[tuple, Any] = {}
+    with_face: set[int] = set()
+    asked = False
+    for item in wanted:
+        views, frames_of = [], []
+        for index in choose_frames(item.plan, decoded.info.times, decoded.info.duration):
+            at = (index, item.jpeg_quality)
+            if at not in stored:
+                stored[at] = jpeg_round_trip(decoded.frames[index], item.jpeg_quality)
+            face = None
+            if item.view.kind == "face":
+                asked = True
+                sight = (*at, item.detector.threshold, item.detector.max_side)
+                if sight not in found:
+                    height, width = stored[at].shape[:2]
+                    found[sight] = choose_face(_detector(*sight[2:]).detect(stored[at]), width, height)
+                face = found[sight]
+                if face is not None:
+                    with_face.add(index)
+            pieces = views_of(stored[at], face, item.view)
+            if pieces:
+                views += pieces
+                frames_of.append(index)
+        prepared.frames_of[item.key] = frames_of
+        if views:
+            prepared.views[item.key] = np.stack(views)
+    prepared.faces = len(with_face) if asked else -1
+
+
+def wanted_of(plan: FramePlan, view: View, detector: Detector, jpeg_quality: int) -> Wanted:
+    """A member's needs under a key that is equal for equal needs."""
+    needs = [to_dict(plan), to_dict(view), jpeg_quality]
+    if view.kind == "face":
+        needs.append(to_dict(detector))
+    return Wanted(repr(needs), plan, view, detector, jpeg_quality)

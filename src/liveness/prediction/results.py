@@ -1,0 +1,59 @@
+"""Rows of predictions.csv and submission.csv, and how they are written.
+
+A video that cannot be scored has the score 0.5, a status that is not "ok", a reason, and the
+decision "abstain". Its row is never left out.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from liveness.files import written_aside
+
+NO_SCORE = 0.5
+# What can happen to a video; everything but "ok" and "partial" has no score of its own.
+STATUSES = ("ok", "partial", "no_face", "unreadable", "crashed")
+COLUMNS = ("fname", "score", "decision", "status", "reason", "frames", "faces", "milliseconds")
+
+
+@dataclass
+class Row:
+    """One video's result."""
+
+    fname: str
+    score: float
+    decision: str  # live | attack | abstain
+    status: str
+    reason: str
+    frames: int  # frames decoded
+    faces: int | None  # of those, frames with a face; None where no member looks for one
+    milliseconds: float  # decoding, preprocessing and the models, of this video
+
+
+def decide(score: float, status: str, threshold: float) -> str:
+    """live where the score reaches the threshold; abstain for a video that was not scored whole."""
+    if status != "ok":
+        return "abstain"
+    return "live" if score >= threshold else "attack"
+
+
+def write(rows: list[Row], folder: Path) -> Path:
+    """Write predictions.csv, then submission.csv (whose presence means that all is there)."""
+    with written_aside(folder / "predictions.csv") as side, open(side, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in rows:
+            faces = "" if row.faces is None else row.faces
+            fixed = [row.fname, score_text(row.score), row.decision, row.status, row.reason, row.frames, faces]
+            writer.writerow([*fixed, f"{row.milliseconds:.1f}"])
+    path = folder / "submission.csv"
+    with written_aside(path) as side, open(side, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("fname", "liveness_score"))
+        writer.writerows((row.fname, score_text(row.score)) for row in rows)
+    return path
+
+
+def score_text(score: float) -> str:
+    """A score as it is written everywhere: nine decimals, enough for any ranking of float32 scores."""
+    return f"{score:.9f}"

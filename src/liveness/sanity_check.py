@@ -1,0 +1,197 @@
+"""Does everything in a prepared set fit together?
+
+    python -m liveness.sanity_check [SET] [--fix]
+
+Reads data/<set>/ and the set's videos and labels; compares videos, labels, frames, faces, tables
+and folds. Prints each mismatch on stderr and the counts per split on stdout; exits 1 on any
+mismatch. --fix rebuilds what is missing or damaged (as prepare.json says it was made) and checks
+again; files that nothing names are reported and left alone.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from liveness.config import Data, from_dict
+from liveness.data.extract import damaged_files, forget, read_record, task_for, what_is_missing
+from liveness.data.folds import SPLIT, fold_set, split_tables, write_split
+from liveness.data.folds import check_folds as check_against_videos
+from liveness.data.labels import RawSet, find_set, read_table, table_text
+from liveness.data.preparation import WHY, Prepared, prepare_set, read_links, tables_of
+from liveness.errors import UserError, run
+from liveness.files import workspace
+
+FOLDERS = ("frames", "faces/bbox", "faces/crop", "faces/viz")
+SHOWN = 20  # mismatches of one kind that are printed in full
+
+Trouble = tuple[str, str]  # kind, line
+
+
+def main() -> int:
+    args = _arguments()
+    folder = workspace() / "data" / args.set
+    if not (folder / "prepare.json").is_file():
+        raise UserError(f"{folder}/prepare.json: no such file; prepare the set first: bash prepare_data.sh {args.set}")
+    data = _data(folder, args.set)
+    raw = find_set(args.set)
+    troubles, damaged = check(folder, raw, data)
+    _print(args.set, troubles)
+    if troubles and args.fix:
+        for video_id in damaged:
+            forget(folder, video_id)
+        prepare_set(data)
+        _fix_folds(folder, raw, data)
+        print(f"{args.set}: rebuilt; checking again")
+        troubles, _ = check(folder, raw, data)
+        _print(args.set, troubles)
+    _counts(folder, labelled=raw.labels is not None)
+    return 1 if troubles else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m liveness.sanity_check", description=__doc__.splitlines()[0])
+    parser.add_argument("set", nargs="?", default="train", metavar="SET", help="name of the set (default: train)")
+    parser.add_argument("--fix", action="store_true", help="rebuild what is missing or damaged, then check again")
+    return parser.parse_args()
+
+
+def check(folder: Path, raw: RawSet, data: Data) -> tuple[list[Trouble], set[str]]:
+    """All mismatches of a prepared set, and the ids of the videos whose output is damaged."""
+    left_out, links = read_links(data, raw, quiet=True)
+    troubles, damaged, records = [], set(), {}
+    for video in raw.videos:
+        if video.name in left_out:
+            continue
+        record = read_record(folder, video)
+        missing = what_is_missing(task_for(video, folder, data), record)
+        bad = damaged_files(folder, record) if record else []
+        if missing or bad:
+            damaged.add(video.stem)
+        if bad:
+            troubles += [("file", f"{folder / path}: missing, or not what was written") for path in bad]
+        elif missing:
+            troubles.append(("video", f"{video.name}: {WHY[missing]}"))
+        if record:
+            records[video.name] = record
+    troubles += _check_links(folder, raw)
+    troubles += _check_strays(folder, records)
+    if all(video.name in records or video.name in left_out for video in raw.videos):
+        expected = tables_of(Prepared(raw, records, left_out, links, data.folds.group_column))
+        troubles += [t for name in SPLIT for t in _compare(folder / f"{name}.csv", expected[name])]
+    if raw.labels is not None:
+        troubles += _check_folds(folder)
+    return troubles, damaged
+
+
+def _data(folder: Path, name: str) -> Data:
+    """The configuration under which the set was prepared."""
+    path = folder / "prepare.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))["data"]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: damaged; delete it and run: bash prepare_data.sh {name}") from error
+    return from_dict(Data, values, str(path))
+
+
+def _check_links(folder: Path, raw: RawSet) -> list[Trouble]:
+    """videos/ has every video of the set, and each name leads to that video."""
+    troubles = []
+    for video in raw.videos:
+        link = folder / "videos" / video.name
+        if not link.is_file():
+            troubles.append(("link", f"{link}: missing, or a link to nothing"))
+        elif link.resolve() != video.resolve() and link.stat().st_size != video.stat().st_size:
+            troubles.append(("link", f"{link}: another file than {video}"))
+    return troubles
+
+
+def _check_strays(folder: Path, records: dict[str, dict]) -> list[Trouble]:
+    """Files among the frames and faces that no record names."""
+    known = {path for record in records.values() for files in record["files"].values() for path in files}
+    troubles = []
+    for name in FOLDERS:
+        for path in sorted((folder / name).glob("*")):
+            if f"{name}/{path.name}" not in known:
+                troubles.append(("stray", f"{path}: no video of the set has such a file"))
+    return troubles
+
+
+def _compare(path: Path, expected: pd.DataFrame) -> list[Trouble]:
+    """Row by row, what a table says against what it should say."""
+    if not path.is_file():
+        return [("table", f"{path}: missing")]
+    have = path.read_text(encoding="utf-8").splitlines()
+    want = table_text(expected).splitlines()
+    if have == want:
+        return []
+    troubles = []
+    for line in sorted(set(have) - set(want)):
+        troubles.append(("table", f"{path}: unexpected row: {line}"))
+    for line in sorted(set(want) - set(have)):
+        troubles.append(("table", f"{path}: missing row: {line}"))
+    return troubles or [("table", f"{path}: rows are repeated or out of order")]
+
+
+def _check_folds(folder: Path) -> list[Trouble]:
+    """folds.csv covers the set, parts no group, has both classes everywhere; the split tables follow it."""
+    path = folder / "folds.csv"
+    if not path.is_file():
+        return [("folds", f"{path}: missing")]
+    if not (folder / "labels_video.csv").is_file():
+        return []  # already reported
+    try:
+        folds = read_table(path, ["filename", "label", "fold"])
+        check_against_videos(path, folds, read_table(folder / "labels_video.csv", ["filename", "status", "group"]))
+    except UserError as error:
+        return [("folds", str(error))]
+    troubles = []
+    for fold, rows in folds.groupby("fold"):
+        if rows["label"].nunique() < 2:
+            troubles.append(("folds", f"{path}: fold {fold} has one class only"))
+    if all((folder / f"{name}.csv").is_file() for name in SPLIT):
+        for name, (train, test) in split_tables(folder, folds).items():
+            troubles += _compare(folder / f"{name}_train.csv", train) + _compare(folder / f"{name}_test.csv", test)
+    return troubles
+
+
+def _fix_folds(folder: Path, raw: RawSet, data: Data) -> None:
+    """Deal folds where there are none; else only write the split tables anew: dealt folds stay."""
+    if raw.labels is None:
+        return
+    if (folder / "folds.csv").is_file():
+        write_split(folder, read_table(folder / "folds.csv", ["filename", "fold"]))
+    else:
+        fold_set(folder, data.folds)
+
+
+def _print(name: str, troubles: list[Trouble]) -> None:
+    """Every mismatch, those of one kind together; of a kind with very many the first and the count."""
+    for kind, count in Counter(kind for kind, _ in troubles).items():
+        lines = [line for k, line in troubles if k == kind]
+        print("\n".join(lines[:SHOWN]), file=sys.stderr)
+        if count > SHOWN:
+            print(f"... and {count - SHOWN} more of this kind ({kind})", file=sys.stderr)
+    print(f"{name}: {len(troubles) or 'no'} mismatch{'es' if len(troubles) != 1 else ''}", flush=True)
+
+
+def _counts(folder: Path, labelled: bool) -> None:
+    """Videos, frames and faces in each split."""
+    for split in ("", "_train", "_test") if labelled else ("",):
+        paths = [folder / f"{name}{split}.csv" for name in ("labels_video", "labels_keyframes", "labels_bbox")]
+        if not all(path.is_file() for path in paths):
+            continue
+        videos, frames, boxes = (read_table(path, ["video_id"]) for path in paths)
+        counts = videos["status"].value_counts()
+        trouble = ", ".join(f"{n} {status}" for status, n in counts.items() if status != "ok")
+        faces = int((boxes["face"] == "1").sum())
+        title = {"": "all", "_train": "train", "_test": "test (fold 0)"}[split]
+        trouble = f" ({trouble})" if trouble else ""
+        print(f"  {title}: {len(videos)} videos{trouble}, {len(frames)} frames, {faces} with a face")
+
+
+if __name__ == "__main__":
+    run(main)

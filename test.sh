@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# See it pass: shellcheck, ruff, the import rules, then pytest.
+#
+#   bash test.sh [--full] [PYTEST ARGUMENTS]       for example: bash test.sh -k predict
+#
+#   --full   also the slow tests (minutes)
+#
+# Makes .venv with the development tools, unless PYTHON names an interpreter that has them.
+
+# shellcheck source=scripts/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
+
+case ${1:-} in -h | --help) usage; exit 0 ;; esac
+
+[[ -n ${PYTHON:-} ]] || bash "$CODE/scripts/setup.sh" --dev
+pick_python
+export PYTHON=$PY
+# The tools lie beside the interpreter.
+PATH="$(dirname -- "$PY"):$PATH"
+for tool in shellcheck ruff lint-imports pytest; do
+  command -v "$tool" >/dev/null || fail "$tool is missing beside $PY; run: bash scripts/setup.sh --dev"
+done
+
+cd "$CODE"
+shellcheck -- *.sh scripts/*.sh .ci/run
+ruff check .
+ruff format --check .
+lint-imports --no-cache --no-logo
+# A stray setting of the caller must not decide what the tests see.
+unset LIVENESS_ROOT DATA ENSEMBLE NGPU NNODES NODE_RANK MASTER_ADDR DRY_RUN
+exec "$PY" -m pytest "$@"

@@ -1,0 +1,97 @@
+"""Imports run one way, and a few libraries are touched in one place only."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from liveness.files import CODE
+
+PACKAGE = CODE / "src" / "liveness"
+
+
+def check_imports(root: Path) -> subprocess.CompletedProcess:
+    """import-linter on the package below ``root``/src, with the contracts of ``root``/pyproject.toml."""
+    return subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from importlinter.cli import lint_imports_command as c; c()",
+            "--no-cache",
+            "--no-logo",
+        ],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root / "src")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a source file imports, dotted, wherever in the file it does so."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_imports_run_one_way():
+    result = check_imports(CODE)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("media/video.py", "import liveness.data.labels"),
+        ("evaluation/metrics.py", "from liveness import files"),
+        ("download.py", "def late():\n    from liveness import predict"),
+        ("new_module.py", "import os"),
+    ],
+)
+def test_a_wrong_import_is_found(tmp_path, file, line):
+    shutil.copy(CODE / "pyproject.toml", tmp_path)
+    shutil.copytree(PACKAGE, tmp_path / "src" / "liveness", ignore=shutil.ignore_patterns("__pycache__"))
+    with open(tmp_path / "src" / "liveness" / file, "a", encoding="utf-8") as source:
+        source.write(f"\n\n{line}\n")
+    result = check_imports(tmp_path)
+    assert result.returncode != 0
+    assert "BROKEN" in result.stdout or "new_module" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("library", "home"),
+    [("torch.distributed", "distributed.py"), ("hydra", "config.py"), ("omegaconf", "config.py")],
+)
+def test_a_library_has_one_home(library, home):
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if any(name == library or name.startswith(library + ".") for name in imported(path))
+    }
+    assert users <= {home}
+
+
+def test_every_declared_dependency_is_pinned():
+    def name_of(line: str) -> str:
+        return line.split("==")[0].split(">=")[0].strip().lower().replace("_", "-")
+
+    def pins(name: str) -> list[str]:
+        lines = (CODE / name).read_text(encoding="utf-8").splitlines()
+        return [line for line in lines if line and not line.startswith(("#", "-c "))]
+
+    pinned = pins("requirements.txt")
+    everything = pinned + pins("requirements-dev.txt") + pins("constraints.txt")
+    assert [line for line in everything if line.count("==") != 1 or "@" in line or "/" in line] == []
+    assert len({name_of(line) for line in everything}) == len(everything)
+    declared = tomllib.loads((CODE / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    assert {name_of(line) for line in declared} <= {name_of(line) for line in pinned}

@@ -1,0 +1,196 @@
+"""The out-of-fold report: from runs on disk to the printed table and the files it leaves."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from liveness import config, evaluate
+from liveness.errors import UserError
+
+MEMBERS = [("convnext_xlarge", 0), ("convnext_xlarge", 1), ("second", 0)]
+
+
+@pytest.fixture
+def ensemble(workspace, tmp_path, monkeypatch):
+    """An ensemble ``mix`` of two folds of one recipe and one fold of another, with finished runs."""
+    configs = tmp_path / "configs"
+    shutil.copytree(config.CONFIGS, configs)
+    (configs / "recipe" / "second.yaml").write_text(
+        (configs / "recipe" / "convnext_xlarge.yaml").read_text().replace("name: convnext_xlarge", "name: second", 1)
+    )
+    members = "".join(f"  - {{recipe: {r}, fold: {f}, weight: {1 + f}}}\n" for r, f in MEMBERS)
+    (configs / "ensemble").mkdir(exist_ok=True)
+    (configs / "ensemble" / "mix.yaml").write_text(
+        f"# @package _global_\ndefaults:\n  - /ensemble_schema\n  - _self_\nname: mix\ndata: tiny\nmembers:\n{members}"
+    )
+    monkeypatch.setattr(config, "CONFIGS", configs)
+    write_set(workspace)
+    return workspace
+
+
+def write_set(root, count=40, people=10):
+    """A set of ``count`` videos over ``people`` groups in two folds, and a run for each member."""
+    rng = np.random.default_rng(7)
+    index = np.arange(count)
+    folds = pd.DataFrame(
+        {
+            "filename": [f"{i}.mp4" for i in index],
+            "label": (index // people) % 2,
+            "group": [f"person {i % people}" for i in index],
+            "fold": index % people % 2,
+        }
+    )
+    (root / "data" / "tiny").mkdir(parents=True)
+    folds.to_csv(root / "data" / "tiny" / "folds.csv", index=False)
+    for recipe, fold in MEMBERS:
+        folder = root / "runs" / "tiny" / f"{recipe}_fold{fold}"
+        folder.mkdir(parents=True)
+        rows = []
+        for video in folds[folds.fold == fold].itertuples():
+            base = np.clip(0.3 + 0.4 * video.label + rng.normal(0, 0.2), 0.01, 0.99)
+            for frame in (3, 6, 9):
+                score = np.clip(base + rng.normal(0, 0.03), 0, 1)
+                rows.append((video.filename, video.filename[:-4], frame, video.label, fold, round(score, 6), "ok"))
+        write_oof(folder, rows)
+        settings = {"recipe": {"name": recipe, "combine": "mean"}, "fold": fold, "data": "tiny", "data_hash": "abc"}
+        (folder / "config.json").write_text(json.dumps(settings))
+
+
+def write_oof(folder, rows):
+    pd.DataFrame(rows, columns=list(evaluate.OOF_COLUMNS)).to_csv(folder / "oof.csv", index=False)
+
+
+def oof(root, member):
+    path = root / "runs" / "tiny" / member / "oof.csv"
+    return path, pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def test_report_is_printed_and_written_the_same_each_time(ensemble, capsys):
+    assert evaluate.main(["mix"]) == 0
+    text = capsys.readouterr().out
+    assert "out-of-fold EER" in text and "40 videos, 10 persons" in text
+    assert "few persons: interval too narrow" in text
+    assert "pooled, species unknown" in text
+    assert max(len(line) for line in text.splitlines()) <= 110
+    written = [
+        ensemble / "runs" / "tiny" / "mix" / "oof_video.csv",
+        ensemble / "runs" / "tiny" / "mix" / "report.json",
+        ensemble / "weights" / "tiny" / "mix.json",
+    ]
+    first = [path.read_bytes() for path in written]
+    evaluate.main(["mix"])
+    assert [path.read_bytes() for path in written] == first
+
+
+def test_score_is_the_weighted_mean_of_the_members_that_held_the_video_out(ensemble):
+    evaluate.main(["mix"])
+    table = pd.read_csv(ensemble / "runs" / "tiny" / "mix" / "oof_video.csv", index_col="filename")
+    head = ["label", "group", "fold", "score", "status"]
+    assert list(table.columns) == [*head, "convnext_xlarge_fold0", "convnext_xlarge_fold1", "second_fold0"]
+    zero, one = table[table.fold == 0], table[table.fold == 1]
+    assert zero["convnext_xlarge_fold1"].isna().all() and one["convnext_xlarge_fold0"].isna().all()
+    np.testing.assert_allclose(zero["score"], (zero["convnext_xlarge_fold0"] + zero["second_fold0"]) / 2)
+    np.testing.assert_array_equal(one["score"], one["convnext_xlarge_fold1"])
+    _, frames = oof(ensemble, "convnext_xlarge_fold1")
+    mean = frames.astype({"score": float}).groupby("filename")["score"].mean()
+    np.testing.assert_allclose(one["score"], mean[one.index])
+
+
+def test_shipped_threshold_is_the_one_of_the_report(ensemble):
+    evaluate.main(["mix"])
+    shipped = json.loads((ensemble / "weights" / "tiny" / "mix.json").read_text())
+    report = json.loads((ensemble / "runs" / "tiny" / "mix" / "report.json").read_text())
+    point = next(p for p in shipped["thresholds"] if p["name"] == "eer")
+    assert point["threshold"] == report["pooled"]["threshold"] and point["value"] == report["pooled"]["eer"]
+    assert point["approximate"] is True
+    assert point["interval"][0] <= point["value"] <= point["interval"][1]
+    assert (shipped["ensemble"], shipped["data"], shipped["data_hash"]) == ("mix", "tiny", "abc")
+    assert (shipped["videos"], shipped["groups"]) == (40, 10)
+    table = pd.read_csv(ensemble / "runs" / "tiny" / "mix" / "oof_video.csv")
+    fpr = (table["score"][table.label == 0] >= point["threshold"]).mean()
+    fnr = (table["score"][table.label == 1] < point["threshold"]).mean()
+    assert (fpr + fnr) / 2 == pytest.approx(point["value"])
+
+
+def test_missing_runs_are_named_with_the_commands_that_make_them(ensemble):
+    shutil.rmtree(ensemble / "runs" / "tiny" / "second_fold0")
+    with pytest.raises(UserError) as error:
+        evaluate.main(["mix"])
+    assert "second_fold0" in str(error.value) and "convnext_xlarge_fold0" not in str(error.value)
+    assert "DATA=tiny bash scripts/train_member.sh second 0" in str(error.value)
+
+
+def test_part_of_an_ensemble_states_its_coverage_and_ships_no_threshold(ensemble, capsys):
+    evaluate.main(["mix", "--members", "convnext_xlarge:1"])
+    assert "covers 20 of 40 videos" in capsys.readouterr().out
+    assert not (ensemble / "weights" / "tiny" / "mix.json").exists()
+    table = pd.read_csv(ensemble / "runs" / "tiny" / "mix-subset" / "oof_video.csv")
+    assert (table["status"] == "not_covered").sum() == 20
+    with pytest.raises(UserError, match="second:1"):
+        evaluate.main(["mix", "--members", "second:1"])
+
+
+def test_video_without_a_score_is_a_non_response(ensemble, capsys):
+    path, table = oof(ensemble, "convnext_xlarge_fold1")
+    silent = table["filename"].iloc[0]
+    table.loc[table.filename == silent, ["score", "status"]] = ["", "no_face"]
+    table.to_csv(path, index=False)
+    evaluate.main(["mix"])
+    assert f"{silent} (no_face)" in capsys.readouterr().out
+    report = json.loads((ensemble / "runs" / "tiny" / "mix" / "report.json").read_text())
+    assert report["counts"]["scored"] == 39 and report["counts"]["videos"] == 40
+    assert report["non_response"]["apnrr"]["errors"] + report["non_response"]["bpnrr"]["errors"] == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [("fold", "0", "folds changed since training"), ("label", "5", "now 0"), ("score", "1.5", "expected 0 to 1")],
+)
+def test_oof_that_does_not_fit_the_folds_is_refused(ensemble, column, value, expected):
+    path, table = oof(ensemble, "convnext_xlarge_fold1")
+    rows = table["filename"] == "1.mp4"
+    table.loc[rows, column] = value
+    table.to_csv(path, index=False)
+    with pytest.raises(UserError, match=expected):
+        evaluate.main(["mix"])
+
+
+def test_folds_dealt_anew_after_training_are_refused(ensemble):
+    path = ensemble / "data" / "tiny" / "folds.csv"
+    folds = pd.read_csv(path)
+    folds["fold"] = 1 - folds["fold"]
+    folds.to_csv(path, index=False)
+    with pytest.raises(UserError, match="folds changed since training; train this member again"):
+        evaluate.main(["mix"])
+
+
+def test_members_of_different_data_are_refused(ensemble):
+    path = ensemble / "runs" / "tiny" / "second_fold0" / "config.json"
+    path.write_text(path.read_text().replace("abc", "other"))
+    with pytest.raises(UserError, match="different states of data/tiny"):
+        evaluate.main(["mix"])
+
+
+def test_worst_species_is_the_headline(ensemble, capsys):
+    folds = pd.read_csv(ensemble / "data" / "tiny" / "folds.csv")
+    species = ["" if row.label else ("print" if int(row.filename[:-4]) % 3 else "replay") for row in folds.itertuples()]
+    folds.assign(species=species).to_csv(ensemble / "data" / "tiny" / "labels_video.csv", index=False)
+    evaluate.main(["mix"])
+    assert "worst species:" in capsys.readouterr().out
+    rates = json.loads((ensemble / "runs" / "tiny" / "mix" / "report.json").read_text())["at_eer_threshold"]
+    assert set(rates["apcer_species"]) == {"print", "replay"}
+    assert rates["apcer"]["value"] == max(r["value"] for r in rates["apcer_species"].values())
+
+
+def test_unlabelled_set_and_missing_folds_are_one_clear_line(ensemble):
+    path = ensemble / "data" / "tiny" / "folds.csv"
+    folds = pd.read_csv(path, dtype=str)
+    folds.assign(label="").to_csv(path, index=False)
+    with pytest.raises(UserError, match="needs labels"):
+        evaluate.main(["mix"])
+    path.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        evaluate.main(["mix"])

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Train every member of an ensemble, then report its out-of-fold error. Finished members are skipped.
+#
+#   bash train.sh [ENSEMBLE] [-o KEY=VALUE ...]        default: zalo2022
+#   DATA=mine bash train.sh efficientnet_lite0
+#
+# Reads    configs/ensemble/ENSEMBLE.yaml, data/<set>/ (prepare_data.sh), weights/<pretrained>
+# Writes   runs/<set>/, weights/<set>/<recipe>_fold<k>.safetensors, weights/<set>/ENSEMBLE.json
+# Settings DATA (the set; default: the ensemble's), NGPU, NNODES, NODE_RANK, MASTER_ADDR,
+#          DRY_RUN=1 (print the commands), PYTHON
+source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
+
+ensemble=zalo2022
+case ${1:-} in
+  -h | --help) usage; exit ;;
+  -o) ;;
+  -*) misuse "unknown option $1" ;;
+  ?*) ensemble=$1; shift ;;
+esac
+[[ $# == 0 || $1 == -o ]] || misuse "unexpected argument $1"
+
+pick_python
+members=$("$PY" -m liveness.members "$ensemble" ${DATA:+--data "$DATA"})
+while read -r recipe fold data <&3; do
+  DATA=$data bash "$CODE/scripts/train_member.sh" "$recipe" "$fold" "$@"
+done 3<<<"$members"
+
+if [[ ${NODE_RANK:-0} == 0 && ${DRY_RUN:-0} != 1 ]]; then
+  "$PY" -m liveness.evaluate "$ensemble" ${DATA:+--data "$DATA"}
+fi
