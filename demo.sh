@@ -45,8 +45,11 @@ printf '\n== result\n'
 import csv
 import sys
 
-predictions, truth = ({row["fname"]: row for row in csv.DictReader(open(path, encoding="utf-8"))} for path in sys.argv[1:])
-right = sum((predictions[name]["decision"] == "live") == (float(row["liveness_score"]) == 1) for name, row in truth.items())
+predictions, truth = (
+    {row["fname"]: row for row in csv.DictReader(open(path, encoding="utf-8"))} for path in sys.argv[1:]
+)
+live = {name for name, row in predictions.items() if row["decision"] == "live"}
+right = sum((name in live) == (row["liveness_score"] == "1") for name, row in truth.items())
 print(f"{right} of {len(truth)} new clips decided rightly")
 PYTHON
 printf 'submission: %s\n' "$ROOT/result/submission.csv"

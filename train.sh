@@ -8,6 +8,7 @@
 # Writes   runs/<set>/, weights/<set>/<recipe>_fold<k>.safetensors, weights/<set>/ENSEMBLE.json
 # Settings DATA (the set; default: the ensemble's), NGPU, NNODES, NODE_RANK, MASTER_ADDR,
 #          DRY_RUN=1 (print the commands), PYTHON
+# shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 
 ensemble=zalo2022
@@ -22,7 +23,7 @@ esac
 pick_python
 members=$("$PY" -m liveness.members "$ensemble" ${DATA:+--data "$DATA"})
 while read -r recipe fold data <&3; do
-  DATA=$data bash "$CODE/scripts/train_member.sh" "$recipe" "$fold" "$@"
+  DATA=$data forward bash "$CODE/scripts/train_member.sh" "$recipe" "$fold" "$@"
 done 3<<<"$members"
 
 if [[ ${NODE_RANK:-0} == 0 && ${DRY_RUN:-0} != 1 ]]; then

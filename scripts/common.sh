@@ -104,13 +104,31 @@ run() {
   fi
 }
 
-# launch MODULE ARGS…: torchrun, one process per GPU (one without a GPU), on NNODES nodes.
+# forward COMMAND ARGS…: run it, hand SIGTERM and ctrl-C on to it as SIGTERM, return its exit code.
+# Bash by itself would die and leave the command running.
+forward() {
+  local child code
+  "$@" &
+  child=$!
+  trap 'kill -TERM "$child" 2>/dev/null || true' TERM INT
+  while :; do
+    code=0
+    wait "$child" || code=$?
+    kill -0 "$child" 2>/dev/null || break # a signal ends `wait` early
+  done
+  trap - TERM INT
+  return "$code"
+}
+
+# launch MODULE ARGS…: torchrun, one process per GPU (one without a GPU), on NNODES nodes. It takes
+# the place of the driver, so that a signal to the driver reaches it.
 launch() {
   pick_python
   local processes cores where
   processes=$(gpus)
   ((processes > 0)) || processes=1
-  where=(--standalone)
+  # Its own address, not the host's name: where that name is in no DNS (many containers), torchrun hangs.
+  where=(--standalone --local_addr 127.0.0.1)
   if [[ ${NNODES:-1} != 1 ]]; then
     [[ -n ${NODE_RANK:-} && -n ${MASTER_ADDR:-} ]] || misuse "NNODES=$NNODES needs NODE_RANK and MASTER_ADDR too"
     where=(--nnodes "$NNODES" --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
@@ -119,5 +137,7 @@ launch() {
     cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
     export OMP_NUM_THREADS=$((cores > processes ? cores / processes : 1))
   fi
-  run "$PY" -m torch.distributed.run "${where[@]}" --nproc_per_node "$processes" -m "$@"
+  set -- "$PY" -m torch.distributed.run "${where[@]}" --nproc_per_node "$processes" -m "$@"
+  [[ ${DRY_RUN:-0} == 1 ]] || exec "$@"
+  run "$@"
 }

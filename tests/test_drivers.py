@@ -147,7 +147,7 @@ def test_no_gpu_tool_means_no_gpu(tmp_path):
 
 def test_launch_prints_what_it_would_run():
     result = common("launch liveness.train -c demo --fold 0 -o 'a b=1'", {"DRY_RUN": "1", "NGPU": "0"})
-    torchrun = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 1"
+    torchrun = f"{sys.executable} -m torch.distributed.run --standalone --local_addr 127.0.0.1 --nproc_per_node 1"
     assert result.stdout.strip() == f"{torchrun} -m liveness.train -c demo --fold 0 -o a\\ b=1"
     nodes = {"DRY_RUN": "1", "NGPU": "8", "NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "first"}
     result = common("launch liveness.train", nodes)
@@ -159,9 +159,26 @@ def test_launch_prints_what_it_would_run():
 
 
 @pytest.mark.full
-def test_launch_shares_the_cores_among_the_processes(tmp_path):
+def test_launch_works_where_the_name_of_the_host_is_unknown(tmp_path):
     (tmp_path / "show.py").write_text(
-        "import os\nprint('process', os.environ['RANK'], os.environ['WORLD_SIZE'], os.environ['OMP_NUM_THREADS'])\n"
+        "import os, torch.distributed as d\nd.init_process_group('gloo')\nd.barrier()\nos.write(1, b'met\\n')\n"
+    )
+    if subprocess.run(["unshare", "--uts", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to change the host's name in a namespace of its own")
+    text = f"""source '{CODE}/scripts/common.sh'; hostname no-such-host-anywhere; launch show"""
+    env = {**os.environ, "PYTHON": sys.executable, "NGPU": "2", "PYTHONPATH": str(tmp_path)}
+    command = ["unshare", "--uts", "bash", "-c", text]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert result.stdout.split() == ["met", "met"], result.stderr
+
+
+@pytest.mark.full
+def test_launch_shares_the_cores_among_the_processes(tmp_path):
+    # One write a line: two processes share the pipe.
+    (tmp_path / "show.py").write_text(
+        "import os\n"
+        "values = [os.environ[name] for name in ('RANK', 'WORLD_SIZE', 'OMP_NUM_THREADS')]\n"
+        "os.write(1, ('process ' + ' '.join(values) + '\\n').encode())\n"
     )
     env = {"NGPU": "2", "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": ""}
     result = common("nproc() { echo 6; }; launch show", env)

@@ -113,6 +113,13 @@ def test_shipped_threshold_is_the_one_of_the_report(ensemble):
     fpr = (table["score"][table.label == 0] >= point["threshold"]).mean()
     fnr = (table["score"][table.label == 1] < point["threshold"]).mean()
     assert (fpr + fnr) / 2 == pytest.approx(point["value"])
+    names = [point["name"] for point in shipped["thresholds"]]
+    assert names == ["eer", "apcer1", "apcer5", "apcer10", "bpcer1", "bpcer5"]
+    for point in shipped["thresholds"][1:]:
+        passed = (table["score"][table.label == 0] >= point["threshold"]).mean()
+        missed = (table["score"][table.label == 1] < point["threshold"]).mean()
+        assert (passed, missed) == pytest.approx((point["apcer"], point["bpcer"]))
+        assert point["value"] <= point["target"] and point["approximate"] is True
 
 
 def test_missing_runs_are_named_with_the_commands_that_make_them(ensemble):
@@ -194,3 +201,24 @@ def test_unlabelled_set_and_missing_folds_are_one_clear_line(ensemble):
     path.unlink()
     with pytest.raises(UserError, match="no such file"):
         evaluate.main(["mix"])
+
+
+def test_other_ways_to_combine_are_compared_on_the_same_videos(ensemble, capsys):
+    evaluate.main(["mix", "--combinations"])
+    text = capsys.readouterr().out
+    assert "frames to a video" in text and "members to an ensemble" in text
+    report = json.loads((ensemble / "runs" / "tiny" / "mix" / "report.json").read_text())["combinations"]
+    mean = next(row for row in report["frames to a video"] if row["way"] == "mean")
+    assert mean["difference"] == 0 and mean["verdict"] == "cannot be told apart"
+    ways = [row["way"] for row in report["members to an ensemble"]]
+    assert ways == ["convnext_xlarge", "second", "equal", "logit_mean", "rank_mean", "weights", "stacking", "greedy"]
+    # The second recipe knows one fold only, so alone it is compared on that fold only.
+    assert [row["videos"] for row in report["members to an ensemble"]] == [40, 20] + [40] * 6
+
+
+def test_config_of_no_run_is_one_clear_line(ensemble):
+    path = ensemble / "runs" / "tiny" / "second_fold0" / "config.json"
+    for text in ("{", "{}", '{"recipe": {"combine": "vote"}}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match="not the configuration of a run"):
+            evaluate.main(["mix"])

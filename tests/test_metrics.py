@@ -9,6 +9,7 @@ import pytest
 from sklearn import metrics as sk
 
 from liveness.evaluation import metrics
+from liveness.files import CODE
 
 SEED = int(os.environ.get("LIVENESS_TEST_SEED", time.time_ns() % 2**32))
 
@@ -57,7 +58,7 @@ def test_torchmetrics_agrees_on_random_sets():
     torch = pytest.importorskip("torch")
     from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
-    for labels, scores in random_sets(50):
+    for labels, scores in random_sets(30):
         target, preds = torch.tensor(labels), torch.tensor(scores)
         assert metrics.auc(labels, scores) == pytest.approx(float(binary_auroc(preds, target)), abs=1e-6)
         # Scores on a bin's edge belong to either bin by rounding; these do not lie on one.
@@ -168,3 +169,66 @@ def test_operating_points_meet_their_target_and_no_laxer_threshold_does():
             higher = scores[scores >= point.threshold]
             if higher.size:
                 assert metrics.bpcer(labels, scores, np.nextafter(higher.min(), 2)).value > target
+
+
+def eer_variants(labels, scores):
+    """What public code calls EER, on one score set."""
+    from scipy.optimize import brentq
+
+    fpr, tpr, _ = sk.roc_curve(labels, scores, drop_intermediate=False)
+    few_fpr, few_tpr, _ = sk.roc_curve(labels, scores)
+    grid = np.linspace(0, 1, 101)[:, None]
+    grid_fpr = (scores[labels == 0] >= grid).mean(axis=1)
+    grid_fnr = (scores[labels == 1] < grid).mean(axis=1)
+    closest = np.argmin(np.abs(fpr - (1 - tpr)))
+    few = np.argmin(np.abs(few_fpr - (1 - few_tpr)))
+    coarse = np.argmin(np.abs(grid_fpr - grid_fnr))
+    return {
+        "FPR at the closest point": fpr[closest],
+        "FNR at the closest point": 1 - tpr[closest],
+        "smaller of the two there": min(fpr[closest], 1 - tpr[closest]),
+        "larger of the two there": max(fpr[closest], 1 - tpr[closest]),
+        "crossing of the interpolated ROC": brentq(lambda x: 1 - x - np.interp(x, fpr, tpr), 0, 1),
+        "crossing of the ROC's convex hull": hull_eer(fpr, tpr),
+        "mean, scikit-learn's default points": (few_fpr[few] + 1 - few_tpr[few]) / 2,
+        "mean, 101 fixed thresholds": (grid_fpr[coarse] + grid_fnr[coarse]) / 2,
+        "least HTER over all thresholds": ((fpr + 1 - tpr) / 2).min(),
+    }
+
+
+def hull_eer(fpr, tpr):
+    """Where the upper convex hull of the ROC meets FPR = FNR."""
+    hull = []
+    for point in zip(fpr, tpr, strict=True):
+        while len(hull) > 1:
+            (x0, y0), (x1, y1) = hull[-2:]
+            if (x1 - x0) * (point[1] - y0) - (y1 - y0) * (point[0] - x0) < 0:
+                break
+            hull.pop()
+        hull.append(point)
+    x, y = np.array(hull).T
+    # FPR + TPR grows along the hull; at 1 the two error rates are equal.
+    return np.interp(1, x + y, x)
+
+
+def variants_table(sets=300):
+    """Rows of the table in docs/metrics.md: a variant's mean and largest difference from ours, in points."""
+    lines = {}
+    for videos in (60, 420):
+        rng, found = np.random.default_rng(videos), []
+        for _ in range(sets):
+            labels = (rng.random(videos) < 0.45).astype(int)
+            scores = 1 / (1 + np.exp(-2 * rng.normal((labels - 0.5) * 3, 1)))
+            ours = metrics.eer(labels, scores).value
+            found.append({name: 100 * (value - ours) for name, value in eer_variants(labels, scores).items()})
+        for name in found[0]:
+            values = np.array([row[name] for row in found])
+            largest = f"{np.abs(values).max():.1f}"
+            lines.setdefault(name, []).extend([f"{values.mean() + 0.0:+.2f}".replace("-0.00", "+0.00"), largest])
+    return [f"| {name} | {' | '.join(cells)} |" for name, cells in lines.items()]
+
+
+def test_documented_differences_between_variants_of_eer_are_the_measured_ones():
+    documented = (CODE / "docs" / "metrics.md").read_text(encoding="utf-8")
+    for row in variants_table():
+        assert row in documented, row

@@ -45,9 +45,7 @@ def picture(number: int, width: int, height: int) -> np.ndarray:
 def number_of(rgb: np.ndarray) -> int:
     """The number in a frame's bars."""
     height, width = rgb.shape[:2]
-    return sum(
-        (rgb[height // 2, round(width * (bit + 0.5) / BITS)].mean() > 128) << bit for bit in range(BITS)
-    )
+    return sum((rgb[height // 2, round(width * (bit + 0.5) / BITS)].mean() > 128) << bit for bit in range(BITS))
 
 
 def corners(rgb: np.ndarray) -> list[str]:
@@ -155,7 +153,7 @@ CLIPS = {
     "odd444.mp4": {"codec": "libx264", "pix_fmt": "yuv444p", "size": (97, 67)},
     "odd.avi": {"codec": "mjpeg", "pix_fmt": "yuvj420p", "size": (97, 67)},
     "UPPER.MP4": {"codec": "libx264"},
-    "-dash it's \"quoted\" and spaced.mp4": {"codec": "libx264"},
+    '-dash it\'s "quoted" and spaced.mp4': {"codec": "libx264"},
     "khuôn mặt người.mp4": {"codec": "libx264"},
     "percent%03d,[x].mp4": {"codec": "libx264"},
 }

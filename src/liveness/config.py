@@ -44,6 +44,7 @@ class Folds:
     seed: int = 42
     groups: str = ""  # a csv of filename,group; or a plain file with one group per line; "" = none
     group_column: str = "subject"  # a column of the label file, used where it exists
+    duplicates: float = 0.1  # share of a frame hash's bits by which near-duplicates differ at most; 0 = no search
 
 
 @dataclass

@@ -75,9 +75,16 @@ def wrap(model: Any, device: Any) -> Any:
     Buffers are not broadcast before each forward: the norms with running statistics either are
     frozen or see each rank's own share, and rank 0's are what is saved.
     """
+    import inspect
+    import warnings
+
     from torch.nn.parallel import DistributedDataParallel
 
     if size() == 1:
         return model
+    # Depthwise gradients come in another memory layout than their bucket; a copy too small to warn of.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch renamed it
     ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, **{buffers: False})

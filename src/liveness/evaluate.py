@@ -7,35 +7,43 @@ A video's score comes only from members that held it out in training. Reads
 configs/ensemble/<name>.yaml, runs/<set>/<recipe>_fold<k>/{oof.csv,config.json} of every member and
 data/<set>/folds.csv (labels_video.csv too, for the attack species). Prints the table and writes
 runs/<set>/<ensemble>/{oof_video.csv,report.json} and weights/<set>/<ensemble>.json (thresholds for
-prediction). With --members only those are judged: then the folder is runs/<set>/<ensemble>-subset
-and no thresholds are written. Equal inputs give equal files.
+prediction). Equal inputs give equal files.
+
+With --members only those are judged: then the folder is runs/<set>/<ensemble>-subset and no
+thresholds are written. With --combinations other ways to combine frames and members are compared
+with the configured one; those that learn are judged on folds that they did not learn from.
 """
 
 import argparse
 import json
 import math
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from liveness.config import EnsembleMember, load_ensemble
+from liveness.data.labels import read_table, table_text
 from liveness.errors import UserError, run
 from liveness.evaluation import combine, report
-from liveness.files import workspace, write_text, written_aside
+from liveness.files import plain_name, workspace, write_text
 
-OOF_COLUMNS = ("filename", "video_id", "frame_id", "label", "fold", "score", "status")
-FOLD_COLUMNS = ("filename", "label", "group", "fold")
+OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]
+FOLD_COLUMNS = ["filename", "label", "group", "fold"]
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     ensemble = load_ensemble(args.ensemble)
-    data = args.data or ensemble.data
+    data = plain_name(args.data or ensemble.data, "--data")
     members = chosen_members(ensemble.members, args.members)
     name = f"{args.ensemble}-subset" if args.members else args.ensemble
-    require_runs(data, members)
     folds = read_folds(workspace() / "data" / data / "folds.csv")
-    held_out, data_hash = read_members(data, members)
+    require_runs(data, members)
+    trained, data_hash = read_members(data, members)
+    held_out = [member.video_scores() for member in trained]
     table = combine.assemble(folds, held_out)
     names = [member.name for member in held_out]
     summary = report.summarise(table, names, read_species(data, table))
@@ -52,13 +60,16 @@ def main(argv: list[str] | None = None) -> int:
         "weights": {member.name: member.weight for member in held_out},
         **summary,
     }
+    if args.combinations:
+        summary["combinations"] = compare(folds, trained, table)
     folder = workspace() / "runs" / data / name
-    with written_aside(folder / "oof_video.csv") as side:
-        table.to_csv(side, index=False, lineterminator="\n")
+    write_text(folder / "oof_video.csv", table_text(table))
     if not args.members:
         write_json(workspace() / "weights" / data / f"{name}.json", thresholds(summary))
     write_json(folder / "report.json", summary)
     print(report.render(summary, f"{args.ensemble} on {data}{', chosen members only' if args.members else ''}"))
+    if args.combinations:
+        print(report.render_ways(summary["combinations"]))
     print(f"  per video: {shown(folder / 'oof_video.csv')}; all figures: {shown(folder / 'report.json')}")
     return 0
 
@@ -68,6 +79,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("ensemble", metavar="ENSEMBLE", help="a file in configs/ensemble, without .yaml")
     parser.add_argument("--data", metavar="SET", help="the data set, if not the one that the ensemble names")
     parser.add_argument("--members", metavar="RECIPE:FOLD", nargs="+", help="judge only these members")
+    parser.add_argument("--combinations", action="store_true", help="also compare other ways to combine the scores")
     return parser.parse_args(argv)
 
 
@@ -96,20 +108,6 @@ def require_runs(data: str, members: list[EnsembleMember]) -> None:
         raise UserError(f"not trained yet: {names} (no oof.csv in {shown(runs)}); train with: {commands}")
 
 
-def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """A csv with at least these columns, every value a string; a UserError otherwise."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{shown(path)}: no such file; run prepare_data.sh and train.sh first") from None
-    except (OSError, ValueError) as error:  # pandas' parser errors and bad UTF-8 are ValueErrors
-        raise UserError(f"{shown(path)}: not a readable csv ({str(error).splitlines()[0]})") from error
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise UserError(f"{shown(path)}: no column {', '.join(missing)}; expected {','.join(columns)}")
-    return table
-
-
 def integers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
     """A column of whole numbers; the first row that is none is named."""
     numbers = pd.to_numeric(table[column], errors="coerce")
@@ -122,6 +120,8 @@ def integers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
 
 def read_folds(path: Path) -> pd.DataFrame:
     """folds.csv with whole-number labels and folds, one row per video."""
+    if not path.is_file():
+        raise UserError(f"{shown(path)}: no such file; prepare the set with: bash prepare_data.sh {path.parent.name}")
     table = read_table(path, FOLD_COLUMNS)
     if len(table) == 0 or (table["label"] == "").all():
         raise UserError(f"{shown(path)}: no labelled video in it; an evaluation needs labels")
@@ -135,32 +135,65 @@ def read_folds(path: Path) -> pd.DataFrame:
     return table
 
 
-def read_members(data: str, members: list[EnsembleMember]) -> tuple[list[combine.MemberScores], str]:
-    """Every member's held-out video scores, and the hash of the data that all were trained on."""
-    held_out, hashes = [], {}
+@dataclass(frozen=True)
+class Trained:
+    """A finished member and its held-out frame scores."""
+
+    name: str
+    recipe: str
+    fold: int
+    weight: float
+    combine: str  # the recipe's way from frames to a video
+    frames: pd.DataFrame  # of oof.csv
+
+    def video_scores(self, how: str = "") -> combine.MemberScores:
+        """Its score per held-out video, combined by the recipe's own way or by ``how``."""
+        videos = combine.video_scores(self.frames, how or self.combine)
+        return combine.MemberScores(self.name, self.fold, self.weight, videos)
+
+
+def read_members(data: str, members: list[EnsembleMember]) -> tuple[list[Trained], str]:
+    """Every member's held-out frame scores, and the hash of the data that all were trained on."""
+    trained, hashes = [], {}
     for member in members:
         name = member_name(member)
         folder = workspace() / "runs" / data / name
         config = read_run_config(folder / "config.json")
         hashes[name] = str(config.get("data_hash", ""))
-        try:
-            videos = combine.video_scores(read_oof(folder / "oof.csv"), config["recipe"]["combine"])
-        except ValueError as error:
-            raise UserError(f"{shown(folder / 'config.json')}: {error}") from error
-        held_out.append(combine.MemberScores(name, member.fold, member.weight, videos))
+        frames = read_oof(folder / "oof.csv")
+        trained.append(Trained(name, member.recipe, member.fold, member.weight, config["recipe"]["combine"], frames))
     first = next(iter(hashes))
     for name, value in hashes.items():
         if value != hashes[first]:
             raise UserError(
                 f"{name} and {first} were trained on different states of data/{data}; train one of them again"
             )
-    return held_out, hashes[first]
+    return trained, hashes[first]
+
+
+def compare(folds: pd.DataFrame, trained: list[Trained], table: pd.DataFrame) -> dict[str, list[dict]]:
+    """Every other way from frames to a video, and from members to an ensemble, against ``table``."""
+    frames = {}
+    for how in report.FRAME_WAYS:
+        frames[how] = combine.assemble(folds, [member.video_scores(how) for member in trained])["score"]
+    found = {"frames to a video": report.compare_ways(table, frames)}
+    joined = combine.by_recipe(table, {member.name: member.recipe for member in trained})
+    covered = joined.notna().any(axis=1).to_numpy()
+    several_folds = table["fold"][covered].nunique() > 1
+    ways = combine.FIXED + (combine.LEARNED if several_folds else ())
+    if joined.shape[1] > 1:
+        labels, dealt = table["label"].to_numpy(), table["fold"].to_numpy()
+        blended = {how: pd.Series(np.nan, index=joined.index) for how in ways}
+        for how, scores in blended.items():
+            scores[covered] = combine.cross_fitted(how, joined[covered], labels[covered], dealt[covered]).to_numpy()
+        found["members to an ensemble"] = report.compare_ways(table, {**{n: joined[n] for n in joined}, **blended})
+    return found
 
 
 def read_run_config(path: Path) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        config["recipe"]["combine"]
+        combine.check_how(config["recipe"]["combine"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{shown(path)}: not the configuration of a run ({type(error).__name__}); train again"
@@ -186,7 +219,7 @@ def read_species(data: str, table: pd.DataFrame) -> list[str] | None:
     path = workspace() / "data" / data / "labels_video.csv"
     if not path.is_file():
         return None
-    videos = read_table(path, ("filename",))
+    videos = read_table(path, ["filename"])
     if "species" not in videos.columns:
         return None
     named = dict(zip(videos["filename"], videos["species"], strict=True))
@@ -201,21 +234,22 @@ def thresholds(summary: dict) -> dict:
     all of them, so its scores spread differently and the threshold carries over only roughly.
     """
     pooled = summary["pooled"]
+    equal = {
+        "name": "eer",
+        "target": None,
+        "threshold": pooled["threshold"],
+        "value": pooled["eer"],
+        "interval": pooled[pooled["headline"]]["eer"]["interval"],
+        "apcer": summary["at_eer_threshold"]["apcer"]["value"],
+        "bpcer": summary["at_eer_threshold"]["bpcer"]["value"],
+    }
     return {
         "ensemble": summary["ensemble"],
         "data": summary["data"],
         "data_hash": summary["data_hash"],
         "videos": summary["counts"]["scored"],
         "groups": summary["counts"]["groups"],
-        "thresholds": [
-            {
-                "name": "eer",
-                "threshold": pooled["threshold"],
-                "value": pooled["eer"],
-                "interval": pooled[pooled["headline"]]["eer"]["interval"],
-                "approximate": True,
-            }
-        ],
+        "thresholds": [{**point, "approximate": True} for point in [equal, *summary["operating_points"]]],
     }
 
 
@@ -242,4 +276,5 @@ def shown(path: Path) -> str:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # the table has dashes that not every terminal's encoding knows
     run(main)

@@ -90,9 +90,7 @@ def find_videos(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected a folder of videos ({', '.join(VIDEO_ENDINGS)})")
     videos = [
-        p
-        for p in folder.iterdir()
-        if p.suffix.lower() in VIDEO_ENDINGS and not p.name.startswith(".") and p.is_file()
+        p for p in folder.iterdir() if p.suffix.lower() in VIDEO_ENDINGS and not p.name.startswith(".") and p.is_file()
     ]
     videos.sort(key=lambda p: natural_key(p.name))
     require_distinct_stems(videos)

@@ -3,7 +3,7 @@
     python -m liveness.make_demo [--out raw/demo] [--seed 0] [--clips 60] [--unlabelled 12] [--workers 0]
 
 Reads nothing but scikit-image's portrait. Writes raw/demo/{videos/*.mp4, label.csv, demo.json} and
-raw/demo_test/{videos/*.mp4, truth.csv}: label.csv is fname,liveness_score,subject,species and is
+raw/demo_test/{videos/*.mp4, truth.csv, demo.json}: label.csv is fname,liveness_score,subject,species and is
 written last, so its presence means that the set is whole. truth.csv has the same columns; no driver
 reads it. The same arguments give the same bytes; a finished set is kept, one made with other
 arguments is made anew.
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -59,9 +60,7 @@ def plan(folder: Path, count: int, persons: list[int], seed: int) -> list[Clip]:
         cells.append((persons[who], cycle[(turn + 2 * (turn // 4) + who) % 4], (turn + who) % 3 == 2))
     order = rng.permutation(count)
     seeds = rng.integers(2**31, size=count)
-    return [
-        Clip(str(folder / f"{n}.mp4"), int(seeds[n]), *cells[int(k)], set_seed=seed) for n, k in enumerate(order)
-    ]
+    return [Clip(str(folder / f"{n}.mp4"), int(seeds[n]), *cells[int(k)], set_seed=seed) for n, k in enumerate(order)]
 
 
 def person_of(number: int, seed: int) -> Person:
@@ -114,7 +113,7 @@ def _shots(clip: Clip, person: Person, size: tuple, camera: Camera, rng: np.rand
             yield camera.apply(take.frame(t), rng)
         return
     attack = replace(ATTACKS[clip.species].draw(rng), camera=camera)
-    first = replace(Camera.draw(rng), noise=0.004, blur=0.35)  # the attacker picks a good recording
+    first = replace(Camera.draw(rng), noise=0.004, blur=0.35, strength=0.4)  # the attacker picks a good recording
     take = Take(Portrait(person, rng, clip.masked), size, rng, zoom=attack.holding.fill)
     sheet = None
     for t in times:
@@ -154,9 +153,9 @@ def table(clips: list[Clip], seed: int) -> str:
 def finished(out: Path, test: Path, parameters: dict) -> bool:
     """Whether a whole set with these parameters is there."""
     try:
-        if json.loads((out / "demo.json").read_text(encoding="utf-8")) != parameters:
-            return False
         for folder, name in ((out, "label.csv"), (test, "truth.csv")):
+            if json.loads((folder / "demo.json").read_text(encoding="utf-8")) != parameters:
+                return False
             rows = (folder / name).read_text(encoding="utf-8").splitlines()[1:]
             if not all((folder / "videos" / row.split(",")[0]).is_file() for row in rows):
                 return False
@@ -166,19 +165,25 @@ def finished(out: Path, test: Path, parameters: dict) -> bool:
 
 
 def generate(clips: list[Clip], workers: int) -> None:
-    """Make all clips, in a pool of processes."""
+    """Make all clips, in a pool of processes, with a progress bar or a few lines."""
     from tqdm import tqdm
 
-    bar = tqdm(total=len(clips), desc="demo clips", unit="clip", disable=not sys.stderr.isatty() or None)
-    if workers == 1:
-        for clip in clips:
-            make_clip(clip)
-            bar.update()
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            for _ in pool.map(make_clip, clips):
-                bar.update()
-    bar.close()
+    terminal = sys.stderr.isatty()
+    with ProcessPoolExecutor(workers, initializer=_leave_interrupts) as pool:
+        try:
+            done = pool.map(make_clip, clips)
+            bar = tqdm(done, total=len(clips), desc="demo clips", unit="clip", disable=not terminal)
+            for number, _ in enumerate(bar, 1):
+                if not terminal and number % max(len(clips) // 4, 1) == 0:
+                    print(f"demo clips: {number} of {len(clips)}", file=sys.stderr)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _leave_interrupts() -> None:
+    """A worker leaves ctrl-C to the parent, which then cancels what has not begun."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def main() -> int:
@@ -190,17 +195,19 @@ def main() -> int:
         print(f"{out}: a finished demo set with these parameters is there; kept")
         return 0
     for folder in (out, test):
-        if folder.exists() and not (out / "demo.json").exists() and any(folder.iterdir()):
-            raise UserError(f"{folder}: not empty and no demo set; expected a folder that may be made anew")
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: is a file; expected a folder for the demo set, or a new name")
+        if folder.exists() and not (folder / "demo.json").exists() and any(folder.iterdir()):
+            raise UserError(f"{folder}: not empty and no demo set (no demo.json in it); expected a new or empty folder")
     (out / "label.csv").unlink(missing_ok=True)
-    write_text(out / "demo.json", json.dumps(parameters, indent=1) + "\n")
     for folder in (out, test):
+        write_text(folder / "demo.json", json.dumps(parameters, indent=1) + "\n")
         shutil.rmtree(folder / "videos", ignore_errors=True)
         (folder / "videos").mkdir(parents=True)
     known = list(range(PERSONS))
     labelled = plan(out / "videos", options.clips, known, options.seed)
     unlabelled = plan(test / "videos", options.unlabelled, [12, 1, 13, 6, 14, 3, 15, 8], options.seed)
-    workers = options.workers or len(os.sched_getaffinity(0))
+    workers = options.workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     print(f"making {len(labelled)} labelled and {len(unlabelled)} unlabelled clips in {out}", file=sys.stderr)
     generate(labelled + unlabelled, workers)
     write_text(test / "truth.csv", table(unlabelled, options.seed))

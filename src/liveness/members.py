@@ -1,6 +1,6 @@
 """Print an ensemble's members, a line each: recipe, fold, data set. train.sh reads this.
 
-    python -m liveness.members demo
+python -m liveness.members demo
 """
 
 import argparse

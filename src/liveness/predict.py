@@ -25,7 +25,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("input", type=Path, nargs="?", help="a folder of videos (default: /data or data/)")
     parser.add_argument("output", type=Path, nargs="?", help="where the csv files go (default: /result or result/)")
     parser.add_argument("--ensemble", default="zalo2022", metavar="NAME", help="a name in configs/ensemble")
-    parser.add_argument("--member", action="append", default=[], metavar="RECIPE:FOLD", help="only this one; repeatable")
+    parser.add_argument(
+        "--member", action="append", default=[], metavar="RECIPE:FOLD", help="only this one; repeatable"
+    )
     parser.add_argument("--data", default="", metavar="SET", help="weights/<SET> (default: the ensemble's)")
     parser.add_argument("--strict", action="store_true", help="a video without a score of its own is an error")
     parser.add_argument("--workers", type=int, default=0, help="decoding processes (default: by the cores)")
@@ -138,7 +140,9 @@ def _require_writable(folder: Path) -> None:
             pass
         (folder / ".writable").unlink()
     except OSError as error:
-        raise UserError(f"{folder}: cannot write there ({error.strerror}); expected a folder for submission.csv") from error
+        raise UserError(
+            f"{folder}: cannot write there ({error.strerror}); expected a folder for submission.csv"
+        ) from error
 
 
 def _with_progress(rows, total: int):

@@ -80,8 +80,8 @@ def check(folder: Path, raw: RawSet, data: Data) -> tuple[list[Trouble], set[str
     troubles += _check_links(folder, raw)
     troubles += _check_strays(folder, records)
     if all(video.name in records or video.name in left_out for video in raw.videos):
-        expected = tables_of(Prepared(raw, records, left_out, links, data.folds.group_column))
-        troubles += [t for name in SPLIT for t in _compare(folder / f"{name}.csv", expected[name])]
+        expected = tables_of(Prepared(raw, records, left_out, links, data.folds))
+        troubles += [t for name in expected for t in _compare(folder / f"{name}.csv", expected[name])]
     if raw.labels is not None:
         troubles += _check_folds(folder)
     return troubles, damaged
@@ -143,12 +143,17 @@ def _check_folds(folder: Path) -> list[Trouble]:
         return [("folds", f"{path}: missing")]
     if not (folder / "labels_video.csv").is_file():
         return []  # already reported
+    troubles = []
     try:
         folds = read_table(path, ["filename", "label", "fold"])
-        check_against_videos(path, folds, read_table(folder / "labels_video.csv", ["filename", "status", "group"]))
     except UserError as error:
         return [("folds", str(error))]
-    troubles = []
+    try:
+        check_against_videos(path, folds, read_table(folder / "labels_video.csv", ["filename", "status", "group"]))
+    except UserError as error:
+        troubles.append(("folds", str(error)))
+    if not folds["fold"].str.fullmatch(r"\d+").all():
+        return troubles
     for fold, rows in folds.groupby("fold"):
         if rows["label"].nunique() < 2:
             troubles.append(("folds", f"{path}: fold {fold} has one class only"))

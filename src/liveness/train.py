@@ -6,16 +6,19 @@ Reads   data/<set>/ (prepare_data.sh) and weights/<pretrained>.
 Writes  runs/<set>/<recipe>_fold<k>/: config.json, last.pt (resume), metrics.csv, oof.csv
         weights/<set>/<recipe>_fold<k>.safetensors
 
-A run that was stopped continues from its last whole epoch; a finished one is left as it is. Under
-torchrun every process trains on its part of each global batch, and rank 0 writes.
+A run that was stopped continues: after SIGTERM or ctrl-C from the very step, after a crash from the
+last whole epoch; both end with the bytes of an undisturbed run. A finished run is left as it is.
+Under torchrun every process trains on its part of each global batch, and rank 0 writes.
 """
 
 import argparse
+import ctypes
 import fcntl
 import json
 import math
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from liveness.config import Recipe, load_recipe, to_dict
 from liveness.errors import UserError, run
 from liveness.files import workspace, write_text, written_aside
 
+STOPPED = 143  # exit code after SIGTERM or ctrl-C: 128 + 15
 OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]
 
 
@@ -39,6 +43,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
+    _die_with_parent()
     recipe = load_recipe(arguments.config, arguments.override)
     name = arguments.data or recipe.data
     folder = workspace() / "runs" / name / f"{recipe.name}_fold{arguments.fold}"
@@ -68,7 +73,7 @@ class _only_run:
     def __enter__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.rank == 0:
-            self.file = open(self.folder / "lock", "w")  # noqa: SIM115  (held until the run ends)
+            self.file = open(self.folder / "lock", "w")
             try:
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -118,32 +123,63 @@ def train_member(recipe: Recipe, fold: int, name: str, folder: Path) -> None:
         f"{title}: {recipe.model.name}, {parameter_count(model) / 1e6:.1f} M parameters, "
         f"{recipe.view.kind} {recipe.view.size} px, {len(frames)} frames of {rows.filename.nunique()} videos, "
         f"{len(held_out)} videos held out, {recipe.train.epochs} epochs of {steps} steps, {world} x {device.type}"
-        + (f", continuing after epoch {state.epoch}" if state.epoch else "")
+        + (f", continuing after step {state.step}" if state.step else "")
     )
     videos = HeldOutVideos(prepared, held_out, recipe.view)
     oof = None
 
-    def after_epoch(state: loop.State, row: dict) -> None:
+    def after_epoch(row: dict) -> None:
         nonlocal oof
         oof = score_held_out(state, videos, prepared, recipe)
         row.update(_figures(oof, recipe))
         state.history.append(row)
         say(
             f"  epoch {row['epoch']:2d}/{recipe.train.epochs}  loss {row['train_loss']:.4f}  held-out: log loss "
-            f"{row['logloss']:.4f}  EER {100 * row['eer']:.1f} %  AUC {row['auc']:.3f}  ({row['seconds']:.0f} s)",
-            flush=True,
+            f"{row['logloss']:.4f}  EER {100 * row['eer']:.1f} %  AUC {row['auc']:.3f}  ({row['seconds']:.0f} s)"
         )
         if rank == 0:
             loop.save(state, last)
             _write_history(folder / "metrics.csv", state.history)
 
-    loop.fit(state, frames, recipe, after_epoch)
+    signals = _Signals()
+    try:
+        finished = loop.fit(state, frames, recipe, after_epoch, lambda: rank == 0 and signals.came)
+    except RuntimeError:
+        if signals.came:  # rank 0 has left, and this rank was waiting for it
+            sys.exit(STOPPED)
+        raise
+    if not finished:
+        loop.save(state, last)
+        say(f"{title}: stopped in epoch {state.epoch + 1} after step {state.step}; the same command continues")
+        sys.stdout.flush()
+        os._exit(STOPPED)  # the other ranks wait in a collective, so leaving it in good order would hang
     if oof is None:  # stopped between the last epoch and the end
         oof = score_held_out(state, videos, prepared, recipe)
     if rank == 0:
         finish(state, oof, prepared, described, folder)
     distributed.barrier()
     say(f"{title}: {weights}")
+
+
+class _Signals:
+    """Notes SIGTERM and SIGINT instead of dying in the middle of a step."""
+
+    def __init__(self) -> None:
+        self.came = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, *_: Any) -> None:
+        self.came = True
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when torchrun dies, so that no orphan goes on writing."""
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _same_run(folder: Path, described: dict, weights: Path) -> bool:

@@ -14,13 +14,16 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from liveness.config import Data, Detector, FramePlan, to_dict
+from liveness.data.duplicates import frames_to_hash, hash_frame
 from liveness.errors import UserError
 from liveness.files import sha256_of
 from liveness.media.faces import Face, FaceDetector, choose_face, crop_square, detector_path, draw_faces
 from liveness.media.video import VideoError, choose_frames, jpeg_decode, jpeg_encode, read_jpegs
 
-VERSION = 1
+VERSION = 2  # of the records; another one makes every video anew
 VIZ_QUALITY = 85
 
 
@@ -157,12 +160,14 @@ def _begin(task: Task) -> dict:
 def _finish(task: Task, record: dict, frames: dict[int, bytes], old: dict | None) -> dict:
     """Write images, boxes and the record, and remove what an earlier plan left."""
     written = {"frames": {}, "faces": {}}
-    rows = []
-    for row in record["frames"]:
+    rows, hashed = [], frames_to_hash(len(record["frames"]))
+    for place, row in enumerate(record["frames"]):
         name = f"{task.video.stem}-{row['frame_id']}"
         data = frames[row["frame_id"]]
         written["frames"][f"frames/{name}.jpg"] = _put(task.folder / "frames" / f"{name}.jpg", data)
-        rows.append(row | _write_faces(task, name, data, written["faces"]))
+        rgb = jpeg_decode(data)
+        rows.append(row | _write_faces(task, name, rgb, written["faces"]))
+        rows[-1]["hashes"] = hash_frame(rgb) if place in hashed else []
     record = record | {"frames": rows, "files": written, **keys(task)}
     if old:
         keep = {**written["frames"], **written["faces"]}
@@ -174,9 +179,8 @@ def _finish(task: Task, record: dict, frames: dict[int, bytes], old: dict | None
     return record
 
 
-def _write_faces(task: Task, name: str, data: bytes, written: dict[str, list[int]]) -> dict:
+def _write_faces(task: Task, name: str, rgb: np.ndarray, written: dict[str, list[int]]) -> dict:
     """Find the faces of one stored frame, write its files; its columns of labels_bbox.csv."""
-    rgb = jpeg_decode(data)
     faces = _detector(json.dumps(to_dict(task.detector))).detect(rgb)
     chosen = choose_face(faces, rgb.shape[1], rgb.shape[0])
     lines = [f"face {f.confidence} {f.x} {f.y} {f.w} {f.h}\n" for f in faces]

@@ -187,7 +187,9 @@ def assert_no_leak(folds: np.ndarray, groups: np.ndarray) -> None:
     where: dict[str, int] = {}
     for fold, group in zip(folds, groups, strict=True):
         if where.setdefault(group, fold) != fold:
-            raise UserError(f"leak: group {group!r} is in fold {where[group]} and in fold {fold}; expected one fold")
+            raise UserError(
+                f"leak: group {str(group)!r} is in fold {where[group]} and in fold {fold}; expected one fold"
+            )
 
 
 def _deal_once(shares: np.ndarray, videos: np.ndarray, n: int, random: np.random.RandomState) -> np.ndarray:

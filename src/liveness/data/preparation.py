@@ -16,7 +16,8 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from liveness.config import Data, to_dict
+from liveness.config import Data, Folds, to_dict
+from liveness.data.duplicates import Pair, find_pairs
 from liveness.data.extract import (
     Task,
     detector_digest,
@@ -31,13 +32,23 @@ from liveness.data.extract import (
 from liveness.data.folds import find_groups_file, join, name_groups, read_groups, resolve_ids
 from liveness.data.labels import RawSet, find_set, table_text
 from liveness.errors import UserError
-from liveness.files import CONFIGS, workspace, write_bytes, write_text
+from liveness.files import CONFIGS, natural_key, workspace, write_bytes, write_text
 from liveness.media.workers import Failed, run_tasks
 
 READABLE = ("ok", "partial")
 KEYFRAME_COLUMNS = ["filename", "video_id", "frame_id", "label", "time"]
 BOX_COLUMNS = ["filename", "video_id", "frame_id", "label", "face", "n_faces", "confidence", "x", "y", "w", "h"]
-TABLES = ("labels_keyframes", "labels_bbox", "labels_video")  # the last is written last
+DUPLICATE_COLUMNS = [
+    "filename",
+    "other",
+    "distance",
+    "mirrored",
+    "label",
+    "other_label",
+    "joins_groups",
+    "contradiction",
+]
+TABLES = ("duplicates", "labels_keyframes", "labels_bbox", "labels_video")  # the last is written last
 NOT_MAKING = ("workers", "video_seconds", "video_gib")  # settings that do not change what is made
 WHY = {
     "new": "not prepared yet",
@@ -54,8 +65,8 @@ class Prepared:
     raw: RawSet
     records: dict[str, dict]
     left_out: dict[str, str]  # file name -> why
-    links: list[list[str]]  # file names that belong together
-    group_column: str
+    links: list[list[str]]  # file names that belong together, from the groups file
+    folds: Folds
 
 
 def prepare_set(data: Data, strict: bool = False) -> None:
@@ -76,7 +87,7 @@ def prepare_set(data: Data, strict: bool = False) -> None:
         return
     for stem in known_records(folder) - {path.stem for path in videos}:
         forget(folder, stem)
-    prepared = Prepared(raw, collect_records(tasks), left_out, links, data.folds.group_column)
+    prepared = Prepared(raw, collect_records(tasks), left_out, links, data.folds)
     _report(prepared, strict)
     _link_videos(raw, folder)
     _write_tables(prepared, data, folder)
@@ -89,8 +100,13 @@ def about(data: Data) -> dict:
 
 
 def tables_of(prepared: Prepared) -> dict[str, pd.DataFrame]:
-    """labels_keyframes, labels_bbox and labels_video of a set, in natural order of video and frame."""
-    videos = _video_table(prepared)
+    """duplicates, labels_keyframes, labels_bbox and labels_video of a set, in natural order."""
+    raw = prepared.raw
+    filenames = [path.name for path in raw.videos]
+    extra = raw.labels.set_index("filename") if raw.labels is not None else pd.DataFrame(index=filenames)
+    pairs = near_duplicates(prepared)
+    groups = _group_names(prepared, extra, [[pair.one, pair.other] for pair in pairs])
+    videos = _video_table(prepared, extra, groups)
     labels = dict(zip(videos["filename"], videos["label"], strict=True))
     keyframes, boxes = [], []
     for filename, record in prepared.records.items():
@@ -102,6 +118,7 @@ def tables_of(prepared: Prepared) -> dict[str, pd.DataFrame]:
             box = [face.get(key, "") for key in ("confidence", "x", "y", "w", "h")]
             boxes.append([*head, int(bool(face)), row["n_faces"], *box])
     return {
+        "duplicates": _duplicate_table(pairs, labels, _group_names(prepared, extra, [])),
         "labels_keyframes": pd.DataFrame(keyframes, columns=KEYFRAME_COLUMNS, dtype=object),
         "labels_bbox": pd.DataFrame(boxes, columns=BOX_COLUMNS, dtype=object),
         "labels_video": videos,
@@ -241,27 +258,63 @@ def _write_tables(prepared: Prepared, data: Data, folder: Path) -> None:
     tables = tables_of(prepared)
     for name in TABLES:
         write_text(folder / f"{name}.csv", table_text(tables[name]))
+    _report_duplicates(tables["duplicates"], folder)
     write_text(folder / "prepare.json", json.dumps(about(data), indent=1, ensure_ascii=False) + "\n")
     print(f"{folder}: {', '.join(f'{name}.csv' for name in TABLES)} written")
 
 
-def _group_names(prepared: Prepared, extra: pd.DataFrame) -> dict[str, str]:
-    """The group of each video: the union of the group column and all links."""
+def _report_duplicates(table: pd.DataFrame, folder: Path) -> None:
+    if table.empty:
+        return
+    joins, against = table[table["joins_groups"] == 1], table[table["contradiction"] == 1]
+    print(f"near-duplicates: {len(table)} pairs, {len(joins)} of them join groups ({folder / 'duplicates.csv'})")
+    if len(against):
+        pairs = [f"{row.filename} = {row.other}" for row in against.itertuples()]
+        _warn(f"{len(pairs)} pairs of near-duplicates have contradicting labels: {_few(pairs)}")
+
+
+def near_duplicates(prepared: Prepared) -> list[Pair]:
+    """Pairs of near-duplicates, by hashes of their frames or, byte for byte, by their files."""
+    threshold, records = prepared.folds.duplicates, prepared.records
+    if threshold <= 0:
+        return []
+    pairs = find_pairs(
+        {name: [row["hashes"] for row in record["frames"]] for name, record in records.items()}, threshold
+    )
+    known, first = {(pair.one, pair.other) for pair in pairs}, {}
+    for name, record in records.items():
+        if record["bytes"]:
+            twin = first.setdefault(record["sha256"], name)
+            if twin != name and (twin, name) not in known:
+                pairs.append(Pair(twin, name, 0.0, False))
+    return sorted(pairs, key=lambda pair: (natural_key(pair.one), natural_key(pair.other)))
+
+
+def _duplicate_table(pairs: list[Pair], labels: dict, groups: dict[str, str]) -> pd.DataFrame:
+    """duplicates.csv: every pair, whether it joins what was apart, whether its labels contradict."""
+    rows = []
+    for pair in pairs:
+        one, other = labels[pair.one], labels[pair.other]
+        joins, against = int(groups[pair.one] != groups[pair.other]), int(one != other)
+        rows.append([pair.one, pair.other, pair.distance, int(pair.mirrored), one, other, joins, against])
+    return pd.DataFrame(rows, columns=DUPLICATE_COLUMNS, dtype=object)
+
+
+def _group_names(prepared: Prepared, extra: pd.DataFrame, duplicates: list[list[str]]) -> dict[str, str]:
+    """The group of each video: the union of the group column, the groups file and near-duplicates."""
     filenames = [path.name for path in prepared.raw.videos]
-    known = extra[prepared.group_column].to_dict() if prepared.group_column in extra else {}
+    column = prepared.folds.group_column
+    known = extra[column].to_dict() if column in extra else {}
     people: dict[str, list[str]] = {}
     for filename, person in known.items():
         if person:
             people.setdefault(person, []).append(filename)
-    return name_groups(join(filenames, [*people.values(), *prepared.links]), known)
+    return name_groups(join(filenames, [*people.values(), *prepared.links, *duplicates]), known)
 
 
-def _video_table(prepared: Prepared) -> pd.DataFrame:
+def _video_table(prepared: Prepared, extra: pd.DataFrame, groups: dict[str, str]) -> pd.DataFrame:
     """labels_video.csv: one row for every video of the set, whatever became of it."""
-    raw = prepared.raw
-    filenames = [path.name for path in raw.videos]
-    extra = raw.labels.set_index("filename") if raw.labels is not None else pd.DataFrame(index=filenames)
-    groups = _group_names(prepared, extra)
+    filenames = list(groups)
     rows = []
     for filename in filenames:
         record = prepared.records.get(filename) or {"status": "left_out", "reason": prepared.left_out[filename]}

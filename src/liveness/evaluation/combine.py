@@ -59,6 +59,11 @@ def frames_to_video(scores: np.ndarray, how: str) -> float:
     return float(values.mean())
 
 
+def check_how(how: str) -> None:
+    """ValueError if ``frames_to_video`` does not know this way."""
+    _parse_how(how)
+
+
 def _parse_how(how: str) -> tuple[str, int]:
     if how in ("mean", "median", "logit_mean"):
         return how, 0
@@ -219,7 +224,8 @@ class Combination:
         if self.how == "logit_mean":
             logits = pd.DataFrame(logit(scores.to_numpy()), index=scores.index, columns=scores.columns)
             return pd.Series(sigmoid(blend(logits, self.weights)), index=scores.index, name="score")
-        return blend(scores, self.weights)
+        # Where only members of weight 0 have a score, theirs is better than none.
+        return blend(scores, self.weights).fillna(blend(scores, dict.fromkeys(self.weights, 1.0)))
 
 
 def fit(how: str, scores: pd.DataFrame, labels) -> Combination:

@@ -61,12 +61,16 @@ def bootstrap(
     1987), whose percentile limits would miss the truth on one side too often. Limits that only say that the sample
     was too small to show an error are replaced: the upper limit of the EER is never below the one
     for zero errors (``zero_errors``), the lower limit of a perfect AUC is that of a series of
-    independent pairs, all in order. A class absent: nan limits.
+    independent pairs, all in order. A class absent: nan limits. A single
+    group: [0, 1], it says nothing about others.
     """
     labels, scores = metrics.check(labels, scores)
     if labels.all() or not labels.any():
         nothing = Interval(float("nan"), float("nan"), "none: one class")
         return {"eer": nothing, "auc": nothing, "log_loss": nothing}
+    if groups is not None and len(set(groups)) < 2:
+        anything = Interval(0.0, 1.0, "none: one group")
+        return {"eer": anything, "auc": anything, "log_loss": Interval(float("nan"), float("nan"), anything.method)}
     draws = _replicates(labels, scores, groups, replicates, seed)
     tail = _tail(groups, level)
     unit = "by video" if groups is None else "by group"
@@ -251,9 +255,9 @@ def compare_eer(
         found.append(values[1] - values[0])
     draws = np.concatenate(found)
     draws = draws[np.isfinite(draws)]
-    if not draws.size or not np.isfinite(difference):
-        nothing = Interval(float("nan"), float("nan"), "none: one class")
-        return Comparison("cannot be told apart", float("nan"), nothing, None)
+    if not draws.size or not np.isfinite(difference) or (groups is not None and len(set(groups)) < 2):
+        nothing = Interval(float("nan"), float("nan"), "none: one class or one group")
+        return Comparison("cannot be told apart", difference, nothing, None)
     tail = _tail(groups, level)
     low, high = (float(v) for v in np.quantile(draws, [tail, 1 - tail]))
     method = "paired bootstrap by video" if groups is None else "paired bootstrap by group"

@@ -33,6 +33,7 @@ def summarise(table: pd.DataFrame, members: list[str], species=None) -> dict:
         "warning": intervals.warning(groups),
         "pooled": overall,
         "at_eer_threshold": error_rates(labels, scores, overall["threshold"], kept),
+        "operating_points": operating_points(labels, scores, kept),
         "non_response": _non_response(covered),
         "folds": [_part(part, "score", {"fold": int(fold)}) for fold, part in covered.groupby("fold", sort=True)],
         "members": [_part(covered[covered[name].notna()], name, {"member": name}) for name in members],
@@ -89,6 +90,34 @@ def error_rates(labels, scores, threshold: float, species=None) -> dict:
     }
 
 
+TARGETS = (("apcer", 0.01), ("apcer", 0.05), ("apcer", 0.1), ("bpcer", 0.01), ("bpcer", 0.05))
+
+
+def operating_points(labels, scores, species=None) -> list[dict]:
+    """Thresholds for APCER <= 1, 5, 10 % (BPCER100, BPCER20, BPCER10) and BPCER <= 1, 5 %.
+
+    ``value`` and ``interval`` are of the rate that the target limits, on the videos that the
+    threshold was chosen on; ``apcer`` (worst species) and ``bpcer`` both stand beside it.
+    """
+    found = []
+    for kind, target in TARGETS:
+        choose = metrics.at_apcer if kind == "apcer" else metrics.at_bpcer
+        threshold = choose(labels, scores, target, species).threshold
+        rates = error_rates(labels, scores, threshold, species)
+        found.append(
+            {
+                "name": f"{kind}{100 * target:.0f}",
+                "target": target,
+                "threshold": threshold,
+                "value": rates[kind]["value"],
+                "interval": rates[kind]["interval"],
+                "apcer": rates["apcer"]["value"],
+                "bpcer": rates["bpcer"]["value"],
+            }
+        )
+    return found
+
+
 def _counts(table: pd.DataFrame) -> dict:
     return {
         "videos": len(table),
@@ -109,10 +138,11 @@ def _non_response(covered: pd.DataFrame) -> dict:
 
 
 def _part(part: pd.DataFrame, column: str, head: dict) -> dict:
-    """EER and AUC of one fold or member, its videos drawn within each class."""
+    """EER and AUC of one fold or member, with intervals of the same kind as the headline's."""
     part = part[np.isfinite(part[column].to_numpy(dtype=np.float64))]
     labels, scores = part["label"].to_numpy(dtype=int), part[column].to_numpy(dtype=np.float64)
-    found = intervals.bootstrap(labels, scores)
+    groups = part["group"].to_numpy()
+    found = intervals.bootstrap(labels, scores, groups if len(set(groups)) < len(groups) else None)
     equal = metrics.eer(labels, scores)
     return {
         **head,
@@ -122,6 +152,75 @@ def _part(part: pd.DataFrame, column: str, head: dict) -> dict:
         "auc": metrics.auc(labels, scores),
         "auc_interval": found["auc"].as_list(),
     }
+
+
+FRAME_WAYS = ("mean", "median", "logit_mean", "top1", "low1", "trimmed20")
+
+
+def compare_ways(table: pd.DataFrame, candidates: dict[str, pd.Series]) -> list[dict]:
+    """Other ways to combine against the ensemble as configured, on the same videos.
+
+    table: of ``combine.assemble``; candidates: way -> out-of-fold score per row of ``table``. Each
+    row of the result has the way's EER, AUC and a paired comparison of the EER with the table's
+    ``score`` (by group where groups hold several videos). Videos without either score are left out.
+    """
+    rows = []
+    for way, scores in candidates.items():
+        values, ours = np.asarray(scores, dtype=np.float64), table["score"].to_numpy(dtype=np.float64)
+        both = np.isfinite(values) & np.isfinite(ours)
+        labels, groups = table["label"].to_numpy(dtype=int)[both], table["group"].to_numpy()[both]
+        grouped = groups if len(set(groups)) < len(groups) else None
+        found = intervals.compare_eer(labels, ours[both], values[both], grouped)
+        rows.append(
+            {
+                "way": way,
+                "videos": int(both.sum()),
+                "eer": metrics.eer(labels, values[both]).value,
+                "auc": metrics.auc(labels, values[both]),
+                "difference": found.difference,
+                "interval": found.interval.as_list(),
+                "verdict": found.verdict,
+                "videos_to_tell": found.videos_to_tell,
+            }
+        )
+    return rows
+
+
+def render_ways(combinations: dict[str, list[dict]]) -> str:
+    """The comparisons of ``compare_ways`` as text, a table for each kind."""
+    lines = []
+    for title, rows in combinations.items():
+        head = (title, "videos", "EER", "AUC", "EER less ours", "95 % interval", "verdict")
+        cells = [
+            (
+                row["way"],
+                str(row["videos"]),
+                percent(row["eer"]),
+                plain(row["auc"]),
+                points(row["difference"]),
+                "–" if math.isnan(row["interval"][0]) else " to ".join(points(v) for v in row["interval"]),
+                verdict(row),
+            )
+            for row in rows
+        ]
+        lines += [*_columns([head, *cells]), ""]
+    return "\n".join(lines)
+
+
+def verdict(row: dict) -> str:
+    """The verdict in words, with the size of set that would tell where it is open."""
+    if row["verdict"] != "cannot be told apart":
+        return row["verdict"]
+    if row["videos_to_tell"] is None:
+        return "no difference seen"
+    needed = row["videos_to_tell"]
+    many = "over a million videos" if needed > 1_000_000 else f"about {float(f'{needed:.2g}'):.0f} videos"
+    return f"cannot be told apart (would take {many})"
+
+
+def points(value: float) -> str:
+    """A difference of rates in percentage points, with its sign."""
+    return "–" if math.isnan(value) else f"{100 * value:+.1f}"
 
 
 def percent(value: float) -> str:
@@ -202,6 +301,11 @@ def _measures(summary: dict) -> list[str]:
     for name, r in many.items():
         lines.append(f"    APCER {name}: {percent(r['value'])} ({percent_range(r['interval'])}), {_of(r)}")
     lines.append(f"  APCER and BPCER at the threshold of the EER: live means score ≥ {plain(pooled['threshold'])}")
+    stricter = next(point for point in summary["operating_points"] if point["name"] == "apcer5")
+    lines.append(
+        f"  to let at most 5 % of attacks pass: score ≥ {plain(stricter['threshold'])}, "
+        f"which turns {percent(stricter['bpcer'])} of live videos away"
+    )
     return lines
 
 

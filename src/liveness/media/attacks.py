@@ -127,9 +127,9 @@ class PrintAttack:
         angles = np.deg2rad([15, 75, 0]) + rng.uniform(-0.5, 0.5)
         return cls(
             holding=Holding.draw(rng, edges=0.45, bend=0.12),
-            period=float(rng.uniform(2.6, 4.6)),
+            period=float(rng.uniform(2.5, 4.1)),
             angles=tuple(float(a) for a in angles),
-            dots=float(rng.uniform(0.2, 0.7)),
+            dots=float(rng.uniform(0.15, 0.55)),
             gamut=float(rng.uniform(0.5, 0.85)),
             cast=tuple(float(v) for v in np.exp(rng.normal(0, 0.07, 3))),
             black=float(rng.uniform(0.05, 0.2)),
@@ -151,8 +151,8 @@ class PrintAttack:
         if self.dots:
             # Ink lands where the tone lies below the screen's threshold; soft edges are dot gain.
             screen = _screens(height, width, round(self.period * _scale(height, width), 3), self.angles)
-            edge = np.float32(2.6)
-            dots = np.clip((x - 0.5) * edge + 0.5 + screen * np.float32(0.62), 0, 1)
+            # The screen's swing is half the gain, so that the mean of dots and paper keeps the tone.
+            dots = np.clip((x - 0.5) * np.float32(1.7) + 0.5 + screen * np.float32(0.85), 0, 1)
             x += (dots - x) * np.float32(self.dots)
         x = np.float32(self.black) + np.clip(x, 0, 1) * np.float32(1 - self.black)
         x *= np.float32(self.paper)
@@ -213,7 +213,7 @@ class ReplayAttack:
         return cls(
             holding=Holding.draw(rng, edges=0.45, bend=0.0),
             pitch=float(rng.uniform(0.93, 1.12) if rng.random() < 0.6 else rng.uniform(1.6, 3.2)),
-            grid=float(rng.uniform(0.04, 0.16)),
+            grid=float(rng.uniform(0.05, 0.16)),
             rows=float(rng.uniform(0.02, 0.09)),
             gamma=float(rng.uniform(1.0, 1.35)),
             blue=float(rng.uniform(0.0, 0.18)),
@@ -228,7 +228,7 @@ class ReplayAttack:
         )
 
     def surface(self, frame: np.ndarray) -> np.ndarray:
-        """What the screen emits for ``frame``, float32 0..1 of the same shape; the pixel grid comes with ``capture``."""
+        """What the screen emits for ``frame``, float32 0..1 of its shape; the pixel grid comes with ``capture``."""
         ok, packed = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
         shown = cv2.imdecode(packed, cv2.IMREAD_COLOR) if ok else frame
         gains = np.array([1 - self.blue, 1 - 0.35 * self.blue, 1.0])

@@ -70,9 +70,9 @@ class Camera:
         gain = balance * (self.level / level) ** self.strength
         sample = sample * gain
         luma = sample @ LUMA
-        stretch = np.clip((self.contrast / (luma.std() + 1e-3)) ** self.strength, 0.5, 2.2)
+        stretch = np.clip((self.contrast / (luma.std() + 1e-3)) ** self.strength, 0.6, 1.6)
         spread = np.abs(sample - luma[:, None]).mean() * stretch
-        vivid = np.clip((self.saturation / (spread + 1e-3)) ** self.strength, 0.4, 2.5)
+        vivid = np.clip((self.saturation / (spread + 1e-3)) ** self.strength, 0.5, 1.6)
         colour = vivid * np.eye(3, dtype=np.float32) + (1 - vivid) * LUMA[None]
         matrix = (colour * stretch) @ np.diag(gain)
         centre = sample.mean(0)

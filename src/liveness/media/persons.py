@@ -7,7 +7,7 @@ light, medical mask); its ``render`` gives a frame with head motion, blinking an
 background that moves less than the head (parallax). Nothing is written.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -46,8 +46,8 @@ MASK = np.array([
     (185.0, 121), (203, 114), (216, 109), (222.5, 108), (230, 109), (245, 114), (266, 122), (263, 151), (251, 171),
     (236, 181.5), (221.5, 184), (206, 181), (192, 170), (186, 150)])  # fmt: skip
 
-SKINS = [(79, 9, 13), (76, 12, 15), (72, 12, 20), (67, 12, 22), (62, 13, 24), (56, 14, 25), (49, 14, 23), (41, 12, 18),
-         (70, 10, 17), (65, 15, 18), (45, 14, 22), (74, 8, 19)]  # fmt: skip
+SKINS = [(79, 9, 13), (76, 12, 15), (72, 12, 20), (67, 12, 22), (62, 13, 24), (56, 14, 25), (50, 14, 23), (45, 12, 18),
+         (70, 10, 17), (65, 15, 18), (47, 14, 22), (74, 8, 19)]  # fmt: skip
 HAIRS = [(13, 1, 1, 0.5), (17, 2, 3, 0.55), (23, 4, 7, 0.65), (31, 7, 13, 0.8), (36, 6, 17, 0.85), (52, 5, 24, 1.0),
          (33, 17, 20, 0.85), (55, 0, 2, 0.9), (70, 0, 3, 0.8), (20, 6, 6, 0.6)]  # fmt: skip
 MASK_COLOURS = [(158, 196, 214), (222, 228, 230), (150, 200, 190), (48, 50, 56), (205, 178, 190)]
@@ -79,7 +79,7 @@ class Shape:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Shape":
-        sizes = dict(width=0.06, jaw=0.09, length=0.07, eye_size=0.13, eye_apart=0.05, eye_tilt=1.6, brow=2.0,
+        sizes = dict(width=0.06, jaw=0.09, length=0.07, eye_size=0.13, eye_apart=0.05, eye_tilt=0.8, brow=2.0,
                      nose_width=0.16, nose_length=4.0, mouth_width=0.12, mouth_height=2.2)  # fmt: skip
         values = {key: float(np.clip(rng.normal(0, size), -1.8 * size, 1.8 * size)) for key, size in sizes.items()}
         return cls(
@@ -144,9 +144,10 @@ class Person:
         """The ``turn``-th person: tones, hats and beards go round so that neighbours differ clearly."""
         hat = {3: "scarf", 5: "beanie", 10: "beanie", 13: "scarf"}.get(turn % 16, "")
         bearded = turn % 3 == 1 and hat != "scarf"
+        shape = Shape.draw(rng)
         return cls(
             name=name,
-            shape=Shape.draw(rng),
+            shape=replace(shape, volume_x=-0.75) if hat else shape,
             skin=tuple(float(v + e) for v, e in zip(SKINS[turn * 5 % 12], rng.normal(0, (1.5, 0.8, 1.2)), strict=True)),
             hair=HAIRS[turn * 7 % 10],
             long_hair=float(rng.uniform(120, 330)) if not bearded and turn % 2 == 0 else 0.0,
@@ -235,13 +236,13 @@ def _cut_out() -> np.ndarray:
     return np.dstack([rgb, alpha, skin, np.clip(alpha - skin, 0, 1)]).astype(np.float32)
 
 
-def _retone(rgb: np.ndarray, weight: np.ndarray, lab: tuple, contrast: float) -> np.ndarray:
+def _retone(rgb: np.ndarray, weight: np.ndarray, lab: tuple, contrast: float, chroma: float) -> np.ndarray:
     """Shift the region ``weight`` of a canvas (float32 RGB 0..255) to a mean Lab colour."""
     space = cv2.cvtColor(rgb / np.float32(255), cv2.COLOR_RGB2LAB)
     inside = space[weight > 0.9]
     mean = inside.mean(0)
     target = np.float32(lab)
-    moved = (space - mean) * np.float32([contrast, 0.8, 0.8]) + target
+    moved = (space - mean) * np.float32([contrast, chroma, chroma]) + target
     moved[..., 0] = np.clip(moved[..., 0], 3, 99)
     mixed = space + (moved - space) * weight[..., None]
     return np.clip(cv2.cvtColor(mixed, cv2.COLOR_LAB2RGB), 0, 1) * np.float32(255)
@@ -298,8 +299,8 @@ class Portrait:
         cv2.ellipse(keep, (int(mouth[0]), int(mouth[1] - 3)), (38, 10), 0, 0, 360, 0.7, -1)
         skin = skin * (1 - cv2.GaussianBlur(keep, (0, 0), 3))
         lightness = self.person.skin[0]
-        rgb = _retone(rgb, skin, self.person.skin, 0.75 + lightness / 300)
-        return _retone(rgb, hair, self.person.hair[:3], self.person.hair[3])
+        rgb = _retone(rgb, skin, self.person.skin, 0.75 + lightness / 300, 0.8)
+        return _retone(rgb, hair, self.person.hair[:3], self.person.hair[3], 0.35)
 
     def _face(self, rgb: np.ndarray, skin: np.ndarray, hair_tone: np.ndarray, own: np.random.Generator) -> None:
         """Lips, brows, beard, moles and skin texture, in place."""
@@ -320,7 +321,9 @@ class Portrait:
             mole = np.zeros(rgb.shape[:2], np.float32)
             cv2.circle(mole, (int(x), int(y)), int(own.integers(2, 4)), 1.0, -1, cv2.LINE_AA)
             _over(rgb, cv2.GaussianBlur(mole, (0, 0), 1.0) * 0.7, (70, 42, 34))
-        pores = clouds(own, CANVAS_H, CANVAS_W, 3.0, 1) * 0.014 + clouds(own, CANVAS_H, CANVAS_W, 30, 2) * 0.02
+        strands = clouds(own, CANVAS_H, CANVAS_W, 2.5, 1) * 0.07 * (1 - skin)
+        blotches = clouds(own, CANVAS_H, CANVAS_W, 30, 2) * 0.02
+        pores = strands + clouds(own, CANVAS_H, CANVAS_W, 2.5, 1) * 0.022 + blotches
         rgb *= 1 + (pores * (0.3 + 0.7 * skin))[..., None]
 
     def _closed_lips(self, rgb: np.ndarray) -> None:
@@ -434,8 +437,8 @@ class Portrait:
         if self.person.long_hair and self.person.hat != "scarf":
             w, end = FACE_WIDTH * 0.5 + 34, self.eyes[:, 1].mean() + self.person.long_hair
             points = np.array([(x0, 190), (x0 - w * 0.8, 220), (x0 - w, 330), (x0 - w * 1.04, end),
-                               (x0 - w * 0.5, end + 26), (x0, end), (x0 + w * 0.5, end + 26), (x0 + w * 1.04, end), (x0 + w, 330),
-                               (x0 + w * 0.8, 220)])  # fmt: skip
+                               (x0 - w * 0.5, end + 26), (x0, end), (x0 + w * 0.5, end + 26),
+                               (x0 + w * 1.04, end), (x0 + w, 330), (x0 + w * 0.8, 220)])  # fmt: skip
             fall = _filled(_smooth(points), 2.5)
             strands = cv2.resize(clouds(rng, 3, CANVAS_W, 5, 2), (CANVAS_W, CANVAS_H))[..., None]
             _over(body, fall, hair_tone * (0.8 + 0.14 * strands))
@@ -454,7 +457,8 @@ class Portrait:
                            (x0 - wide - 28, CANVAS_H + 90), (x0 - wide, y0 + 180),
                            (x0 - wide * 0.72, y0 + 98)])  # fmt: skip
         cloth = _filled(_smooth(points), 1.6)
-        folds = clouds(rng, CANVAS_H, CANVAS_W, 90, 3) * 0.09 + clouds(rng, CANVAS_H, CANVAS_W, 3, 1) * 0.03
+        weave = clouds(rng, CANVAS_H, CANVAS_W, 2.5, 1) * rng.uniform(0.02, 0.05)
+        folds = clouds(rng, CANVAS_H, CANVAS_W, 90, 3) * 0.09 + weave
         tone = np.ones((CANVAS_H, CANVAS_W, 1), np.float32) * colour(rng, 25, 220, 18)
         kind = rng.random()
         if kind < 0.3:
@@ -527,7 +531,7 @@ class Portrait:
         shown = alpha * (np.abs(x - (left + right) / 2) < (right - left) / 2 + 8)
         if self.person.hat == "beanie":
             points = np.array([(eye[0] - wide, brow + 4), (eye[0] - wide * 0.9, brow - 85), (eye[0], brow - 150),
-                               (eye[0] + wide * 0.9, brow - 85), (eye[0] + wide, brow + 4), (eye[0], brow - 16)])
+                               (eye[0] + wide * 0.9, brow - 85), (eye[0] + wide, brow + 4), (eye[0], brow - 16)])  # fmt: skip
             weight = _filled(_smooth(points), 1.6)
             rim = np.clip(1 - np.abs(y - brow + 22) / 26, 0, 1)
             texture = texture * (1 + 0.12 * rim)
@@ -537,10 +541,11 @@ class Portrait:
         else:
             outer = np.array([(eye[0], brow - 120), (eye[0] - wide, brow - 40), (eye[0] - wide - 4, eye[1] + 60),
                               (eye[0] - wide * 0.95, chin + 60), (eye[0], chin + 130),
-                              (eye[0] + wide * 0.95, chin + 60), (eye[0] + wide + 4, eye[1] + 60), (eye[0] + wide, brow - 40)])  # fmt: skip
+                              (eye[0] + wide * 0.95, chin + 60), (eye[0] + wide + 4, eye[1] + 60),
+                              (eye[0] + wide, brow - 40)])  # fmt: skip
             inner = np.array([(eye[0], brow - 12), (left + 8, brow + 20), (left + 2, eye[1] + 60),
-                              (left + 32, chin - 40), (eye[0], chin + 4), (right - 32, chin - 40), (right - 2, eye[1] + 60),
-                              (right - 8, brow + 20)])  # fmt: skip
+                              (left + 32, chin - 40), (eye[0], chin + 4), (right - 32, chin - 40),
+                              (right - 2, eye[1] + 60), (right - 8, brow + 20)])  # fmt: skip
             hole = _filled(_smooth(inner), 1.6)
             weight = _filled(_smooth(outer), 1.6) * (1 - hole)
             head *= 1 - 0.3 * (hole * cv2.GaussianBlur(1 - hole, (0, 0), 9))[..., None]

@@ -30,11 +30,11 @@ def scene(rng: np.random.Generator, height: int, width: int, blur: float | None 
     """A random scene, uint8 RGB height x width x 3; ``blur`` in pixels (drawn when None)."""
     kind = KINDS[int(rng.integers(len(KINDS)))]
     picture = _PAINTERS[kind](rng, height, width)
-    grain = clouds(rng, height, width, 3.0, 1)[..., None] * rng.uniform(1.0, 5.0)
     light = clouds(rng, height, width, max(height, width) * 0.7, 1)[..., None] * rng.uniform(3, 18)
-    picture = np.clip(picture + grain + light, 0, 255).astype(np.uint8)
-    sigma = float(rng.uniform(0.6, 4.0)) if blur is None else blur
-    return cv2.GaussianBlur(picture, (0, 0), sigma) if sigma > 0.1 else picture
+    sigma = float(np.exp(rng.uniform(np.log(0.5), np.log(3.5)))) if blur is None else blur
+    picture = cv2.GaussianBlur((picture + light).astype(np.float32), (0, 0), sigma)
+    grain = clouds(rng, height, width, 2.2, 1)[..., None] * (rng.uniform(1.0, 12.0) / (0.5 + sigma))
+    return np.clip(picture + grain, 0, 255).astype(np.uint8)
 
 
 def _flat(rng: np.random.Generator, height: int, width: int, low: float = 70, high: float = 225) -> np.ndarray:

@@ -20,6 +20,8 @@ from liveness.config import FramePlan
 
 MAX_PIXELS = 8192 * 8192  # of one frame: a damaged header must not ask for all memory
 KEPT_BYTES = 64 * 1024 * 1024  # files up to this size are demuxed once and decoded from memory
+# Containers that hold their own data: a playlist in a video's clothes must not open other files.
+CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,h264,hevc,m4v,mjpeg,ivf,obu"
 DEFAULT_FPS = 25.0  # for a file without any usable timing
 TIE = 1e-9  # seconds: two frames as near as this to a position are a tie, the earlier wins
 SLACK = 0.75  # seconds by which packets may end before the container's own duration
@@ -161,9 +163,10 @@ def _nearest(times: np.ndarray, wanted: np.ndarray) -> list[int]:
 
 
 def _opened(path: Path) -> av.container.InputContainer:
-    """Open a file for demuxing, local files only (a video must not make us fetch another)."""
+    """Open a file for demuxing: this file only, and of a known kind."""
+    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
     try:
-        return av.open(str(path), options={"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)})
+        return av.open(str(path), options=options)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"cannot be opened: {_why(error)}") from error
 
@@ -175,6 +178,9 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.vide
             continue
         if stream.codec_context is None:
             raise VideoError("its codec is unknown to the decoder")
+        if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+            raise VideoError(f"frames of {stream.codec_context.width}x{stream.codec_context.height} are too large")
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # it may also grow on the way
         return stream
     kinds = sorted({stream.type for stream in container.streams})
     raise VideoError(f"no video stream ({'only ' + ', '.join(kinds) if kinds else 'no stream at all'})")

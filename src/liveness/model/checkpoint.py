@@ -49,7 +49,9 @@ def describe_member(path: Path) -> dict[str, Any]:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a safetensors file ({error})") from error
     if text is None:
-        raise UserError(f"{path}: a safetensors file, but not a member of this project (no description in its metadata)")
+        raise UserError(
+            f"{path}: a safetensors file, but not a member of this project (no description in its metadata)"
+        )
     description = json.loads(text)
     if description.get("format") != FORMAT:
         raise UserError(f"{path}: format {description.get('format')!r}; this code reads format {FORMAT}")
@@ -76,7 +78,9 @@ def load_strictly(model: Any, state: dict[str, Any], where: str) -> None:
     given = {key: tuple(value.shape) for key, value in state.items()}
     missing = [key for key in wanted if key not in given]
     extra = [key for key in given if key not in wanted]
-    shapes = [f"{key} is {given[key]}, not {wanted[key]}" for key in wanted if key in given and given[key] != wanted[key]]
+    shapes = [
+        f"{key} is {given[key]}, not {wanted[key]}" for key in wanted if key in given and given[key] != wanted[key]
+    ]
     parts = []
     for title, keys in (("missing", missing), ("unexpected", extra), ("other shape", shapes)):
         if keys:

@@ -65,8 +65,8 @@ def load_members(ensemble: Ensemble, data: str = "") -> LoadedEnsemble:
 
 def _load(path: Path, recipe: str, fold: int, weight: float, device: Any) -> Member:
     from liveness.data.contract import read_contract
-    from liveness.media.faces import detector_path
     from liveness.files import sha256_of
+    from liveness.media.faces import detector_path
     from liveness.model.checkpoint import load_member
     from liveness.model.score import Scorer
 

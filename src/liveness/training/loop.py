@@ -1,10 +1,11 @@
-"""The training loop: steps of the global batch, epoch by epoch, until the member is made.
+"""The training loop: optimiser steps of the global batch until the member is made.
 
     state = start(model, recipe, device, steps_per_epoch)
-    fit(state, frames, recipe, run)
+    fit(state, frames, recipe, after_epoch, stopping)
 
-Every random draw of a step comes from (seed, step), every one of a sample from (seed, epoch, sample),
-so a run that continues from ``last.pt`` does what an undisturbed run does.
+Every random draw comes from (seed, epoch, sample): augmentation, drop path, the order of samples. So
+a run that continues from ``last.pt`` does what an undisturbed run does, whatever step it left at, and
+several processes do what one does, up to the rounding of sums.
 """
 
 import sys
@@ -36,8 +37,16 @@ class State:
     scaler: Any  # GradScaler, off unless float16 is used
     device: Any
     steps_per_epoch: int
-    epoch: int = 0  # finished epochs
+    drop_path: dict[str, Any]  # the seeds of the samples at hand
+    step: int = 0  # finished optimiser steps
+    loss: float = 0.0  # sums over this epoch so far, of this rank
+    samples: int = 0
     history: list[dict] = field(default_factory=list)  # rows of metrics.csv
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return self.step // self.steps_per_epoch
 
     @property
     def best_guess(self) -> Any:
@@ -51,7 +60,10 @@ def start(model: Any, recipe: Recipe, device: Any, steps_per_epoch: int) -> Stat
     from timm.optim import create_optimizer_v2
     from timm.utils import ModelEmaV3
 
+    from liveness.model.drop_path import replace_drop_path
+
     config = recipe.train
+    drop_path = replace_drop_path(model)
     model.to(device)
     if device.type == "cuda":
         model.to(memory_format=torch.channels_last)
@@ -69,15 +81,18 @@ def start(model: Any, recipe: Recipe, device: Any, steps_per_epoch: int) -> Stat
     if config.ema_half_life > 0:
         ema = ModelEmaV3(model, decay=ema_decay(config, steps_per_epoch), use_warmup=True)
     half = device.type == "cuda" and config.amp and half_type() == torch.float16
-    return State(model, ema, optimizer, torch.amp.GradScaler(enabled=half), device, steps_per_epoch)
+    return State(model, ema, optimizer, torch.amp.GradScaler(enabled=half), device, steps_per_epoch, drop_path)
 
 
 def save(state: State, path: Path) -> None:
-    """Write last.pt: all that resume needs, whole or not at all."""
+    """Write last.pt: all that resume needs, whole or not at all. For rank 0: the ranks' states are
+    equal after a step (the running loss apart, which is only for display)."""
     import torch
 
     content = {
-        "epoch": state.epoch,
+        "step": state.step,
+        "loss": state.loss,
+        "samples": state.samples,
         "history": state.history,
         "model": state.model.state_dict(),
         "ema": state.ema.state_dict() if state.ema is not None else None,
@@ -89,7 +104,7 @@ def save(state: State, path: Path) -> None:
 
 
 def resume(state: State, path: Path) -> None:
-    """Continue from last.pt, in place."""
+    """Continue from last.pt, in place: model, moving average, optimiser, scaler, then the position."""
     import torch
 
     content = torch.load(path, map_location=state.device, weights_only=True)
@@ -98,36 +113,18 @@ def resume(state: State, path: Path) -> None:
         state.ema.load_state_dict(content["ema"])
     state.optimizer.load_state_dict(content["optimizer"])
     state.scaler.load_state_dict(content["scaler"])
-    state.epoch, state.history = content["epoch"], content["history"]
+    state.step, state.history = content["step"], content["history"]
+    if distributed.rank() == 0:
+        state.loss, state.samples = content["loss"], content["samples"]
 
 
 @dataclass
 class Share:
     """What one process puts through at once: a part of its part of a global batch."""
 
-    step: int
-    epoch: int
     batch: int  # size of the global batch
     last: bool  # the step's last share: gradients are summed over the processes and applied
-    keys: list[tuple[int, int]]
-
-
-def shares(n: int, config: Train, first_epoch: int) -> list[Share]:
-    """This rank's shares of all remaining epochs, in order."""
-    rank, world = distributed.rank(), distributed.size()
-    if min(config.batch, n) < world:
-        raise UserError(f"a global batch of {min(config.batch, n)} cannot be dealt to {world} processes; lower NGPU")
-    plan, step = [], first_epoch * count_steps(n, config)
-    for epoch in range(first_epoch, config.epochs):
-        for batch in batches(n, config.batch, config.seed, epoch):
-            mine = batch[rank::world]
-            size = config.batch_per_process
-            pieces = [mine[at : at + size] for at in range(0, len(mine), size)]
-            for number, piece in enumerate(pieces):
-                keys = [(epoch, index) for index in piece]
-                plan.append(Share(step, epoch, len(batch), number == len(pieces) - 1, keys))
-            step += 1
-    return plan
+    keys: list[tuple[int, int]]  # (epoch, index) of each sample
 
 
 def count_steps(n: int, config: Train) -> int:
@@ -135,13 +132,40 @@ def count_steps(n: int, config: Train) -> int:
     return max(1, n // config.batch)
 
 
-def fit(state: State, frames: TrainingFrames, recipe: Recipe, after_epoch: Callable[[State, dict], None]) -> None:
-    """Train from ``state.epoch`` to the last epoch. ``after_epoch(state, row)`` runs on every rank."""
+def shares(n: int, config: Train, first_step: int) -> list[Share]:
+    """This rank's shares of all steps from ``first_step`` to the end of training, in order."""
+    rank, world = distributed.rank(), distributed.size()
+    if min(config.batch, n) < world:
+        raise UserError(f"a global batch of {min(config.batch, n)} cannot be dealt to {world} processes; lower NGPU")
+    plan, step = [], 0
+    for epoch in range(config.epochs):
+        for batch in batches(n, config.batch, config.seed, epoch):
+            step += 1
+            if step <= first_step:
+                continue
+            mine = batch[rank::world]
+            pieces = [mine[at : at + config.batch_per_process] for at in range(0, len(mine), config.batch_per_process)]
+            for piece in pieces:
+                plan.append(Share(len(batch), piece is pieces[-1], [(epoch, index) for index in piece]))
+    return plan
+
+
+def fit(
+    state: State,
+    frames: TrainingFrames,
+    recipe: Recipe,
+    after_epoch: Callable[[dict], None],
+    stopping: Callable[[], bool],
+) -> bool:
+    """Train from ``state.step`` to the end. ``after_epoch(row of metrics.csv)`` runs on every rank.
+
+    ``stopping()`` is asked after every step. Returns whether training is finished.
+    """
     import torch
     from torch.utils.data import DataLoader
 
     config = recipe.train
-    plan = shares(len(frames), config, state.epoch)
+    plan = shares(len(frames), config, state.step)
     model = torch.compile(state.model) if config.compile else state.model
     model = distributed.wrap(model, state.device)
     # One loader for the whole run: its workers prepare the next epoch while this one ends.
@@ -154,48 +178,63 @@ def fit(state: State, frames: TrainingFrames, recipe: Recipe, after_epoch: Calla
     )
     arriving = iter(zip(plan, loader, strict=True))
     while state.epoch < config.epochs:
-        row = _run_epoch(state, model, arriving, config)
-        state.epoch += 1
-        after_epoch(state, row)
+        row = _run_epoch(state, model, arriving, config, stopping)
+        if row is None:
+            return False
+        after_epoch(row)
+    return True
 
 
 def _quiet_worker(_: int) -> None:
-    """A loader worker is one of several: it keeps to one thread."""
+    """A loader worker is one of several and keeps to one thread; ctrl-C and SIGTERM are its parent's
+    affair, which ends it when it has finished."""
+    import signal
+
     import cv2
 
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _run_epoch(state: State, model: Any, arriving: Iterator, config: Train) -> dict:
-    """One epoch; returns its row for metrics.csv."""
+def _run_epoch(
+    state: State, model: Any, arriving: Iterator, config: Train, stopping: Callable[[], bool]
+) -> dict | None:
+    """The rest of an epoch; returns its row for metrics.csv, or None if it was stopped."""
     import torch
     from tqdm import tqdm
 
     model.train()
-    started, loss_sum, lr = time.monotonic(), torch.zeros(2, dtype=torch.float64, device=state.device), 0.0
+    started, lr, seen = time.monotonic(), 0.0, 0
+    losses = torch.tensor([state.loss, state.samples], dtype=torch.float64, device=state.device)
+    end = (state.epoch + 1) * state.steps_per_epoch
     show = distributed.rank() == 0 and sys.stderr.isatty()
     title = f"epoch {state.epoch + 1}/{config.epochs}"
-    with tqdm(total=state.steps_per_epoch, desc=title, unit="step", disable=not show, leave=False) as bar:
-        done = 0
-        while done < state.steps_per_epoch:
+    with tqdm(total=end - state.step, desc=title, unit="step", disable=not show, leave=False) as bar:
+        while state.step < end:
             share, (images, labels) = next(arriving)
-            losses = _forward_backward(state, model, share, images, labels, config)
-            loss_sum += torch.stack([losses.sum(), torch.full_like(losses, 1).sum()])
-            if share.last:
-                lr = _apply(state, share.step, config)
-                done += 1
-                bar.update()
-                if show:
-                    bar.set_postfix(loss=f"{(loss_sum[0] / loss_sum[1]).item():.3f}", lr=f"{lr:.1e}")
-    distributed.total(loss_sum)
+            loss = _forward_backward(state, model, share, images, labels, config)
+            losses += torch.stack([loss.sum(), loss.new_tensor(len(loss))])
+            seen += len(loss)
+            if not share.last:
+                continue
+            lr = _apply(state, config)
+            bar.update()
+            if show:
+                bar.set_postfix(loss=f"{(losses[0] / losses[1]).item():.3f}", lr=f"{lr:.1e}")
+            if stopping():
+                state.loss, state.samples = losses[0].item(), int(losses[1].item())
+                return None
+    distributed.total(losses)
+    state.loss, state.samples = 0.0, 0
     seconds = time.monotonic() - started
     return {
-        "epoch": state.epoch + 1,
-        "step": (state.epoch + 1) * state.steps_per_epoch,
+        "epoch": state.epoch,
+        "step": state.step,
         "lr": lr,
-        "train_loss": (loss_sum[0] / loss_sum[1]).item(),
-        "seconds": seconds,
-        "images_per_second": loss_sum[1].item() / seconds,
+        "train_loss": (losses[0] / losses[1]).item(),
+        "seconds": round(seconds, 1),
+        "images_per_second": round(seen * distributed.size() / seconds, 1),
     }
 
 
@@ -203,30 +242,32 @@ def _forward_backward(state: State, model: Any, share: Share, images: Any, label
     """Add a share's gradients. Returns its per-sample losses, detached, in float64."""
     import torch
 
-    torch.manual_seed(seed_of(config.seed, share.step, distributed.rank(), len(share.keys)))
+    seeds = [seed_of(config.seed, *key) for key in share.keys]
+    state.drop_path["seeds"] = torch.tensor(seeds, dtype=torch.int64, device=state.device)
+    torch.manual_seed(seeds[0])  # for dropout in models that have it
     layout = torch.channels_last if state.device.type == "cuda" else torch.contiguous_format
     images = images.to(state.device, non_blocking=True, memory_format=layout)
     labels = labels.to(state.device, torch.float32, non_blocking=True)
-    waits = nullcontext() if share.last or model is state.model or distributed.size() == 1 else model.no_sync()
-    with waits:
+    alone = share.last or distributed.size() == 1
+    with nullcontext() if alone else model.no_sync():
         with autocast(state.device, config.amp):
             logits = model(images).flatten()
         losses = smoothed_bce(logits.float(), labels, config.label_smoothing)
         if not torch.isfinite(losses).all():
             raise UserError(
-                f"the loss is not finite at step {share.step}; a lower train.lr, train.clip_grad=1 or train.amp=false "
-                "may help; the last whole epoch is kept"
+                f"the loss is not finite in step {state.step + 1}; train.clip_grad=1, a lower train.lr or "
+                "train.amp=false may help; last.pt keeps what was saved before"
             )
         # DDP averages over processes; the sum over the global batch divided by its size is meant.
         state.scaler.scale(losses.sum() * (distributed.size() / share.batch)).backward()
     return losses.detach().double()
 
 
-def _apply(state: State, step: int, config: Train) -> float:
+def _apply(state: State, config: Train) -> float:
     """One optimiser step. Returns its learning rate."""
     import torch
 
-    lr = learning_rate(config, step, state.steps_per_epoch)
+    lr = learning_rate(config, state.step, state.steps_per_epoch)
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
     if config.clip_grad:
@@ -236,5 +277,6 @@ def _apply(state: State, step: int, config: Train) -> float:
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     if state.ema is not None:
-        state.ema.update(state.model, step=step)
+        state.ema.update(state.model, step=state.step)
+    state.step += 1
     return lr

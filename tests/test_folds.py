@@ -1,0 +1,144 @@
+"""Folds: no group is ever parted, the classes are even, dealt folds stay."""
+
+import networkx
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.model_selection import StratifiedGroupKFold
+
+from liveness.data.folds import (
+    assert_no_leak,
+    deal,
+    deal_naive,
+    find_groups_file,
+    join,
+    name_groups,
+    read_groups,
+    resolve_ids,
+)
+from liveness.errors import UserError
+
+SEED = 20260101
+
+
+def random_set(rng: np.random.Generator, videos: int, groups: int) -> pd.DataFrame:
+    group = rng.integers(0, groups, videos)
+    lean = rng.uniform(0.1, 0.9, groups)  # persons with mostly live or mostly attacked videos
+    label = (rng.uniform(size=videos) < lean[group]).astype(int)
+    names = [f"{i}.mp4" for i in range(videos)]
+    return pd.DataFrame({"filename": names, "label": label, "group": [f"p{g}" for g in group]})
+
+
+def spread(folds: np.ndarray, labels: np.ndarray, n: int) -> float:
+    """The largest distance of a fold's share of a class from 1 / n."""
+    return max(abs((labels[folds == k] == c).sum() / (labels == c).sum() - 1 / n) for k in range(n) for c in (0, 1))
+
+
+@pytest.mark.parametrize("case", range(8))
+def test_groups_stay_whole_and_classes_even(case):
+    rng = np.random.default_rng(SEED + case)
+    table = random_set(rng, int(rng.integers(60, 600)), int(rng.integers(20, 100)))
+    n = int(rng.integers(2, 8))
+    folds = deal(table, n, seed=42)
+    assert sorted(set(folds)) == list(range(n))
+    assert table.assign(fold=folds).groupby("group")["fold"].nunique().max() == 1
+    labels = table["label"].to_numpy()
+    reference = np.empty(len(table), int)
+    split = StratifiedGroupKFold(n, shuffle=True, random_state=42)
+    for k, (_, held_out) in enumerate(split.split(labels, labels, table["group"])):
+        reference[held_out] = k
+    assert spread(folds, labels, n) <= spread(reference, labels, n) + 0.02, f"seed {SEED + case}"
+
+
+def test_the_seed_decides():
+    table = random_set(np.random.default_rng(SEED), 300, 120)
+    np.testing.assert_array_equal(deal(table, 5, 42), deal(table, 5, 42))
+    assert (deal(table, 5, 42) != deal(table, 5, 43)).any()
+
+
+def test_species_are_spread_too():
+    rng = np.random.default_rng(SEED)
+    table = random_set(rng, 400, 150)
+    kinds = rng.choice(["print", "replay", "mask"], 400, p=[0.5, 0.4, 0.1])
+    table["species"] = np.where(table["label"] == 0, kinds, "")
+    folds = deal(table, 4, 42)
+    masks = (table["species"] == "mask").to_numpy()
+    assert all((folds[masks] == k).sum() >= masks.sum() / 4 * 0.6 for k in range(4))
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "n", "expected"),
+    [
+        ([1, 1, 1, 1], "abcd", 2, "all 4 videos are live"),
+        ([0, 0, 0], "abc", 2, "all 3 videos are attack"),
+        ([0, 1, 0, 1], "aabb", 3, "2 groups for 3 folds"),
+        ([0, 1], "aa", 2, "1 group for 2 folds"),
+        ([0, 1, 0, 0], "abcd", 2, "would have only attacked"),
+        ([0, 1], "ab", 2, "fold 0 of 2 would have only"),
+    ],
+)
+def test_impossible_folds_are_one_line(labels, groups, n, expected):
+    table = pd.DataFrame({"filename": [f"{i}.mp4" for i in range(len(labels))], "label": labels, "group": list(groups)})
+    with pytest.raises(UserError, match=expected) as caught:
+        deal(table, n, 42)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_leak_is_named():
+    assert_no_leak(np.array([0, 1, 0]), np.array(["a", "b", "a"]))
+    with pytest.raises(UserError, match="leak: group 'a'"):
+        assert_no_leak(np.array([0, 1, 1]), np.array(["a", "b", "a"]))
+
+
+def test_naive_folds_ignore_groups():
+    table = random_set(np.random.default_rng(SEED), 200, 10)
+    folds = deal_naive(table, 5, 42)
+    assert table.assign(fold=folds).groupby("group")["fold"].nunique().max() > 1
+    assert spread(folds, table["label"].to_numpy(), 5) < 0.02
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_join_is_connected_components(case):
+    rng = np.random.default_rng(SEED + case)
+    names = [f"{i}.mp4" for i in range(80)]
+    links = [list(rng.choice(names, rng.integers(1, 4), replace=False)) for _ in range(40)]
+    graph = networkx.Graph()
+    graph.add_nodes_from(names)
+    for link in links:
+        networkx.add_path(graph, link)
+    expected = {frozenset(part) for part in networkx.connected_components(graph)}
+    parts = join(names, links)
+    assert {frozenset(part) for part in parts} == expected and sum(len(part) for part in parts) == 80
+
+
+def test_group_names_are_distinct_and_telling():
+    parts = [["1.mp4", "2.mp4"], ["3.mp4"], ["4.mp4", "5.mp4"], ["6.mp4"]]
+    names = name_groups(parts, {"1.mp4": "ann", "4.mp4": "bob", "5.mp4": "cy", "6.mp4": "3.mp4"})
+    assert names["1.mp4"] == names["2.mp4"] == "ann" and names["4.mp4"] == names["5.mp4"] == "bob+cy"
+    assert len(set(names.values())) == 4
+
+
+def test_the_shipped_duplicates():
+    groups = read_groups(find_groups_file("zalo2022"))
+    assert groups.left_out == ["674"]
+    assert [len(part) for part in groups.together] == [15, 13]
+    assert {"42", "131", "657"} <= set(groups.together[0]) and {"316", "1", "244"} <= set(groups.together[1])
+    names = [f"{i}.mp4" for i in range(1168)]
+    parts = join(names, [resolve_ids(part, names)[0] for part in groups.together])
+    assert sorted(map(len, parts))[-2:] == [1, 26]
+
+
+def test_groups_files(tmp_path):
+    text = tmp_path / "g.txt"
+    text.write_text("# remark\n1 2 3\nann: 4.mp4, with space.mp4  # more\n\nLeft out: 9\n", encoding="utf-8")
+    groups = read_groups(text)
+    assert groups.together == [["1", "2", "3"], ["4.mp4", "with space.mp4"]] and groups.left_out == ["9"]
+    table = tmp_path / "g.csv"
+    table.write_text("filename,group\n1.mp4,a\n2.mp4,b\n3.mp4,a\n4.mp4,\n", encoding="utf-8")
+    assert read_groups(table).together == [["1.mp4", "3.mp4"], ["2.mp4"]]
+    assert resolve_ids(["1", "2.mp4", "7"], ["1.mp4", "2.mp4"]) == (["1.mp4", "2.mp4"], ["7"])
+    (tmp_path / "bad.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(UserError, match="no column filename, group"):
+        read_groups(tmp_path / "bad.csv")
+    with pytest.raises(UserError, match="did you mean zalo2022"):
+        find_groups_file("zalo202")

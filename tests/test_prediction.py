@@ -1,0 +1,229 @@
+"""predict.sh: one row for every video, whatever happens to it; the same score wherever it is scored."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from liveness.config import Data, Ensemble, EnsembleMember, load_recipe, to_dict
+from liveness.data.contract import make_contract
+from liveness.files import sha256_of
+from liveness.media.faces import detector_path
+from liveness.model.build import build
+from liveness.model.checkpoint import member_path, save_member
+from liveness.prediction.engine import load_members, score_videos
+
+NARROW = ["model.name=convnext_tiny", "model.kwargs.depths=[1,1,1,1]", "model.kwargs.dims=[8,16,16,16]", "view.size=48"]
+
+
+def put_member(recipe: str, fold: int, data: str = "train", *overrides: str, **changes) -> Path:
+    """A member with random weights in the workspace's weights/. ``changes`` replace parts of its description."""
+    made = load_recipe(recipe, [*NARROW, "model.drop_path=0", *overrides])
+    torch.manual_seed(fold + 17 * len(recipe))
+    model = build(made.model, made.view.size)
+    for parameter in model.parameters():  # layer scale starts at 1e-6: every score would be the same
+        torch.nn.init.normal_(parameter, std=0.2)
+    contract = make_contract(made, Data(), sha256_of(detector_path()))
+    path = member_path(data, recipe, fold)
+    description = {"recipe": to_dict(made), "fold": fold, "data": data, "data_hash": "", "held_out": {}}
+    save_member(path, model.state_dict(), {**description, "contract": contract, **changes})
+    return path
+
+
+@pytest.fixture
+def clips(workspace, tiny_clips) -> Path:
+    folder = workspace / "clips"
+    for number in (1, 2, 10):
+        tiny_clips(folder / f"{number}.mp4", frames=8, size=(64, 96), seed=number)
+    return folder
+
+
+@pytest.fixture
+def members(workspace) -> None:
+    """The members of the ensemble zalo2022, narrow."""
+    for fold in range(5):
+        put_member("convnext_xlarge", fold)
+    for fold in range(3):
+        put_member("convnext_large", fold)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_folder_of_videos_becomes_a_submission(run_driver, workspace, clips, members):
+    done = run_driver("predict.sh", clips, workspace / "out")
+    assert done.returncode == 0, done.stderr
+    rows = table(workspace / "out" / "submission.csv")
+    assert list(rows[0]) == ["fname", "liveness_score"]
+    assert [row["fname"] for row in rows] == ["1.mp4", "2.mp4", "10.mp4"]
+    assert len({row["liveness_score"] for row in rows}) == 3
+    assert all(0 < float(row["liveness_score"]) < 1 for row in rows)
+    details = table(workspace / "out" / "predictions.csv")
+    assert [row["score"] for row in details] == [row["liveness_score"] for row in rows]
+    assert {row["status"] for row in details} == {"ok"} and {row["frames"] for row in details} == {"3"}
+    assert {row["faces"] for row in details} == {""}  # no member looks for a face
+    assert "load time" in done.stdout and "prediction time" in done.stdout
+
+
+def test_without_arguments_data_becomes_result_and_prepared_sets_are_not_scored(run_driver, workspace, clips, members):
+    shutil.copytree(clips, workspace / "data")
+    prepared = workspace / "data" / "train"
+    (prepared / "videos").mkdir(parents=True)
+    shutil.copy(clips / "1.mp4", prepared / "videos" / "77.mp4")
+    (prepared / "folds.csv").write_text("filename,label,group,fold\n77.mp4,1,a,0\n")
+    done = run_driver("predict.sh")
+    assert done.returncode == 0, done.stderr
+    assert [row["fname"] for row in table(workspace / "result" / "submission.csv")] == ["1.mp4", "2.mp4", "10.mp4"]
+
+
+def test_the_containers_layouts_are_read_and_labelled_sets_passed_over(run_driver, workspace, clips, members):
+    for layout in ("mounted/videos", "sets/private_test/videos"):
+        shutil.copytree(clips, workspace / layout)
+    shutil.copytree(clips, workspace / "sets" / "train" / "videos")
+    (workspace / "sets" / "train" / "label.csv").write_text("fname,liveness_score\n1.mp4,1\n2.mp4,0\n10.mp4,1\n")
+    results = []
+    for name, source in (("a", clips), ("b", workspace / "mounted"), ("c", workspace / "sets")):
+        done = run_driver("predict.sh", source, workspace / name)
+        assert done.returncode == 0, done.stderr
+        results.append((workspace / name / "submission.csv").read_bytes())
+    assert results[0] == results[1] == results[2]
+    assert "train is a training set" in done.stderr
+
+
+def test_scores_do_not_depend_on_the_other_videos_their_order_or_the_workers(run_driver, workspace, clips, members):
+    run_driver("predict.sh", clips, workspace / "all", "--workers", "1")
+    scores = {row["fname"]: row["liveness_score"] for row in table(workspace / "all" / "submission.csv")}
+    few = workspace / "few"
+    few.mkdir()
+    shutil.copy(clips / "10.mp4", few / "10.mp4")
+    shutil.copy(clips / "1.mp4", few / "00.mp4")
+    done = run_driver("predict.sh", few, workspace / "some", "--workers", "3")
+    assert done.returncode == 0, done.stderr
+    got = {row["fname"]: row["liveness_score"] for row in table(workspace / "some" / "submission.csv")}
+    assert got == {"00.mp4": scores["1.mp4"], "10.mp4": scores["10.mp4"]}
+
+
+def test_every_video_has_its_row_whatever_is_wrong_with_it(run_driver, workspace, clips, members):
+    whole = (clips / "1.mp4").read_bytes()
+    (clips / "empty.mp4").write_bytes(b"")
+    (clips / "text.mp4").write_text("not a video\n")
+    (clips / "head.mp4").write_bytes(whole[: len(whole) // 3])
+    (clips / "nonsense.avi").write_bytes(np.random.default_rng(0).bytes(5000))
+    (clips / "UPPER and space ø.MP4").write_bytes(whole)
+    (clips / "-dash.mp4").write_bytes(whole)
+    done = run_driver("predict.sh", clips, workspace / "out")
+    assert done.returncode == 0, done.stderr
+    rows = {row["fname"]: row for row in table(workspace / "out" / "predictions.csv")}
+    assert len(rows) == len(table(workspace / "out" / "submission.csv")) == 9
+    for name in ("empty.mp4", "text.mp4", "head.mp4", "nonsense.avi"):
+        row = rows[name]
+        assert (row["score"], row["decision"]) == ("0.500000000", "abstain")
+        assert row["status"] == "unreadable" and row["reason"]
+        assert f"warning: {name}: unreadable" in done.stderr
+    for name in ("UPPER and space ø.MP4", "-dash.mp4"):
+        assert rows[name]["score"] == rows["1.mp4"]["score"] and rows[name]["status"] == "ok"
+    assert "Traceback" not in done.stderr
+
+    strict = run_driver("predict.sh", clips, workspace / "strict", "--strict")
+    assert strict.returncode == 1
+    assert (workspace / "strict" / "submission.csv").read_bytes() == (workspace / "out" / "submission.csv").read_bytes()
+
+
+def test_a_video_without_a_face_abstains_and_whole_frame_members_still_score_it(run_driver, workspace, clips):
+    put_member("efficientnet_lite0", 0, "train")
+    put_member("convnext_large", 0, "train")
+    options = ["--member", "efficientnet_lite0:0"]
+    done = run_driver("predict.sh", clips, workspace / "face", *options)
+    assert done.returncode == 0, done.stderr
+    for row in table(workspace / "face" / "predictions.csv"):
+        assert (row["score"], row["decision"], row["status"], row["faces"]) == ("0.500000000", "abstain", "no_face", "0")
+        assert "no face found in 3 frames" in row["reason"]
+    done = run_driver("predict.sh", clips, workspace / "both", *options, "--member", "convnext_large:0")
+    alone = run_driver("predict.sh", clips, workspace / "frame", "--member", "convnext_large:0")
+    assert done.returncode == alone.returncode == 0, done.stderr
+    assert (workspace / "both" / "submission.csv").read_bytes() == (workspace / "frame" / "submission.csv").read_bytes()
+    assert {row["status"] for row in table(workspace / "both" / "predictions.csv")} == {"no_face"}
+
+
+def test_missing_weights_are_one_line_with_the_ways_to_get_them(run_driver, workspace, clips):
+    put_member("convnext_xlarge", 0)
+    done = run_driver("predict.sh", clips, workspace / "out")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    for fold in range(1, 5):
+        assert f"weights/train/convnext_xlarge_fold{fold}.safetensors" in line
+    assert "convnext_xlarge_fold0" not in line
+    assert "bash train.sh zalo2022" in line and "bash download_weights.sh zalo2022_published" in line
+    assert not (workspace / "out" / "submission.csv").exists()
+
+
+def test_weights_under_another_members_name_or_of_another_contract_are_refused(run_driver, workspace, clips):
+    path = put_member("convnext_large", 0)
+    shutil.copy(path, member_path("train", "convnext_large", 1))
+    done = run_driver("predict.sh", clips, workspace / "out", "--member", "convnext_large:1")
+    assert done.returncode == 1 and "holds convnext_large fold 0, expected convnext_large fold 1" in done.stderr
+    recipe = load_recipe("convnext_large", NARROW)
+    contract = make_contract(recipe, Data(), "0" * 64) | {"version": 99}
+    put_member("convnext_large", 2, contract=contract)
+    done = run_driver("predict.sh", clips, workspace / "out", "--member", "convnext_large:2")
+    assert done.returncode == 1 and "contract version 99; this code speaks version 1" in done.stderr
+    path.write_bytes(path.read_bytes()[:1000])
+    done = run_driver("predict.sh", clips, workspace / "out", "--member", "convnext_large:0")
+    assert done.returncode == 1 and "not a safetensors file" in done.stderr
+    assert not (workspace / "out" / "submission.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: None, "no such folder"),
+        (lambda folder: folder.mkdir(), "no videos in it"),
+        (lambda folder: [(folder / s / "videos").mkdir(parents=True) for s in "ab"], "no videos in it"),
+    ],
+)
+def test_an_input_without_videos_is_one_line(run_driver, workspace, make, words):
+    make(workspace / "input")
+    done = run_driver("predict.sh", workspace / "input", workspace / "out")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and words in done.stderr
+    assert not (workspace / "out").exists()
+
+
+def test_two_videos_with_one_name_are_refused(run_driver, workspace, clips):
+    shutil.copy(clips / "1.mp4", clips / "1.mov")
+    done = run_driver("predict.sh", clips, workspace / "out")
+    assert done.returncode == 1 and "two videos with one name" in done.stderr
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_work(run_driver, workspace, clips, members):
+    (workspace / "file").write_text("")
+    done = run_driver("predict.sh", clips, workspace / "file" / "out")
+    assert done.returncode == 1 and "cannot write there" in done.stderr and "load time" not in done.stdout
+
+
+def test_the_ensembles_score_is_the_weighted_mean_and_its_shipped_threshold_decides(workspace, clips):
+    put_member("convnext_xlarge", 0)
+    put_member("convnext_large", 0)
+    paths = sorted(clips.glob("*.mp4"))
+
+    def scores(members, name="mine"):
+        loaded = load_members(Ensemble(name, "train", members))
+        return [row.score for row in score_videos(paths, loaded)], loaded
+
+    a, _ = scores([EnsembleMember("convnext_xlarge", 0)])
+    b, _ = scores([EnsembleMember("convnext_large", 0)])
+    both = [EnsembleMember("convnext_xlarge", 0, 3.0), EnsembleMember("convnext_large", 0, 1.0)]
+    blended, _ = scores(both)
+    assert blended == pytest.approx([0.75 * x + 0.25 * y for x, y in zip(a, b, strict=True)], abs=1e-12)
+    middle = sorted(blended)[1]
+    point = {"name": "eer", "threshold": middle}
+    (workspace / "weights" / "train" / "mine.json").write_text(json.dumps({"thresholds": [point]}))
+    loaded = load_members(Ensemble("mine", "train", both))
+    decisions = [row.decision for row in score_videos(paths, loaded)]
+    assert decisions == ["live" if score >= middle else "attack" for score in blended]
+    assert sorted(decisions) == ["attack", "live", "live"]

@@ -1,0 +1,345 @@
+"""The preparation driver on tiny clips: what it writes, what it repeats, what it survives."""
+
+import importlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from skimage import data as images
+
+from liveness.errors import UserError
+from liveness.files import CODE
+from liveness.media.workers import Failed, run_tasks
+
+
+@pytest.fixture
+def clips(workspace, tiny_clips):
+    """raw/s with 12 labelled clips of 6 subjects; a face walks through the last of each class."""
+    folder = workspace / "raw/s"
+    rows = ["fname,liveness_score,subject"]
+    for i in range(12):
+        tiny_clips(folder / f"videos/{i}.mp4", frames=10, seed=i)
+        rows.append(f"{i}.mp4,{i % 2},p{i // 2 % 6}")
+    for i in (10, 11):
+        face_clip(folder / f"videos/{i}.mp4", shift=i)
+    (folder / "label.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def face_clip(path: Path, shift: int = 0) -> Path:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 240, 240, "yuv420p"
+        for i in range(10):
+            picture = np.roll(images.astronaut()[: 240 + shift, 100:340][-240:], i, axis=1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a prepared set but the records (they name the source's time), by relative path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".records" not in path.parts
+    }
+
+
+def read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def prepare(run_driver, *args, env=None):
+    result = run_driver("prepare_data.sh", *args, env=env)
+    assert "Traceback" not in result.stderr, result.stderr
+    return result
+
+
+@pytest.fixture
+def prepare_here(monkeypatch, capsys):
+    """What the driver runs, step by step in this process: much quicker to repeat."""
+
+    def call(name: str, *overrides: str, verbs=("prepare", "make_folds", "sanity_check"), options=()) -> str:
+        for verb in verbs:
+            changes = ["-o", *overrides] if overrides and verb != "sanity_check" else []
+            monkeypatch.setattr(sys, "argv", [verb, name, *changes, *options])
+            assert not importlib.import_module(f"liveness.{verb}").main()
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_everything_is_written(clips, workspace, run_driver):
+    result = prepare(run_driver, "s", "-o", "folds.n=3")
+    assert result.returncode == 0, result.stderr
+    folder = workspace / "data/s"
+    heads = {
+        "labels_video": ["filename", "label"],
+        "labels_keyframes": ["filename", "video_id", "frame_id", "label"],
+        "labels_bbox": ["filename", "video_id", "frame_id", "label"],
+    }
+    for name, head in heads.items():
+        whole, train, test = (read(folder / f"{name}{part}.csv") for part in ("", "_train", "_test"))
+        assert list(whole.columns[: len(head)]) == head
+        assert len(whole) == len(train) + len(test) and len(test) > 0
+        assert not set(train["video_id"]) & set(test["video_id"])
+    assert (folder / "labels.csv").read_bytes() == (clips / "label.csv").read_bytes()
+    videos, frames, boxes = (read(folder / f"{name}.csv") for name in heads)
+    assert list(videos["filename"]) == [f"{i}.mp4" for i in range(12)]
+    assert set(videos["status"]) == {"ok"} and set(videos["frames"]) == {"10"}
+    assert list(frames["filename"]) == [f"{i}-{k}.jpg" for i in range(12) for k in (2, 5, 7)]
+    assert list(boxes["face"]) == ["0"] * 30 + ["1"] * 6
+    for row in boxes.itertuples():
+        stem = row.filename.removesuffix(".jpg")
+        image = cv2.imread(str(folder / "frames" / row.filename))
+        assert image is not None
+        lines = (folder / f"faces/bbox/{stem}.txt").read_text().splitlines()
+        assert len(lines) == int(row.n_faces)
+        assert (folder / f"faces/crop/{stem}.jpg").is_file() == (row.face == "1")
+        assert (folder / f"faces/viz/{stem}.jpg").is_file() == (row.face == "1")
+        if row.face == "1":
+            kind, *values = lines[0].split()
+            assert kind == "face" and values == [row.confidence, row.x, row.y, row.w, row.h]
+            crop = cv2.imread(str(folder / f"faces/crop/{stem}.jpg"))
+            assert crop.shape[:2] == (round(1.4 * max(float(row.w), float(row.h))),) * 2
+    folds = read(folder / "folds.csv")
+    assert list(folds.columns[:4]) == ["filename", "label", "group", "fold"]
+    assert folds.groupby("group")["fold"].nunique().max() == 1 and set(folds["fold"]) == {"0", "1", "2"}
+    assert set(read(folder / "labels_video_test.csv")["filename"]) == set(folds[folds["fold"] == "0"]["filename"])
+    link = folder / "videos/3.mp4"
+    assert link.is_symlink() and not os.path.isabs(os.readlink(link)) and link.samefile(clips / "videos/3.mp4")
+    assert json.loads((folder / "prepare.json").read_text())["data"]["name"] == "s"
+
+
+def test_the_second_run_does_only_what_is_missing(clips, workspace, prepare_here):
+    prepare_here("s", "folds.n=3")
+    folder = workspace / "data/s"
+    before = tree(folder)
+    times = {path: (folder / path).stat().st_mtime_ns for path in before if path.startswith(("frames", "faces"))}
+    again = prepare_here("s", "folds.n=3")
+    assert "12 already done" in again and "kept" in again
+    assert tree(folder) == before
+    assert all((folder / path).stat().st_mtime_ns == then for path, then in times.items())
+    (folder / "frames/3-5.jpg").unlink()
+    (folder / "faces/bbox/4-5.txt").write_text("face 1 2 3 4 5\n")
+    again = prepare_here("s", "folds.n=3")
+    assert "10 already done" in again and tree(folder) == before
+
+
+def test_changed_settings_rebuild_what_they_touch(clips, workspace, prepare_here):
+    prepare_here("s", "folds.n=3")
+    folder = workspace / "data/s"
+    before = tree(folder)
+    assert "12 to do: faces" in prepare_here("s", "folds.n=3", "crop_scale=2")
+    after = tree(folder)
+    changed = {path for path in before if before[path] != after[path]}
+    assert {path.split("/")[0] for path in changed} == {"faces", "prepare.json"}
+    assert "12 to do: frames" in prepare_here("s", "folds.n=3", "frames.plan=even", "frames.count=2")
+    assert len(list((folder / "frames").iterdir())) == 24 == len(read(folder / "labels_keyframes.csv"))
+    assert not list(folder.rglob(".aside*"))
+    folds = (folder / "folds.csv").read_bytes()
+    assert "dealing anew" in prepare_here("s", "folds.n=2")
+    assert (folder / "folds.csv").read_bytes() != folds
+    prepare_here("s", "folds.n=3")
+    assert tree(folder) == before  # the way back is the same
+
+
+def test_videos_that_leave_the_set_take_their_files_along(clips, workspace, prepare_here):
+    prepare_here("s", "folds.n=3")
+    lines = (clips / "label.csv").read_text().splitlines()
+    (clips / "label.csv").write_text("\n".join(lines[:-2]) + "\n")
+    assert "dealing anew" in prepare_here("s", "folds.n=2")
+    assert not list((workspace / "data/s").rglob("11*"))
+
+
+def test_one_bad_video_among_many(clips, workspace, run_driver):
+    (clips / "videos/4.mp4").write_bytes(b"")
+    data = (clips / "videos/5.mp4").read_bytes()
+    (clips / "videos/5.mp4").write_bytes(data[: len(data) // 2])
+    result = prepare(run_driver, "s", "-o", "folds.n=3")
+    assert result.returncode == 0, result.stderr
+    assert "warning: 4.mp4: unreadable" in result.stderr and "warning: 5.mp4" in result.stderr
+    videos = read(workspace / "data/s/labels_video.csv").set_index("filename")
+    assert videos.at["4.mp4", "status"] == "unreadable" and videos.at["4.mp4", "reason"]
+    assert videos.at["3.mp4", "status"] == "ok"
+    assert "4.mp4" in set(read(workspace / "data/s/folds.csv")["filename"])
+    strict = prepare(run_driver, "s", "--strict", "-o", "folds.n=3")
+    assert strict.returncode == 1 and "--strict: 2 videos cannot be read" in strict.stderr
+    for path in (clips / "videos").iterdir():
+        path.write_bytes(b"")
+    none = prepare(run_driver, "s")
+    assert none.returncode == 1 and "no video of s can be read" in none.stderr
+
+
+def test_a_set_without_labels(workspace, tiny_clips, prepare_here):
+    for i in range(3):
+        tiny_clips(workspace / f"raw/public/{i}.mp4", seed=i)
+    assert "no labels, so no folds" in prepare_here("public")
+    folder = workspace / "data/public"
+    assert set(read(folder / "labels_video.csv")["label"]) == {""}
+    assert not (folder / "labels.csv").exists() and not (folder / "folds.csv").exists()
+    assert not list(folder.glob("*_train.csv"))
+
+
+def test_the_default_set_in_the_published_layout(workspace, tiny_clips, run_driver):
+    rows = ["fname,liveness_score"]
+    for i in range(10):
+        tiny_clips(workspace / f"train_video/{i}.mp4", frames=4, seed=i)
+        rows.append(f"{i}.mp4,{i % 2}")
+    (workspace / "raw").mkdir()
+    (workspace / "raw/label.csv").write_text("\n".join(rows) + "\n")
+    result = prepare(run_driver)
+    assert result.returncode == 0, result.stderr
+    assert "describes another set" in result.stdout  # the challenge's duplicates are not in these ten
+    assert len(read(workspace / "data/train/folds.csv")) == 10
+
+
+def test_a_prepared_set_is_a_set(clips, workspace, prepare_here):
+    """The baseline's layout: videos and labels.csv already lie in data/<set>."""
+    folder = workspace / "data/own"
+    folder.mkdir(parents=True)
+    shutil.move(clips / "videos", folder / "videos")
+    shutil.move(clips / "label.csv", folder / "labels.csv")
+    prepare_here("own", "folds.n=3")
+    assert not (folder / "videos/0.mp4").is_symlink() and (folder / "labels_video.csv").is_file()
+
+
+def test_groups_file_joins_and_leaves_out(clips, workspace, prepare_here):
+    (workspace / "groups.txt").write_text("same: 0, 2, 99\nleft out: 7\n")
+    printed = prepare_here("s", "folds.n=2", "folds.groups=groups.txt")
+    assert "1 ids that are not in the set ignored (99)" in printed
+    folder = workspace / "data/s"
+    videos = read(folder / "labels_video.csv").set_index("filename")
+    assert videos.at["7.mp4", "status"] == "left_out" and videos.at["7.mp4", "frames"] == ""
+    assert len(set(videos.loc[["0.mp4", "1.mp4", "2.mp4", "3.mp4"], "group"])) == 1
+    assert "7.mp4" not in set(read(folder / "folds.csv")["filename"])
+
+
+def test_folds_of_ones_own_are_checked_and_kept(clips, workspace, prepare_here):
+    folder = workspace / "data/s"
+    folder.mkdir(parents=True)
+    rows = ["filename,label,fold"] + [f"{i}.mp4,{i % 2},{i // 2 % 2}" for i in range(12)]
+    (folder / "folds.csv").write_text("\n".join(rows) + "\n")
+    assert "checked and kept" in prepare_here("s")
+    assert (folder / "folds.csv").read_text().splitlines() == rows
+    (folder / "folds.csv").write_text("\n".join(rows).replace("0.mp4,0,0", "0.mp4,0,1", 1) + "\n")
+    with pytest.raises(UserError, match="leak: group 'p0'"):
+        prepare_here("s")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "expected"),
+    [
+        (["nowhere"], 1, "no set 'nowhere'"),
+        (["s", "-o", "frames.step=0"], 1, "frames.step=0"),
+        (["s", "-o", "frame.plan=all"], 1, "did you mean"),
+        (["s", "-o", "folds.n=20"], 1, "groups for 20 folds"),
+        (["s", "-o"], 2, "-o needs KEY=VALUE"),
+        (["s", "t"], 2, "one SET at a time"),
+        (["--wrong"], 2, "unknown option"),
+        (["-h"], 0, ""),
+    ],
+)
+def test_mistakes_are_one_line(clips, run_driver, args, code, expected):
+    result = prepare(run_driver, *args)
+    assert result.returncode == code and expected in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 1
+    assert code or "prepare_data.sh [SET]" in result.stdout
+
+
+def test_shards_merge_into_the_tables_of_one_run(clips, workspace, prepare_here, monkeypatch):
+    prepare_here("s", "folds.n=3")
+    whole = tree(workspace / "data/s")
+    shutil.rmtree(workspace / "data")
+    for shard in ("2/3", "1/3", "3/3"):
+        monkeypatch.setenv("SHARD", shard)
+        prepare_here("s", "folds.n=3", verbs=["prepare"])
+        assert not (workspace / "data/s/labels_video.csv").exists()
+    monkeypatch.delenv("SHARD")
+    assert "12 already done" in prepare_here("s", "folds.n=3")
+    assert tree(workspace / "data/s") == whole
+    monkeypatch.setenv("SHARD", "4/3")
+    with pytest.raises(UserError, match="SHARD=4/3"):
+        prepare_here("s")
+
+
+def test_sanity_check_sees_and_mends(clips, workspace, prepare_here):
+    prepare_here("s", "folds.n=3")
+    folder = workspace / "data/s"
+    before = tree(folder)
+
+    def check(*args):
+        command = [sys.executable, "-m", "liveness.sanity_check", "s", *args]
+        env = {**os.environ, "PYTHONPATH": str(CODE / "src")}
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+
+    assert check().returncode == 0
+    (folder / "frames/1-2.jpg").unlink()
+    picture = bytearray((folder / "faces/crop/11-5.jpg").read_bytes())
+    picture[len(picture) // 2] ^= 255  # same size, other content
+    (folder / "faces/crop/11-5.jpg").write_bytes(picture)
+    table = (folder / "labels_video.csv").read_text()
+    (folder / "labels_video.csv").write_text(table.replace("3.mp4,1,3,ok", "3.mp4,0,3,ok"))
+    (folder / "labels_keyframes_train.csv").unlink()
+    (folder / "videos/6.mp4").unlink()
+    found = check()
+    assert found.returncode == 1
+    for part in ("frames/1-2.jpg", "faces/crop/11-5.jpg", "unexpected row: 3.mp4,0", "_train.csv", "videos/6.mp4"):
+        assert part in found.stderr, part
+    fixed = check("--fix")
+    assert fixed.returncode == 0, fixed.stderr
+    assert tree(folder) == before and "no mismatch" in fixed.stdout
+    (folder / "frames/nobody-1.jpg").write_bytes(b"")
+    assert "nobody-1.jpg" in check("--fix").stderr and (folder / "frames/nobody-1.jpg").exists()
+
+
+@pytest.mark.full
+def test_killed_anywhere_and_run_again(clips, workspace, run_driver):
+    prepare(run_driver, "s", "-o", "folds.n=3")
+    whole = tree(workspace / "data/s")
+    seed = int(time.time())
+    rng = random.Random(seed)
+    for _ in range(10):
+        shutil.rmtree(workspace / "data")
+        command = [sys.executable, "-m", "liveness.prepare", "s", "-o", "folds.n=3"]
+        env = {**os.environ, "PYTHONPATH": str(CODE / "src")}
+        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(rng.uniform(0.5, 3.0))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        result = prepare(run_driver, "s", "-o", "folds.n=3")
+        assert result.returncode == 0, f"seed {seed}: {result.stderr}"
+        assert tree(workspace / "data/s") == whole, f"seed {seed}"
+
+
+def misbehave(task: str):
+    """A task for the pool: what a decoder may do on a damaged file."""
+    if task == "hang":
+        time.sleep(600)
+    if task == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if task == "memory":
+        return len(np.ones(6 << 30, np.uint8))
+    return task.upper()
+
+
+def test_a_worker_that_hangs_crashes_or_eats_memory_costs_one_task():
+    tasks = ["a", "hang", "b", "crash", "c", "memory", "d", "e"]
+    results = dict(run_tasks(misbehave, tasks, workers=2, seconds=4, gib=2))
+    assert set(results) == set(tasks)
+    assert {t: r for t, r in results.items() if len(t) == 1} == {t: t.upper() for t in "abcde"}
+    assert isinstance(results["hang"], Failed) and "given up after 4 s" in results["hang"].reason
+    assert "SIGSEGV" in results["crash"].reason and "more than 2 GiB" in results["memory"].reason
