@@ -22,7 +22,7 @@ step() {
   local name=$1 start=$SECONDS
   shift
   printf '\n== %s: %s\n' "$name" "${*#"$CODE/"}"
-  "$@"
+  forward "$@"
   times+=("$(printf '%-10s %4d s' "$name" $((SECONDS - start)))")
 }
 

@@ -12,10 +12,11 @@ from liveness.media.camera import Camera
 FLAT = Holding(seed=5, fill=1.0, turn=0.0, tilt=(0.0, 0.0), shift=(0.0, 0.0), shake=0.0)
 PLAIN = Camera(tint=(1.0, 1.0, 1.0), strength=0.0, blur=0.0, sharpen=0.0, noise=0.0, vignette=0.0)
 SHEET = PrintAttack(holding=FLAT, period=4.0, angles=(0.3, 1.3, 0.0), dots=0.5, gamut=0.7, cast=(1.0, 1.0, 1.0),
-                    black=0.1, paper=(1.0, 1.0, 1.0), grain=0.0, banding=0.0, glare=0.0, margin=0.0,
+                    black=0.1, paper=(1.0, 1.0, 1.0), grain=0.0, banding=0.0, glare=0.0, margin=0.0, defocus=0.0,
                     camera=PLAIN)  # fmt: skip
 SCREEN = ReplayAttack(holding=FLAT, pitch=1.05, grid=0.15, rows=0.0, gamma=1.0, blue=0.0, black=0.0, banding=0.0,
-                      band_rate=1.0, band_length=0.5, reflection=0.0, bezel=0.05, quality=90, camera=PLAIN)  # fmt: skip
+                      band_rate=1.0, band_length=0.5, reflection=0.0, bezel=0.05, quality=90, defocus=0.0,
+                      camera=PLAIN)  # fmt: skip
 
 
 def grey(level: int = 128, height: int = 400, width: int = 400) -> np.ndarray:

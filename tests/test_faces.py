@@ -45,6 +45,13 @@ def test_portrait_and_landscape_frames(detector, portrait):
         assert centre(face) == pytest.approx((326, 168), abs=15)
 
 
+@pytest.mark.parametrize("height", [1280, 1920])
+def test_a_face_that_fills_the_frame_is_found(detector, portrait, height):
+    close = cv2.resize(portrait[40:240, 160:290], (height * 9 // 16, height), interpolation=cv2.INTER_CUBIC)
+    faces = detector.detect(close)
+    assert faces and max(face.h for face in faces) > 0.4 * height
+
+
 def test_same_pixels_same_boxes(detector, portrait):
     assert detector.detect(portrait) == detector.detect(portrait) == FaceDetector(Detector()).detect(portrait)
 

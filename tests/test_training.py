@@ -97,8 +97,8 @@ def test_a_run_leaves_its_metrics_its_configuration_and_weights_that_describe_th
     rows = pd.read_csv(run / "metrics.csv")
     assert rows.epoch.tolist() == [1, 2] and np.isfinite(rows.train_loss).all()
     assert json.loads((run / "config.json").read_text())["recipe"]["model"]["kwargs"]["dims"] == [8, 16, 16, 16]
-    model, recipe, description = load_member(member(trained))
-    assert recipe.view.size == 32 and description["fold"] == 0 and description["data"] == "train"
+    model, description = load_member(member(trained))
+    assert description["recipe"]["view"]["size"] == 32 and description["fold"] == 0 and description["data"] == "train"
     assert description["contract"]["frames"]["positions"] == [0.2, 0.4666667, 0.7333333]
     assert description["held_out"]["videos"] == len(set(pd.read_csv(run / "oof.csv").filename))
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 1)

@@ -44,7 +44,7 @@ class Folds:
     seed: int = 42
     groups: str = ""  # a csv of filename,group; or a plain file with one group per line; "" = none
     group_column: str = "subject"  # a column of the label file, used where it exists
-    duplicates: float = 0.1  # share of a frame hash's bits by which near-duplicates differ at most; 0 = no search
+    duplicates: float = 0.12  # share of a frame hash's bits by which near-duplicates differ at most; 0 = no search
 
 
 @dataclass
@@ -97,42 +97,73 @@ class Train:
     epochs: int = 12
     batch: int = 64  # global: summed over processes and accumulation
     batch_per_process: int = 32  # most that one process puts through at once
-    lr: float = 1e-4
+    lr: Any = 1e-4  # a number, or "auto": a range test chooses it (liveness.find_lr)
     min_lr: float = 1e-6
     warmup_epochs: float = 4.0
-    weight_decay: float = 0.05
+    weight_decay: float = 0.05  # not on norms and biases
     layer_decay: float = 1.0  # < 1: the lr of a layer shrinks by this factor per layer from the head
+    loss: str = "bce"  # bce | focal
+    focal_gamma: float = 2.0
+    class_balance: bool = False  # weigh live and attack frames alike, whatever their numbers
     label_smoothing: float = 0.1
     clip_grad: float = 0.0  # largest gradient norm; 0 = no clipping
     ema_half_life: float = 1.0  # in epochs; 0 = no moving average
+    select: str = "last"  # last | logloss: keep the epoch that is best on the held-out fold (flatters it)
     amp: bool = True  # bf16 or fp16 on a GPU; float32 on the CPU
     compile: bool = False
+    checkpoint_activations: bool = False  # compute them again in the backward pass: less memory, slower
+    reduce: str = "float32"  # float32 | bf16: what gradients are summed over the GPUs in
     workers: int = 4  # loader processes per training process
     seed: int = 69
 
 
 @dataclass
+class AttackMix:
+    """How often each kind is drawn among simulated attacks; only the ratio counts."""
+
+    print: float = 1.0
+    replay: float = 1.0
+
+
+@dataclass
 class Augment:
-    """What training does to a view. Probabilities are per sample; ranges are drawn uniformly."""
+    """What training does to a view. Probabilities are per sample; ranges are drawn uniformly.
+
+    Where a number speaks of pixels or resolution, the model's input size is meant.
+    """
 
     name: str = "none"
     crop_scale: list[float] = field(default_factory=lambda: [1.0, 1.0])  # share of the area
-    crop_ratio: list[float] = field(default_factory=lambda: [0.75, 1.3333333])
+    crop_ratio: list[float] = field(default_factory=lambda: [0.75, 1.3333333])  # width over height
+    crop_relative: bool = False  # crop_ratio is in units of the view's sides: 1 keeps its aspect ratio
     hflip: float = 0.0
     vflip: float = 0.0
     rand_augment: str = ""  # timm's policy string
     erase: float = 0.0  # timm's random erasing, mode "pixel"
-    rotate: float = 0.0  # degrees, either way
-    colour: float = 0.0  # probability of brightness, contrast, saturation, hue and gamma changes
-    colour_strength: float = 0.2
-    blur: float = 0.0
+    blur: float = 0.0  # probability of a Gaussian or a motion blur
+    blur_sigma: list[float] = field(default_factory=lambda: [0.3, 1.0])  # pixels
     noise: float = 0.0
+    noise_std: list[float] = field(default_factory=lambda: [0.01, 0.04])  # share of full scale
+    rotate: float = 0.0  # degrees, either way, for every second sample
+    colour: float = 0.0  # probability of brightness, contrast, saturation and hue changes
+    colour_strength: float = 0.2
+    gamma: float = 0.0
+    gamma_strength: float = 0.2  # largest |ln gamma|
+    cast: float = 0.0  # probability of a colour cast
+    cast_strength: float = 0.15  # largest |ln gain| of a channel
     downscale: float = 0.0  # probability of losing resolution
-    downscale_range: list[float] = field(default_factory=lambda: [0.3, 0.8])
+    downscale_range: list[float] = field(default_factory=lambda: [0.4, 0.9])  # share of the input size
     jpeg: float = 0.0
     jpeg_quality: list[int] = field(default_factory=lambda: [40, 95])
+    codec: float = 0.0  # probability of an H.264 round trip
+    codec_crf: list[int] = field(default_factory=lambda: [24, 34])  # 18 good .. 51 worst
     attack_rate: float = 0.0  # share of live samples turned into a simulated attack, label flipped
-    attack_kinds: list[str] = field(default_factory=lambda: ["print", "replay"])
+    attack_mix: AttackMix = field(default_factory=AttackMix)
+    camera: float = 0.0  # share of the others that pass the simulated attacks' second camera, label kept
+    mixup: float = 0.0  # share of samples that are averaged with another; labels become soft
+    mixup_alpha: float = 0.2  # the weight is drawn from Beta(alpha, alpha)
+    cutmix: float = 0.0  # share of samples that get a box of another
+    cutmix_alpha: float = 1.0
 
 
 @dataclass
@@ -144,6 +175,7 @@ class Recipe:
     frames: FramePlan = field(default_factory=FramePlan)
     view: View = field(default_factory=View)
     combine: str = "mean"  # frames -> video: mean | median | logit_mean
+    tracker: str = "none"  # none | tensorboard | wandb, besides metrics.csv
     model: Model = field(default_factory=Model)
     train: Train = field(default_factory=Train)
     augment: Augment = field(default_factory=Augment)
@@ -311,6 +343,12 @@ def _check_frames(plan: FramePlan, where: str) -> None:
 def _check_data(data: Data) -> None:
     where = f"data {data.name}"
     _check_frames(data.frames, where)
+    _require(
+        0 <= data.folds.duplicates < 0.5, f"{where}: folds.duplicates={data.folds.duplicates}; expected 0 to below 0.5"
+    )
+    _require(data.workers >= 0, f"{where}: workers={data.workers}; expected 0 (one per core) or more")
+    _require(data.video_seconds > 0, f"{where}: video_seconds={data.video_seconds}; expected above 0")
+    _require(data.video_gib > 0, f"{where}: video_gib={data.video_gib}; expected above 0")
     _require(data.folds.n >= 2, f"{where}: folds.n={data.folds.n}; expected at least 2")
     _require(1 <= data.jpeg_quality <= 100, f"{where}: jpeg_quality={data.jpeg_quality}; expected 1 to 100")
     _require(data.crop_scale >= 1, f"{where}: crop_scale={data.crop_scale}; expected at least 1")
@@ -327,6 +365,10 @@ def _check_recipe(recipe: Recipe) -> None:
         ("view.resize", view.resize, ("stretch", "short_side")),
         ("view.interpolation", view.interpolation, ("bicubic", "bilinear")),
         ("combine", recipe.combine, ("mean", "median", "logit_mean")),
+        ("tracker", recipe.tracker, ("none", "tensorboard", "wandb")),
+        ("train.loss", train.loss, ("bce", "focal")),
+        ("train.select", train.select, ("last", "logloss")),
+        ("train.reduce", train.reduce, ("float32", "bf16")),
     ):
         _require(value in allowed, f"{where}: {key}={value!r}; expected one of {', '.join(allowed)}")
     _require(view.size >= 16, f"{where}: view.size={view.size}; expected at least 16")
@@ -346,16 +388,58 @@ def _check_recipe(recipe: Recipe) -> None:
         ("workers", train.workers, 0),
     ):
         _require(value >= least, f"{where}: train.{key}={value}; expected at least {least}")
-    _require(0 < train.lr <= 1, f"{where}: train.lr={train.lr}; expected above 0 and at most 1")
-    _require(0 <= train.min_lr <= train.lr, f"{where}: train.min_lr={train.min_lr}; expected 0 to train.lr")
+    if train.lr != "auto":
+        number = isinstance(train.lr, int | float) and not isinstance(train.lr, bool)
+        _require(number and 0 < train.lr <= 1, f"{where}: train.lr={train.lr}; expected above 0, at most 1, or auto")
+        _require(0 <= train.min_lr <= train.lr, f"{where}: train.min_lr={train.min_lr}; expected 0 to train.lr")
+    _require(train.ema_half_life >= 0, f"{where}: train.ema_half_life={train.ema_half_life}; expected at least 0")
+    _require(train.warmup_epochs >= 0, f"{where}: train.warmup_epochs={train.warmup_epochs}; expected at least 0")
+    _require(train.focal_gamma >= 0, f"{where}: train.focal_gamma={train.focal_gamma}; expected at least 0")
     _require(0 <= train.label_smoothing < 1, f"{where}: train.label_smoothing={train.label_smoothing}; expected 0 to 1")
     _require(0 < train.layer_decay <= 1, f"{where}: train.layer_decay={train.layer_decay}; expected above 0, at most 1")
-    for item in fields(Augment):
-        value = getattr(augment, item.name)
-        if item.name in ("hflip", "vflip", "erase", "colour", "blur", "noise", "downscale", "jpeg", "attack_rate"):
-            _require(0 <= value <= 1, f"{where}: augment.{item.name}={value}; expected a probability from 0 to 1")
-    for kind in augment.attack_kinds:
-        _require(kind in ("print", "replay"), f"{where}: augment.attack_kinds has {kind!r}; expected print or replay")
+    _check_augment(augment, where)
+
+
+PROBABILITIES = (
+    "hflip", "vflip", "erase", "blur", "noise", "colour", "gamma", "cast", "downscale", "jpeg", "codec",
+    "attack_rate", "camera", "mixup", "cutmix",
+)  # fmt: skip
+# Ranges [low, high]: the least that low and the most that high may be.
+RANGES = {
+    "crop_scale": (0.001, 1),
+    "crop_ratio": (0.1, 10),
+    "blur_sigma": (0, 20),
+    "noise_std": (0, 1),
+    "downscale_range": (0.02, 4),
+    "jpeg_quality": (1, 100),
+    "codec_crf": (0, 51),
+}
+
+
+def _check_augment(augment: Augment, where: str) -> None:
+    for key in PROBABILITIES:
+        value = getattr(augment, key)
+        _require(0 <= value <= 1, f"{where}: augment.{key}={value}; expected a probability from 0 to 1")
+    for key, (least, most) in RANGES.items():
+        pair = getattr(augment, key)
+        _require(
+            len(pair) == 2 and least <= pair[0] <= pair[1] <= most,
+            f"{where}: augment.{key}={pair}; expected [low, high] with {least} <= low <= high <= {most}",
+        )
+    for key, most in (("rotate", 180), ("colour_strength", 1), ("gamma_strength", 2), ("cast_strength", 1)):
+        value = getattr(augment, key)
+        _require(0 <= value <= most, f"{where}: augment.{key}={value}; expected 0 to {most}")
+    for key in ("mixup_alpha", "cutmix_alpha"):
+        _require(getattr(augment, key) > 0, f"{where}: augment.{key}={getattr(augment, key)}; expected above 0")
+    _require(
+        augment.mixup + augment.cutmix <= 1,
+        f"{where}: augment.mixup={augment.mixup} and augment.cutmix={augment.cutmix}; expected a sum of at most 1",
+    )
+    weights = [augment.attack_mix.print, augment.attack_mix.replay]
+    _require(
+        min(weights) >= 0 and (sum(weights) > 0 or augment.attack_rate == 0),
+        f"{where}: augment.attack_mix={to_dict(augment.attack_mix)}; expected weights from 0, one at least above 0",
+    )
 
 
 def _check_ensemble(ensemble: Ensemble) -> None:

@@ -100,7 +100,7 @@ def frames_of(clip: Clip):
     size = SIZES[int(rng.integers(len(SIZES)))]
     fps = int(rng.choice([15, 20, 24]))
     count = round(fps * rng.uniform(1.7, 2.3))
-    rate = int(np.exp(rng.uniform(np.log(500), np.log(1600))))
+    rate = int(np.exp(rng.uniform(np.log(700), np.log(2400))))
     camera = Camera.draw(rng)
     person = person_of(clip.person, clip.set_seed)
     return fps, rate, _shots(clip, person, size, camera, rng, [k / fps for k in range(count)])
@@ -135,7 +135,8 @@ def make_clip(clip: Clip) -> str:
                 stream = container.add_stream("libx264", rate=fps)
                 stream.height, stream.width = picture.shape[:2]
                 stream.pix_fmt, stream.bit_rate = "yuv420p", rate * 1000
-                stream.options = {"preset": "veryfast", "threads": "1"}
+                # mbtree gives other bytes from run to run even with one thread
+                stream.options = {"preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
                 stream.thread_count = 1
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))

@@ -25,9 +25,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("input", type=Path, nargs="?", help="a folder of videos (default: /data or data/)")
     parser.add_argument("output", type=Path, nargs="?", help="where the csv files go (default: /result or result/)")
     parser.add_argument("--ensemble", default="zalo2022", metavar="NAME", help="a name in configs/ensemble")
-    parser.add_argument(
-        "--member", action="append", default=[], metavar="RECIPE:FOLD", help="only this one; repeatable"
-    )
+    parser.add_argument("--members", nargs="+", default=[], metavar="RECIPE:FOLD", help="only these members")
     parser.add_argument("--data", default="", metavar="SET", help="weights/<SET> (default: the ensemble's)")
     parser.add_argument("--strict", action="store_true", help="a video without a score of its own is an error")
     parser.add_argument("--workers", type=int, default=0, help="decoding processes (default: by the cores)")
@@ -37,19 +35,19 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     arguments = parse()
     started = time.perf_counter()
-    ensemble = _chosen(arguments.ensemble, arguments.member, arguments.data)
+    ensemble = _chosen(arguments.ensemble, arguments.members, arguments.data)
     source, output = arguments.input or default_input(), arguments.output or default_output()
     videos = videos_below(source)
 
     from liveness.prediction.engine import load_members, score_videos
-    from liveness.prediction.results import write
+    from liveness.prediction.results import SCORED, write
 
     _require_writable(output)
     loaded = load_members(ensemble, arguments.data)
     print(f"{len(videos)} videos in {source}; ensemble {loaded.name}, {len(loaded.members)} members", flush=True)
     print(f"load time: {time.perf_counter() - started:.2f} s", flush=True)
     started = time.perf_counter()
-    rows = [row for row in _with_progress(score_videos(videos, loaded, arguments.workers), len(videos))]
+    rows = list(_with_progress(score_videos(videos, loaded, arguments.workers), len(videos)))
     seconds = time.perf_counter() - started
     path = write(rows, output)
     print(f"prediction time: {seconds:.2f} s, {1000 * seconds / len(rows):.0f} ms per video")
@@ -62,7 +60,7 @@ def main() -> int:
         f"{loaded.threshold:.4f} ({loaded.threshold_source})"
     )
     print(path)
-    return 1 if arguments.strict and troubled else 0
+    return 1 if arguments.strict and any(row.status not in SCORED for row in rows) else 0
 
 
 def _chosen(name: str, members: list[str], data: str) -> Ensemble:
@@ -73,7 +71,7 @@ def _chosen(name: str, members: list[str], data: str) -> Ensemble:
     for text in members:
         recipe, _, fold = text.rpartition(":")
         if not recipe or not fold.isdecimal():
-            raise UserError(f"--member {text}: expected RECIPE:FOLD, for example convnext_large:0")
+            raise UserError(f"--members {text}: expected RECIPE:FOLD, for example convnext_large:0")
         chosen.append(EnsembleMember(recipe, int(fold)))
     return Ensemble("+".join(members).replace(":", "_fold"), data or load_ensemble(name).data, chosen)
 

@@ -91,6 +91,7 @@ def train_member(recipe: Recipe, fold: int, name: str, folder: Path) -> None:
     from liveness.data.dataset import HeldOutVideos, TrainingFrames, load_set, split
     from liveness.model.build import build, parameter_count
     from liveness.model.checkpoint import load_pretrained, member_path
+    from liveness.model.losses import class_weights
     from liveness.model.score import pick_device, use_all_cores
     from liveness.training import loop
 
@@ -117,6 +118,9 @@ def train_member(recipe: Recipe, fold: int, name: str, folder: Path) -> None:
     if not last.is_file():
         load_pretrained(model, recipe.model)
     state = loop.start(model, recipe, device, steps)
+    if recipe.train.class_balance:
+        live = int((rows.label == 1).sum())
+        state.class_weights = class_weights(live, len(rows) - live)
     if last.is_file():
         loop.resume(state, last)
     say(

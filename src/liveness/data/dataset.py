@@ -82,7 +82,7 @@ def _of_plan(frames: pd.DataFrame, plan: FramePlan, data: Data, name: str) -> pd
     if data.frames.plan != "all":
         raise UserError(
             f"data/{name} holds the frames of plan {data.frames.plan!r}, the recipe wants {plan.plan!r} "
-            f"({to_dict(plan)}); prepare it so (bash prepare_data.sh {name} -o frames.plan=...), or with frames.plan=all"
+            f"({to_dict(plan)}); prepare it so: bash prepare_data.sh {name} -o frames.plan=... (or frames.plan=all)"
         )
     kept = []
     for _, rows in frames.groupby("video_id", sort=False):
@@ -103,9 +103,10 @@ def split(prepared: PreparedSet, fold: int, view: View) -> tuple[pd.DataFrame, l
         train = train[train.face == 1]
     held_out = labelled.index[labelled.fold == fold].tolist()
     for side, labels in (("training", train.label), ("held-out", labelled.label[labelled.fold == fold])):
-        if set(labels.astype(int)) != {0, 1}:
+        there = sorted(set(labels.astype(int)))
+        if there != [0, 1]:
             raise UserError(
-                f"data/{prepared.name}, fold {fold}: the {side} side has the classes {sorted(set(labels.astype(int)))}; "
+                f"data/{prepared.name}, fold {fold}: the {side} side has the classes {there}; "
                 "both live (1) and attack (0) are needed"
             )
     return train.reset_index(drop=True), held_out
@@ -137,8 +138,19 @@ class TrainingFrames:
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Any, float]:
         epoch, index = key
-        row, view = self.rows[index], self.policy.view
         seed = seed_of(self.seed, epoch, index)
+        sample = self._sample(index, seed)
+        partner = self.partner(key)
+        if partner is None:
+            return sample
+        return self.policy.mix(sample, self._sample(partner, seed_of(seed, partner)), seed)
+
+    def partner(self, key: tuple[int, int]) -> int | None:
+        """Index of the sample that is mixed into this one by mixup or cutmix; None where none is."""
+        return self.policy.partner(len(self), seed_of(self.seed, *key))
+
+    def _sample(self, index: int, seed: int) -> tuple[Any, float]:
+        row, view = self.rows[index], self.policy.view
         scale = 1.0
         if view.kind == "face":
             low, high = np.log(view.train_scales)

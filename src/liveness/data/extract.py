@@ -23,7 +23,7 @@ from liveness.files import sha256_of
 from liveness.media.faces import Face, FaceDetector, choose_face, crop_square, detector_path, draw_faces
 from liveness.media.video import VideoError, choose_frames, jpeg_decode, jpeg_encode, read_jpegs
 
-VERSION = 2  # of the records; another one makes every video anew
+VERSION = 4  # of the records; another one makes every video anew
 VIZ_QUALITY = 85
 
 

@@ -20,7 +20,7 @@ from liveness.data.labels import read_table, table_text
 from liveness.errors import UserError
 from liveness.files import CODE, CONFIGS, natural_key, sha256_of, workspace, write_text
 
-TRIES = 50  # shuffles that are compared; the best balanced is taken
+TRIES = 50  # orders that are compared; the best balanced is taken
 LEFT_OUT = "left out"
 SPLIT = ("labels_video", "labels_keyframes", "labels_bbox")
 
@@ -131,11 +131,10 @@ def deal(table: pd.DataFrame, n: int, seed: int) -> np.ndarray:
     """A fold (0 .. n-1) for each row of ``table`` (filename, label, group, and species if known).
 
     Grouped: a group is never parted. Stratified: each fold gets its share of each label (and
-    species) as nearly as the groups allow; of ``TRIES`` seeded shuffles through scikit-learn's
-    StratifiedGroupKFold the most even is taken. A UserError when there are fewer groups than
-    folds or when a fold would be left with one class.
+    species) as nearly as the groups allow: groups go, the large ones first, where they even out
+    most; of ``TRIES`` seeded orders the most even result is taken. A UserError when there are fewer
+    groups than folds or when a fold would be left with one class.
     """
-
     labels, groups = table["label"].to_numpy(int), table["group"].to_numpy(str)
     if len(set(labels)) < 2:
         only = "live (1)" if labels[0] else "attack (0)"

@@ -120,6 +120,7 @@ class PrintAttack:
     banding: float
     glare: float
     margin: float  # white border, share of the width
+    defocus: float  # of the second camera, pixels of a frame whose short side is 400
     camera: Camera = field(default_factory=Camera)
 
     @classmethod
@@ -129,7 +130,7 @@ class PrintAttack:
             holding=Holding.draw(rng, edges=0.45, bend=0.12),
             period=float(rng.uniform(2.5, 4.1)),
             angles=tuple(float(a) for a in angles),
-            dots=float(rng.uniform(0.15, 0.55)),
+            dots=float(rng.uniform(0.22, 0.6)),
             gamut=float(rng.uniform(0.5, 0.85)),
             cast=tuple(float(v) for v in np.exp(rng.normal(0, 0.07, 3))),
             black=float(rng.uniform(0.05, 0.2)),
@@ -138,6 +139,7 @@ class PrintAttack:
             banding=float(rng.uniform(0.0, 0.035)),
             glare=float(rng.uniform(0.0, 0.4)) if rng.random() < 0.7 else 0.0,
             margin=float(rng.uniform(0.0, 0.06)),
+            defocus=float(rng.uniform(0.35, 0.75)),
             camera=Camera.draw(rng),
         )
 
@@ -170,6 +172,7 @@ class PrintAttack:
         field_ = dense(read, height, width)
         paper = [float(v) for v in self.paper]
         x = cv2.remap(sheet, field_, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=paper)
+        x = _defocused(x, self.defocus)
         u, v = read[..., 0] / width - 0.5, read[..., 1] / height - 0.5
         shade = _sheet_light(self.holding, self.glare, u, v, t)
         x *= dense(shade[0], height, width)[..., None]
@@ -206,6 +209,7 @@ class ReplayAttack:
     reflection: float
     bezel: float  # width of the black frame, share of the width
     quality: int  # JPEG quality of what is played
+    defocus: float  # of the screen's pixels and the second camera, pixels of a frame whose short side is 400
     camera: Camera = field(default_factory=Camera)
 
     @classmethod
@@ -213,9 +217,9 @@ class ReplayAttack:
         return cls(
             holding=Holding.draw(rng, edges=0.45, bend=0.0),
             pitch=float(rng.uniform(0.93, 1.12) if rng.random() < 0.6 else rng.uniform(1.6, 3.2)),
-            grid=float(rng.uniform(0.05, 0.16)),
+            grid=float(rng.uniform(0.07, 0.17)),
             rows=float(rng.uniform(0.02, 0.09)),
-            gamma=float(rng.uniform(1.0, 1.35)),
+            gamma=float(rng.uniform(1.0, 1.2)),
             blue=float(rng.uniform(0.0, 0.18)),
             black=float(rng.uniform(0.01, 0.1)),
             banding=float(rng.uniform(0.0, 0.09)),
@@ -224,6 +228,7 @@ class ReplayAttack:
             reflection=float(rng.uniform(0.03, 0.22)) if rng.random() < 0.7 else 0.0,
             bezel=float(rng.uniform(0.015, 0.07)),
             quality=int(rng.integers(60, 93)),
+            defocus=float(rng.uniform(0.3, 1.1)),
             camera=Camera.draw(rng),
         )
 
@@ -245,6 +250,8 @@ class ReplayAttack:
         read = self.holding.read_at(height, width, t)
         position = dense(read, height, width)
         x = cv2.remap(screen, position, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        # Before the grid: what the optics leave of the stripes is in `grid` already, and moire stays sharp.
+        x = _defocused(x, self.defocus)
         self._stripes(x, position)
         rows = (np.arange(height, dtype=np.float32) / height / self.band_length + self.band_rate * t) * 2 * np.pi
         x *= (1 + np.float32(self.banding) * np.sin(rows))[:, None, None]
@@ -301,6 +308,11 @@ def _checked(frame: np.ndarray) -> np.ndarray:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(f"a frame of shape {frame.shape}, type {frame.dtype}; expected HxWx3 uint8")
     return frame
+
+
+def _defocused(x: np.ndarray, amount: float) -> np.ndarray:
+    sigma = amount * _scale(*x.shape[:2])
+    return cv2.GaussianBlur(x, (0, 0), sigma) if sigma > 0.1 else x
 
 
 def _scale(height: int, width: int) -> float:

@@ -38,8 +38,8 @@ class Camera:
             saturation=float(rng.uniform(0.045, 0.105)),
             strength=float(rng.uniform(0.75, 0.95)),
             blur=float(rng.uniform(0.35, 1.1)),
-            sharpen=float(rng.uniform(0.0, 0.9)),
-            noise=float(np.exp(rng.uniform(np.log(0.004), np.log(0.022)))),
+            sharpen=float(rng.uniform(0.0, 1.2)),
+            noise=float(np.exp(rng.uniform(np.log(0.005), np.log(0.032)))),
             vignette=float(rng.uniform(0.0, 0.25)),
         )
 
@@ -62,7 +62,7 @@ class Camera:
         """Exposure, white balance, contrast and saturation as one 3x4 matrix, from the picture's statistics."""
         height, width = x.shape[:2]
         # Metering favours the middle, where a selfie's face is.
-        middle = x[height // 5 : -height // 5 : 5, width // 5 : -width // 5 : 5].reshape(-1, 3)
+        middle = x[height // 5 : -height // 5 : 8, width // 5 : -width // 5 : 8].reshape(-1, 3)
         sample = np.concatenate([x[::8, ::8].reshape(-1, 3), middle])
         mean = sample.mean(0) + 1e-3
         level = float(mean @ LUMA)

@@ -54,11 +54,23 @@ class FaceDetector:
         self._net = cv2.FaceDetectorYN.create(str(detector_path()), "", (320, 320), config.threshold, OVERLAP, MOST)
 
     def detect(self, rgb: np.ndarray) -> list[Face]:
-        """All faces of at least the configured confidence, most confident first."""
-        height, width = rgb.shape[:2]
-        scale = min(1.0, self.config.max_side / max(height, width))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        """All faces of at least the configured confidence, most confident first.
+
+        YuNet overlooks a face that fills the frame, as in a selfie at arm's length. So a frame
+        without a face is looked at again at half and at a quarter of the size.
+        """
+        longer = max(rgb.shape[:2])
         image = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+        for side in (self.config.max_side, self.config.max_side / 2, self.config.max_side / 4):
+            faces = self._detect(image, min(1.0, side / longer))
+            if faces:
+                return faces
+        return []
+
+    def _detect(self, image: np.ndarray, scale: float) -> list[Face]:
+        """The faces of a BGR image shrunk by ``scale``, in pixels of the image."""
+        height, width = image.shape[:2]
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
         if scale < 1:
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         self._net.setInputSize(size)
@@ -67,12 +79,10 @@ class FaceDetector:
             return []
         across, down = width / size[0], height / size[1]
         # Rounded here, so that a box read back from a table cuts the very same pixels.
+        scales = (across, down, across, down)
         faces = [
-            Face(
-                *(round(float(v) * s, 2) for v, s in zip(r, (across, down, across, down), strict=False)),
-                round(float(r[14]), 4),
-            )
-            for r in rows
+            Face(*(round(float(v) * s, 2) for v, s in zip(row[:4], scales, strict=True)), round(float(row[14]), 4))
+            for row in rows
         ]
         faces = [face for face in faces if face.w > 0 and face.h > 0]
         return sorted(faces, key=lambda face: (-face.confidence, face.x, face.y))

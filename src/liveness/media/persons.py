@@ -50,7 +50,7 @@ SKINS = [(79, 9, 13), (76, 12, 15), (72, 12, 20), (67, 12, 22), (62, 13, 24), (5
          (70, 10, 17), (65, 15, 18), (47, 14, 22), (74, 8, 19)]  # fmt: skip
 HAIRS = [(13, 1, 1, 0.5), (17, 2, 3, 0.55), (23, 4, 7, 0.65), (31, 7, 13, 0.8), (36, 6, 17, 0.85), (52, 5, 24, 1.0),
          (33, 17, 20, 0.85), (55, 0, 2, 0.9), (70, 0, 3, 0.8), (20, 6, 6, 0.6)]  # fmt: skip
-MASK_COLOURS = [(158, 196, 214), (222, 228, 230), (150, 200, 190), (48, 50, 56), (205, 178, 190)]
+MASK_COLOURS = [(158, 196, 214), (222, 228, 230), (150, 200, 190), (84, 86, 94), (205, 178, 190)]
 
 
 def canvas(points: np.ndarray) -> np.ndarray:
@@ -531,7 +531,8 @@ class Portrait:
         shown = alpha * (np.abs(x - (left + right) / 2) < (right - left) / 2 + 8)
         if self.person.hat == "beanie":
             points = np.array([(eye[0] - wide, brow + 4), (eye[0] - wide * 0.9, brow - 85), (eye[0], brow - 150),
-                               (eye[0] + wide * 0.9, brow - 85), (eye[0] + wide, brow + 4), (eye[0], brow - 16)])  # fmt: skip
+                               (eye[0] + wide * 0.9, brow - 85), (eye[0] + wide, brow + 4),
+                               (eye[0], brow - 16)])  # fmt: skip
             weight = _filled(_smooth(points), 1.6)
             rim = np.clip(1 - np.abs(y - brow + 22) / 26, 0, 1)
             texture = texture * (1 + 0.12 * rim)

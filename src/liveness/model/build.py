@@ -27,9 +27,24 @@ def build(config: Model, size: int) -> Any:
         raise UserError(
             f"model {config.name} takes {max(expected)} px, view.size is {size}; set model.kwargs.img_size={size}"
         )
+    _calm_head(model)
     if config.freeze_norm:
         freeze_norm(model)
     return model
+
+
+def _calm_head(model: Any) -> None:
+    """Start the one-logit head near zero, as ConvNeXt's does: some families scale their first weights by
+    the number of classes, which with a single one gives losses of 3 and a lost first epoch."""
+    import torch
+
+    heads = model.pretrained_cfg["classifier"]
+    for name in [heads] if isinstance(heads, str) else heads:
+        head = model.get_submodule(name)
+        if isinstance(head, torch.nn.Linear | torch.nn.Conv2d):
+            torch.nn.init.trunc_normal_(head.weight, std=0.02)
+            if head.bias is not None:
+                torch.nn.init.zeros_(head.bias)
 
 
 def freeze_norm(model: Any) -> None:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from liveness.config import Model, Recipe, from_dict
+from liveness.config import Model, from_dict
 from liveness.errors import UserError
 from liveness.files import workspace, written_aside
 
@@ -58,18 +58,21 @@ def describe_member(path: Path) -> dict[str, Any]:
     return description
 
 
-def load_member(path: Path) -> tuple[Any, Recipe, dict[str, Any]]:
-    """A member ready for scoring: the model (float32, evaluation mode, on the CPU), its recipe and
-    its description. Everything needed is in the file itself."""
+def load_member(path: Path) -> tuple[Any, dict[str, Any]]:
+    """A member ready for scoring: the model (float32, evaluation mode, on the CPU) and its description.
+
+    Everything needed is in the file itself. Of the recipe only the model is read, so that weights
+    outlive changes of what training can be told.
+    """
     from safetensors.torch import load_file
 
     from liveness.model.build import build
 
     description = describe_member(path)
-    recipe = from_dict(Recipe, description["recipe"], str(path))
-    model = build(recipe.model, recipe.view.size)
+    config = from_dict(Model, description["recipe"]["model"], str(path))
+    model = build(config, description["recipe"]["view"]["size"])
     load_strictly(model, load_file(path), str(path))
-    return model.eval(), recipe, description
+    return model.eval(), description
 
 
 def load_strictly(model: Any, state: dict[str, Any], where: str) -> None:

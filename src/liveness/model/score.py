@@ -44,7 +44,10 @@ class Scorer:
     """A model in evaluation mode that turns views into probabilities of live."""
 
     def __init__(self, model: Any, device: Any, amp: bool = True) -> None:
-        self.model, self.device, self.amp = model.to(device).eval(), device, amp
+        import torch
+
+        self.model = model.to(device, memory_format=torch.channels_last).eval()
+        self.device, self.amp = device, amp
 
     def views(self, views: Any) -> np.ndarray:
         """float32 views (V x 3 x H x W) -> float64 scores (V,)."""
@@ -55,7 +58,7 @@ class Scorer:
         with torch.inference_mode():
             for part in views.split(MOST_VIEWS):
                 with autocast(self.device, self.amp):
-                    logits = self.model(part.to(self.device))
+                    logits = self.model(part.to(self.device, memory_format=torch.channels_last))
                 scores.append(torch.sigmoid(logits.double()).flatten().cpu().numpy())
         return np.concatenate(scores)
 

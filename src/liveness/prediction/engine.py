@@ -70,10 +70,11 @@ def _load(path: Path, recipe: str, fold: int, weight: float, device: Any) -> Mem
     from liveness.model.checkpoint import load_member
     from liveness.model.score import Scorer
 
-    model, made_as, description = load_member(path)
-    if made_as.name != recipe or description["fold"] != fold:
+    model, description = load_member(path)
+    made_as = description["recipe"]["name"]
+    if made_as != recipe or description["fold"] != fold:
         raise UserError(
-            f"{path}: holds {made_as.name} fold {description['fold']}, expected {recipe} fold {fold}; "
+            f"{path}: holds {made_as} fold {description['fold']}, expected {recipe} fold {fold}; "
             "a file of another member lies under this name"
         )
     contract = description["contract"]
@@ -81,7 +82,7 @@ def _load(path: Path, recipe: str, fold: int, weight: float, device: Any) -> Mem
     if view.kind == "face" and contract["detector_sha256"] != sha256_of(detector_path()):
         raise UserError(f"{path}: made with another face detector than {detector_path().name} of this environment")
     wanted = wanted_of(plan, view, detector, contract["jpeg_quality"])
-    scorer = Scorer(model, device, made_as.train.amp)
+    scorer = Scorer(model, device, description["recipe"]["train"]["amp"])
     return Member(f"{recipe}_fold{fold}", weight, scorer, wanted, contract["combine"])
 
 

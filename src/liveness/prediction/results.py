@@ -1,7 +1,7 @@
 """Rows of predictions.csv and submission.csv, and how they are written.
 
-A video that cannot be scored has the score 0.5, a status that is not "ok", a reason, and the
-decision "abstain". Its row is never left out.
+A video that cannot be scored has the score 0.5, a status that says why, a reason, and the decision
+"abstain". Its row is never left out.
 """
 
 import csv
@@ -11,8 +11,9 @@ from pathlib import Path
 from liveness.files import written_aside
 
 NO_SCORE = 0.5
-# What can happen to a video; everything but "ok" and "partial" has no score of its own.
-STATUSES = ("ok", "partial", "no_face", "unreadable", "crashed")
+# What can happen to a video. These two are scored whole; "no_face" (a member needs a face and found
+# none), "unreadable" and "crashed" (its decoder died twice) are not.
+SCORED = ("ok", "partial")
 COLUMNS = ("fname", "score", "decision", "status", "reason", "frames", "faces", "milliseconds")
 
 
@@ -31,8 +32,8 @@ class Row:
 
 
 def decide(score: float, status: str, threshold: float) -> str:
-    """live where the score reaches the threshold; abstain for a video that was not scored whole."""
-    if status != "ok":
+    """live where the score reaches the threshold; abstain for a video that not every member scored."""
+    if status not in SCORED:
         return "abstain"
     return "live" if score >= threshold else "attack"
 

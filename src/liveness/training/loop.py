@@ -22,7 +22,7 @@ from liveness.data.augment import seed_of
 from liveness.data.dataset import TrainingFrames, batches
 from liveness.errors import UserError
 from liveness.files import written_aside
-from liveness.model.losses import smoothed_bce
+from liveness.model.losses import sample_losses
 from liveness.model.score import autocast, half_type
 from liveness.training.schedule import ema_decay, learning_rate
 
@@ -38,6 +38,7 @@ class State:
     device: Any
     steps_per_epoch: int
     drop_path: dict[str, Any]  # the seeds of the samples at hand
+    class_weights: tuple[float, float] = (1.0, 1.0)  # of attack and of live samples
     step: int = 0  # finished optimiser steps
     loss: float = 0.0  # sums over this epoch so far, of this rank
     samples: int = 0
@@ -64,9 +65,8 @@ def start(model: Any, recipe: Recipe, device: Any, steps_per_epoch: int) -> Stat
 
     config = recipe.train
     drop_path = replace_drop_path(model)
-    model.to(device)
+    model.to(device, memory_format=torch.channels_last)  # 2 to 3 times as fast, on CPUs as well
     if device.type == "cuda":
-        model.to(memory_format=torch.channels_last)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     optimizer = create_optimizer_v2(
@@ -245,14 +245,13 @@ def _forward_backward(state: State, model: Any, share: Share, images: Any, label
     seeds = [seed_of(config.seed, *key) for key in share.keys]
     state.drop_path["seeds"] = torch.tensor(seeds, dtype=torch.int64, device=state.device)
     torch.manual_seed(seeds[0])  # for dropout in models that have it
-    layout = torch.channels_last if state.device.type == "cuda" else torch.contiguous_format
-    images = images.to(state.device, non_blocking=True, memory_format=layout)
+    images = images.to(state.device, non_blocking=True, memory_format=torch.channels_last)
     labels = labels.to(state.device, torch.float32, non_blocking=True)
     alone = share.last or distributed.size() == 1
     with nullcontext() if alone else model.no_sync():
         with autocast(state.device, config.amp):
             logits = model(images).flatten()
-        losses = smoothed_bce(logits.float(), labels, config.label_smoothing)
+        losses = sample_losses(logits.float(), labels, config, state.class_weights)
         if not torch.isfinite(losses).all():
             raise UserError(
                 f"the loss is not finite in step {state.step + 1}; train.clip_grad=1, a lower train.lr or "

@@ -1,0 +1,706 @@
+"""A page about a prepared set: what is in it, and what in it needs a look.
+
+    python -m liveness.dataset_page [SET]
+
+Reads data/<set>/: labels_video.csv, labels_bbox.csv, frames/, prepare.json, and where they exist
+folds.csv and duplicates.csv. Writes data/<set>/dataset.html: one file that asks for nothing else,
+pictures and plots inside. Equal input gives equal bytes. Sets without labels have a page too.
+"""
+
+import argparse
+import base64
+import io
+import json
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from liveness.data.folds import join
+from liveness.data.labels import read_table
+from liveness.errors import UserError, run
+from liveness.files import natural_key, plain_name, workspace, write_text
+from liveness.media.workers import cores
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+THUMB = 120  # pixels of a thumbnail's longer side
+THUMB_QUALITY = 70
+# At most so many; a thumbnail is about 4 kB, so that the page stays below 6 MB.
+MOST_CONTACTS = 100  # thumbnails of each label's contact sheet
+MOST_CLUSTERS = 40  # near-duplicate clusters
+MOST_IN_CLUSTER = 8  # thumbnails in one of them
+MOST_NAMES = 60  # names in one of them
+MOST_PAIRS = 30  # pairs of contradicting labels, two thumbnails each
+MOST_FACELESS = 60
+MOST_ROWS = 200  # rows of a table
+MOST_GROUPS = 20
+MOST_SPECIES = 30
+BRIGHTNESS_FRAMES = 3  # stored frames of a video that are measured
+MANY_FACES = 4  # so many and more share a bar
+FEW_VALUES = 12  # up to so many different whole numbers get a bar each
+MOST_BINS = 30
+TELLING = 0.2  # distance of an AUC from 0.5 that is pointed out ...
+ENOUGH = 20  # ... where each class has so many videos
+UNPRINTABLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a label's videos are called and how they are drawn."""
+
+    label: str
+    name: str
+    colour: str
+    line: str
+
+
+KINDS = (
+    Kind("1", "live", "#1f6a9c", "-"),
+    Kind("0", "attack", "#b4501c", "--"),
+    Kind("", "unlabelled", "#555555", "-"),
+)
+
+
+@dataclass
+class Prepared:
+    """The tables of a prepared set.
+
+    ``videos``: labels_video.csv without those left out, natural order, with fold, naive_fold ("" =
+    in none) and brightness; ``boxes``: labels_bbox.csv; ``pairs``: duplicates.csv.
+    """
+
+    name: str
+    folder: Path
+    videos: pd.DataFrame
+    left_out: pd.DataFrame
+    boxes: pd.DataFrame
+    pairs: pd.DataFrame
+    about: dict
+    kinds: list[Kind]
+    missing_frames: int = 0
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number per video or per frame, its values by label, and how it is drawn."""
+
+    key: str
+    title: str
+    unit: str
+    of: str  # videos | frames
+    values: dict[Kind, np.ndarray]
+    digits: int = 2
+    discrete: bool = False
+
+
+def main() -> None:
+    args = _arguments()
+    plain_name(args.set, "name of the set")
+    folder = workspace() / "data" / args.set
+    prepared = read_set(folder)
+    path = folder / "dataset.html"
+    write_text(path, page(prepared))
+    print(f"{path}: {len(prepared.videos)} videos, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def read_set(folder: Path) -> Prepared:
+    """The tables of data/<set>, checked for the columns that the page needs; brightness is measured."""
+    for name in ("labels_video.csv", "prepare.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: no such file; prepare the set first: bash prepare_data.sh {folder.name}")
+    columns = ["filename", "label", "video_id", "status", "reason", "fps", "width", "height", "duration", "group"]
+    videos = read_table(folder / "labels_video.csv", columns)
+    columns = ["filename", "video_id", "frame_id", "label", "face", "n_faces", "confidence", "x", "y", "w", "h"]
+    boxes = read_table(folder / "labels_bbox.csv", columns)
+    try:
+        about = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{folder}/prepare.json: not a JSON file; run: bash prepare_data.sh {folder.name}") from error
+    for table, numbers in ((videos, ("fps", "width", "height", "duration")), (boxes, ("n_faces", "x", "y", "w", "h"))):
+        for column in numbers:
+            table[column] = pd.to_numeric(table[column], errors="coerce")
+    boxes["confidence"] = pd.to_numeric(boxes["confidence"], errors="coerce")
+    for column in ("species", "codec", "rotation"):
+        if column not in videos:
+            videos[column] = ""
+    videos = _natural(videos, "filename")
+    _add_folds(videos, folder)
+    boxes = _natural(boxes, "filename")
+    out = videos["status"] == "left_out"
+    left_out, videos = videos[out], videos[~out].reset_index(drop=True)
+    kinds = [kind for kind in KINDS if (videos["label"] == kind.label).any()]
+    prepared = Prepared(folder.name, folder, videos, left_out, boxes, _pairs(folder, videos), about, kinds)
+    _measure_brightness(prepared)
+    return prepared
+
+
+def _natural(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    order = sorted(range(len(table)), key=lambda i: natural_key(table[column].iloc[i]))
+    return table.iloc[order].reset_index(drop=True)
+
+
+def _add_folds(videos: pd.DataFrame, folder: Path) -> None:
+    """The columns fold and naive_fold of folds.csv, as text; "" for a video that is in no fold."""
+    videos["fold"] = videos["naive_fold"] = ""
+    if (folder / "folds.csv").is_file():
+        folds = read_table(folder / "folds.csv", ["filename", "fold"]).drop_duplicates("filename").set_index("filename")
+        for column in ("fold", "naive_fold"):
+            if column in folds:
+                videos[column] = videos["filename"].map(folds[column]).fillna("")
+
+
+def _pairs(folder: Path, videos: pd.DataFrame) -> pd.DataFrame:
+    """duplicates.csv among ``videos``, with both labels, in natural order; empty where there is no such file."""
+    if not (folder / "duplicates.csv").is_file():
+        return pd.DataFrame(columns=["filename", "other", "distance", "mirrored", "label", "other_label"])
+    pairs = read_table(folder / "duplicates.csv", ["filename", "other"])
+    labels = dict(zip(videos["filename"], videos["label"], strict=True))
+    pairs = pairs[pairs["filename"].isin(labels) & pairs["other"].isin(labels)].reset_index(drop=True)
+    pairs["label"], pairs["other_label"] = pairs["filename"].map(labels), pairs["other"].map(labels)
+    pairs["distance"] = pd.to_numeric(pairs["distance"], errors="coerce") if "distance" in pairs else np.nan
+    pairs["mirrored"] = pairs["mirrored"] == "1" if "mirrored" in pairs else False
+    return pairs
+
+
+def _measure_brightness(prepared: Prepared) -> None:
+    """Add the column brightness to the videos: mean grey (0 to 255) of up to BRIGHTNESS_FRAMES stored frames."""
+    frames = prepared.boxes.groupby("video_id", sort=False)["filename"].agg(list).to_dict()
+    chosen = [_spread(frames.get(video, []), BRIGHTNESS_FRAMES) for video in prepared.videos["video_id"]]
+
+    def grey(name: str) -> float:
+        # An eighth of each side is decoded: the mean does not need more, and it is several times as fast.
+        image = _read_image(prepared.folder / "frames" / name, cv2.IMREAD_REDUCED_GRAYSCALE_8)
+        return np.nan if image is None else float(image.mean())
+
+    with ThreadPoolExecutor(cores()) as pool:  # OpenCV decodes outside Python's lock
+        values = list(pool.map(lambda names: [grey(name) for name in names], chosen))
+    prepared.missing_frames = int(sum(np.isnan(part).sum() for part in values))
+    means = [[value for value in part if not np.isnan(value)] for part in values]
+    prepared.videos["brightness"] = [float(np.mean(part)) if part else np.nan for part in means]
+
+
+def _read_image(path: Path, mode: int) -> np.ndarray | None:
+    """An image, or None where it is missing or damaged (imread itself would complain on stderr)."""
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError:
+        return None
+    return cv2.imdecode(data, mode) if data.size else None
+
+
+def _spread(items: list, most: int) -> list:
+    """At most ``most`` of the items, evenly spread over them, in their order."""
+    if len(items) <= most:
+        return list(items)
+    return [items[int((i + 0.5) * len(items) / most)] for i in range(most)]
+
+
+def page(prepared: Prepared) -> str:
+    """The whole page as HTML."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
+    )
+    pictures = Pictures(prepared)
+    found = measures(prepared)
+    parts = {
+        "set": prepared.name,
+        "kinds": prepared.kinds,
+        "facts": _facts(prepared),
+        "about": _about(prepared),
+        "folds": _fold_table(prepared),
+        "species": _species_table(prepared),
+        "groups": _group_table(prepared),
+        "leak": _leak(prepared),
+        "formats": [_counts_of(prepared, title, values) for title, values in _formats(prepared.videos)],
+        "summary": [_summary(measure) for measure in found],
+        "telling": TELLING,
+        "plots": {of: [_plot(measure) for measure in found if measure.of == of] for of in ("videos", "frames")},
+        "trouble": _trouble(prepared),
+        "faceless": _faceless(prepared, pictures),
+        "clusters": _clusters(prepared, pictures),
+        "contradictions": _contradictions(prepared, pictures),
+        "sheets": [_contact_sheet(prepared, kind, pictures) for kind in prepared.kinds],
+    }
+    parts["attention"] = _attention(parts)
+    return environment.get_template("dataset.html").render(parts)
+
+
+def _printable(value: object) -> object:
+    """Text without the characters that HTML forbids; markup and numbers as they are."""
+    return UNPRINTABLE.sub("\ufffd", value) if type(value) is str else value
+
+
+class Pictures:
+    """Thumbnails of stored frames as data URIs, with what a reader needs to know of each."""
+
+    def __init__(self, prepared: Prepared):
+        self._folder = prepared.folder / "frames"
+        self._videos = prepared.videos.set_index("filename")
+        self._names = {kind.label: kind.name for kind in KINDS}
+        self._frames = dict(list(prepared.boxes.groupby("video_id", sort=False)))
+
+    def of_video(self, filename: str) -> dict:
+        """The middle stored frame of a video."""
+        rows = self._frames.get(self._videos.at[filename, "video_id"])
+        return self._picture(filename, None if rows is None else rows.iloc[len(rows) // 2])
+
+    def of_frame(self, row: pd.Series, filename: str) -> dict:
+        """One stored frame: a row of labels_bbox.csv."""
+        return self._picture(filename, row)
+
+    def _picture(self, filename: str, row: pd.Series | None) -> dict:
+        video = self._videos.loc[filename]
+        label = self._names.get(video["label"], "")
+        values = {"name": filename, "label": label, "group": video["group"], "fold": video["fold"], "src": ""}
+        if row is None:
+            return values | {"frame": "", "alt": f"No stored frame of {filename}"}
+        values |= {"frame": row["frame_id"], "alt": f"Frame {row['frame_id']} of {filename}, {label}"}
+        thumb = _thumbnail(self._folder / row["filename"], row)
+        return values | thumb if thumb else values | {"alt": f"Frame {row['frame_id']} of {filename} cannot be read"}
+
+
+def _thumbnail(path: Path, row: pd.Series) -> dict | None:
+    """A small JPEG with the chosen face's box drawn; None for a frame that cannot be read."""
+    full = _read_image(path, cv2.IMREAD_COLOR)
+    if full is None:
+        return None
+    scale = min(1.0, THUMB / max(full.shape[:2]))
+    width, height = (max(1, round(side * scale)) for side in (full.shape[1], full.shape[0]))
+    small = cv2.resize(full, (width, height), interpolation=cv2.INTER_AREA)
+    if row["face"] == "1" and np.isfinite([row["x"], row["y"], row["w"], row["h"]]).all():
+        corner = round(row["x"] * scale), round(row["y"] * scale)
+        end = round((row["x"] + row["w"]) * scale), round((row["y"] + row["h"]) * scale)
+        cv2.rectangle(small, corner, end, (80, 220, 80), 1)
+    data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, THUMB_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1])[1]
+    uri = "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+    return {"src": uri, "width": width, "height": height}
+
+
+def measures(prepared: Prepared) -> list[Measure]:
+    """Everything that is drawn and summarised, by label."""
+    videos, boxes = prepared.videos, prepared.boxes
+    frame_size = videos.set_index("video_id")[["width", "height"]].reindex(boxes["video_id"])
+    shorter = frame_size.min(axis=1).to_numpy()
+    side = boxes[["w", "h"]].max(axis=1).to_numpy()
+    share = 100 * side / shorter
+
+    def by_kind(table: pd.DataFrame, values: np.ndarray) -> dict[Kind, np.ndarray]:
+        values = np.asarray(values, dtype=float)
+        parts = {kind: values[(table["label"] == kind.label).to_numpy()] for kind in prepared.kinds}
+        return {kind: part[np.isfinite(part)] for kind, part in parts.items()}
+
+    pixels = np.sqrt(videos["width"] * videos["height"])
+    return [
+        Measure("duration", "Duration", "s", "videos", by_kind(videos, videos["duration"])),
+        Measure("fps", "Frame rate", "frames per second", "videos", by_kind(videos, videos["fps"])),
+        Measure("size", "Frame size (root of width × height)", "pixels", "videos", by_kind(videos, pixels), 0),
+        Measure("brightness", "Brightness (mean grey)", "0 to 255", "videos", by_kind(videos, videos["brightness"]), 0),
+        Measure("faces", "Faces in a frame", "", "frames", by_kind(boxes, boxes["n_faces"]), 0, discrete=True),
+        Measure("side", "Face size (longer side of the box)", "pixels", "frames", by_kind(boxes, side), 0),
+        Measure("share", "Face size (share of the frame's shorter side)", "%", "frames", by_kind(boxes, share), 0),
+        Measure("confidence", "Detector's confidence", "", "frames", by_kind(boxes, boxes["confidence"])),
+    ]
+
+
+def _auc(live: np.ndarray, attack: np.ndarray) -> float | None:
+    """Probability that a live value is above an attack's, ties counted half (Mann-Whitney U / product of counts)."""
+    if not len(live) or not len(attack):
+        return None
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.concatenate([live, attack]))[: len(live)].sum()
+    return float((ranks - len(live) * (len(live) + 1) / 2) / (len(live) * len(attack)))
+
+
+def _summary(measure: Measure) -> dict:
+    """Median and 5th to 95th percentile of each label, and how well the number alone tells the labels apart."""
+    cells = []
+    for values in measure.values.values():
+        if not len(values):
+            cells.append(("–", ""))
+            continue
+        low, middle, high = (f"{v:.{measure.digits}f}" for v in np.percentile(values, [5, 50, 95]))
+        cells.append((middle, f"({low} to {high})" if low != high else ""))
+    parts = {kind.name: values for kind, values in measure.values.items()}
+    auc, telling = None, False
+    if {"live", "attack"} <= set(parts):
+        auc = _auc(parts["live"], parts["attack"])
+        telling = auc is not None and abs(auc - 0.5) >= TELLING and min(map(len, parts.values())) >= ENOUGH
+    unit = f"{measure.title}, {measure.unit}" if measure.unit else measure.title
+    return {"title": unit, "cells": cells, "auc": "–" if auc is None else f"{auc:.2f}", "telling": telling}
+
+
+def _plot(measure: Measure) -> dict:
+    """The distribution as inline SVG; one sentence instead where there is nothing to draw."""
+    everything = np.concatenate(list(measure.values.values())) if measure.values else np.array([])
+    plot = {"title": measure.title, "svg": "", "text": "", "beyond": False}
+    distinct = np.unique(np.round(everything, measure.digits))
+    if not len(everything):
+        return plot | {"text": "no values."}
+    if len(distinct) == 1:
+        unit = f" {measure.unit}" if measure.unit else ""
+        return plot | {"text": f"{distinct[0]:.{measure.digits}f}{unit} in all {len(everything)} {measure.of}."}
+    summary = _summary(measure)
+    names = [kind.name for kind in measure.values]
+    spoken = "; ".join(f"{name}: median {' '.join(cell)}" for name, cell in zip(names, summary["cells"], strict=True))
+    if measure.discrete or (len(distinct) <= FEW_VALUES and (distinct == distinct.round()).all()):
+        svg, beyond = _drawn(measure, lambda axes: _draw_bars(axes, measure)), False
+    else:
+        edges, beyond = _edges(everything)
+        svg = _drawn(measure, lambda axes: _draw_steps(axes, measure, edges))
+    return plot | {"svg": _inline(svg, measure.key, f"{measure.title}. {spoken}."), "beyond": beyond}
+
+
+def _edges(values: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Edges of the bins, and whether values lie beyond them: a few far ones must not flatten all others."""
+    low, high = values.min(), values.max()
+    near, far = np.percentile(values, [0.5, 99.5])
+    beyond = bool(high - low > 2 * (far - near) > 0)
+    bins = int(np.clip(np.sqrt(len(values)), 5, MOST_BINS))
+    return np.linspace(*((near, far) if beyond else (low, high)), bins + 1), beyond
+
+
+def _drawn(measure: Measure, draw: Callable) -> str:
+    """What ``draw`` puts on a fresh pair of axes, as an SVG document that depends on nothing but the values."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # not the reader's own style
+        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": measure.key, "font.size": 10})
+        figure = Figure(figsize=(4.6, 2.5), layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.set_xlabel(measure.unit)
+        axes.set_ylabel(f"% of the {measure.of}")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        if len(measure.values) > 1:
+            axes.legend(frameon=False, fontsize=9)
+        text = io.StringIO()
+        undated = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=undated)
+    return text.getvalue()
+
+
+def _draw_steps(axes: object, measure: Measure, edges: np.ndarray) -> None:
+    """A histogram line per label, each in percent of its own label."""
+    for kind, values in measure.values.items():
+        if len(values):
+            counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] * (100 / len(values))
+            axes.stairs(counts, edges, fill=True, color=kind.colour, alpha=0.15)
+            name = f"{kind.name} ({len(values)})"
+            axes.stairs(counts, edges, color=kind.colour, linestyle=kind.line, linewidth=1.3, label=name)
+
+
+def _draw_bars(axes: object, measure: Measure) -> None:
+    """A bar per whole number and label, each in percent of its own label."""
+    most = MANY_FACES if measure.discrete else np.inf
+    present = [kind for kind in measure.values if len(measure.values[kind])]
+    numbers = sorted({min(int(v), most) for kind in present for v in measure.values[kind]})
+    if measure.discrete:
+        numbers = list(range(int(max(numbers)) + 1))
+    width = 0.8 / len(present)
+    for place, kind in enumerate(present):
+        values = np.minimum(measure.values[kind].round(), most)
+        shares = [100 * float((values == number).mean()) for number in numbers]
+        at = np.arange(len(numbers)) + (place - (len(present) - 1) / 2) * width
+        hatch = "///" if kind.line == "--" else ""
+        colours = dict(facecolor=_pale(kind.colour), edgecolor=kind.colour)
+        axes.bar(at, shares, width, label=f"{kind.name} ({len(values)})", hatch=hatch, **colours)
+    names = [f"{number} or more" if number == most else str(number) for number in numbers]
+    axes.set_xticks(range(len(numbers)), names)
+
+
+def _pale(colour: str) -> tuple[float, ...]:
+    """The colour, two thirds of the way to white."""
+    return tuple(1 - (1 - int(colour[i : i + 2], 16) / 255) / 3 for i in (1, 3, 5))
+
+
+def _inline(svg: str, key: str, spoken: str) -> object:
+    """An SVG document as an element of the page: ids made unique, named for screen readers, size from the page."""
+    from markupsafe import Markup, escape
+
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style type=.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{key}-', svg)
+    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{key}-", svg)
+    box = re.search(r'viewBox="([^"]+)"', svg).group(1)
+    head = f'<svg viewBox="{box}" role="img" aria-label="{escape(spoken)}" xmlns="http://www.w3.org/2000/svg"'
+    head += ' xmlns:xlink="http://www.w3.org/1999/xlink">'
+    svg = head + re.sub(r"\A<svg[^>]*>", "", svg)
+    return Markup(re.sub(r"\n\s*\n", "\n", svg))
+
+
+def _facts(prepared: Prepared) -> list[tuple[str, str]]:
+    """The figures at the top."""
+    videos, boxes = prepared.videos, prepared.boxes
+    facts = [("videos", str(len(videos)))]
+    facts += [(kind.name, str(int((videos["label"] == kind.label).sum()))) for kind in prepared.kinds if kind.label]
+    groups = videos["group"].nunique()
+    facts += [("groups", str(groups))]
+    folds = sorted(set(videos["fold"]) - {""})
+    facts += [("folds", str(len(folds)))] if folds else []
+    faces = int((boxes["face"] == "1").sum())
+    facts += [("stored frames", str(len(boxes))), ("with a face", str(faces))]
+    bad = int((~videos["status"].isin(["ok"])).sum())
+    facts += [("videos with trouble", str(bad))]
+    return facts + ([("left out", str(len(prepared.left_out)))] if len(prepared.left_out) else [])
+
+
+def _of(part: int, whole: int) -> str:
+    return f"{part} ({100 * part / whole:.1f} %)" if whole else str(part)
+
+
+def _about(prepared: Prepared) -> list[tuple[str, str]]:
+    """How the set was prepared, in words, from prepare.json."""
+    data = prepared.about.get("data") or {}
+    plan, detector, folds = (data.get(key) or {} for key in ("frames", "detector", "folds"))
+    used = {
+        "positions": "positions",
+        "even": "count",
+        "every": "step",
+        "rate": "per_second",
+    }.get(plan.get("plan"), "")
+    frames = str(plan.get("plan", "unknown")) + (f", {used} {plan.get(used)}" if used else "")
+    rows = [
+        ("Frame plan", frames),
+        ("JPEG quality of the stored frames", data.get("jpeg_quality", "unknown")),
+        ("Face detector", f"YuNet from confidence {detector.get('threshold')}, at {detector.get('max_side')} pixels"),
+        ("Side of the crop over that of the box", data.get("crop_scale", "unknown")),
+        ("Near-duplicates", f"at most {folds.get('duplicates')} of a frame hash's bits differ"),
+        ("Groups", f"column {folds.get('group_column')!r}, file {folds.get('groups') or 'none'}, near-duplicates"),
+    ]
+    return [(name, str(value)) for name, value in rows]
+
+
+def _fold_table(prepared: Prepared) -> list[dict]:
+    """A row per fold, and the sum: videos, groups, videos by label, frames, frames with a face."""
+    videos = prepared.videos
+    folds = sorted(set(videos["fold"]) - {""}, key=natural_key)
+    if not folds:
+        return []
+    rows = [_fold_row(prepared, fold, videos[videos["fold"] == fold]) for fold in folds]
+    return [*rows, _fold_row(prepared, "all", videos)]
+
+
+def _fold_row(prepared: Prepared, name: str, videos: pd.DataFrame) -> dict:
+    boxes = prepared.boxes[prepared.boxes["video_id"].isin(videos["video_id"])]
+    live = int((videos["label"] == "1").sum())
+    return {
+        "name": name,
+        "videos": len(videos),
+        "groups": videos["group"].nunique(),
+        "labels": [int((videos["label"] == kind.label).sum()) for kind in prepared.kinds],
+        "live": f"{100 * live / len(videos):.0f} %" if len(videos) else "–",
+        "frames": len(boxes),
+        "faces": int((boxes["face"] == "1").sum()),
+    }
+
+
+def _species_table(prepared: Prepared) -> dict | None:
+    """Videos of each species by fold; None where no species is known."""
+    videos = prepared.videos
+    if (videos["species"] == "").all():
+        return None
+    folds = sorted(set(videos["fold"]) - {""}, key=natural_key)
+    counts = videos.groupby(["label", "species"]).size().reset_index(name="n")
+    counts = counts.sort_values(["label", "n", "species"], ascending=[False, False, True])
+    names = {kind.label: kind.name for kind in KINDS}
+    rows = []
+    for label, species in counts[["label", "species"]].head(MOST_SPECIES).itertuples(index=False):
+        mine = videos[(videos["label"] == label) & (videos["species"] == species)]
+        per_fold = [int((mine["fold"] == fold).sum()) for fold in folds]
+        rows.append({"label": names.get(label, label), "name": species, "folds": per_fold, "videos": len(mine)})
+    return {"folds": folds, "rows": rows, "all": len(counts)}
+
+
+def _group_table(prepared: Prepared) -> dict:
+    """The largest groups: videos by label, and the fold."""
+    videos = prepared.videos
+    sizes = videos["group"].value_counts(sort=False)
+    several = sorted(sizes[sizes > 1].index, key=lambda name: (-sizes[name], natural_key(name)))
+    rows = []
+    for name in several[:MOST_GROUPS]:
+        mine = videos[videos["group"] == name]
+        labels = [int((mine["label"] == kind.label).sum()) for kind in prepared.kinds]
+        folds = ", ".join(sorted(set(mine["fold"]) - {""}, key=natural_key))
+        rows.append({"name": name, "videos": len(mine), "labels": labels, "folds": folds})
+    return {"rows": rows, "several": len(several), "all": len(sizes)}
+
+
+def _leak(prepared: Prepared) -> dict | None:
+    """What lies on both sides of a fold, under these folds and under ones that ignore groups."""
+    videos = prepared.videos
+    if (videos["fold"] == "").all():
+        return None
+    splits = [("these folds", "fold")]
+    splits += [("folds by video, blind to groups", "naive_fold")] if (videos["naive_fold"] != "").any() else []
+    return {"columns": [_parted(prepared, title, column) for title, column in splits], "pairs": len(prepared.pairs)}
+
+
+def _parted(prepared: Prepared, title: str, column: str) -> dict:
+    """What the folds in ``column`` part: groups, their videos, pairs of near-duplicates."""
+    pairs, inside = prepared.pairs, prepared.videos[prepared.videos[column] != ""]
+    parted = inside.groupby("group")[column].nunique()
+    exposed = int(inside["group"].isin(parted[parted > 1].index).sum())
+    fold = dict(zip(inside["filename"], inside[column], strict=True))
+    apart = pairs["filename"].map(fold).fillna("") != pairs["other"].map(fold).fillna("")
+    against = apart & (pairs["label"] != pairs["other_label"])
+    return {
+        "title": title,
+        "groups": int((parted > 1).sum()),
+        "videos": _of(exposed, len(inside)),
+        "pairs": int(apart.sum()),
+        "against": int(against.sum()),
+        "leaks": exposed > 0 or bool(apart.any()),
+    }
+
+
+def _formats(videos: pd.DataFrame) -> Iterable[tuple[str, pd.Series]]:
+    """The properties that are counted rather than drawn."""
+    readable = videos[videos["width"].notna()]
+    sizes = readable["width"].astype(int).astype(str) + " × " + readable["height"].astype(int).astype(str)
+    yield "Resolution (as displayed)", sizes.reindex(videos.index, fill_value="")
+    yield "Codec", videos["codec"]
+    yield "Rotation in the metadata", videos["rotation"].map(lambda turn: f"{turn}°" if turn else "")
+
+
+def _counts_of(prepared: Prepared, title: str, values: pd.Series) -> dict:
+    """How often each value occurs, by label, the most frequent first."""
+    total = values[values != ""].value_counts(sort=False)
+    order = sorted(total.index, key=lambda value: (-total[value], natural_key(value)))
+    labels = prepared.videos["label"]
+    rows = []
+    for value in order[:MOST_GROUPS]:
+        counts = [int(((values == value) & (labels == kind.label)).sum()) for kind in prepared.kinds]
+        rows.append({"name": value, "labels": counts})
+    return {"title": title, "rows": rows, "all": len(order)}
+
+
+def _trouble(prepared: Prepared) -> dict:
+    """The videos that are not simply ok, with the reason."""
+    videos = pd.concat([prepared.videos, prepared.left_out])
+    bad = videos[videos["status"] != "ok"]
+    counts = bad["status"].value_counts(sort=False)
+    names = {kind.label: kind.name for kind in KINDS}
+    shown = bad[["filename", "label", "status", "reason"]].head(MOST_ROWS).to_dict("records")
+    rows = [row | {"label": names.get(row["label"], row["label"])} for row in shown]
+    statuses = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return {"rows": rows, "all": len(bad), "statuses": statuses, "missing_frames": prepared.missing_frames}
+
+
+def _faceless(prepared: Prepared, pictures: Pictures) -> dict:
+    """Frames in which no face was found."""
+    boxes = prepared.boxes
+    rows = boxes[boxes["face"] != "1"]
+    filename = dict(zip(prepared.videos["video_id"], prepared.videos["filename"], strict=True))
+    rows = rows[rows["video_id"].isin(filename)]
+    never = boxes.groupby("video_id")["face"].agg(lambda faces: (faces != "1").all())
+    by_label = [
+        (kind.name, _of(int((rows["label"] == kind.label).sum()), int((boxes["label"] == kind.label).sum())))
+        for kind in prepared.kinds
+    ]
+    chosen = _spread([row for _, row in rows.iterrows()], MOST_FACELESS) if len(rows) else []
+    shown = [pictures.of_frame(row, filename[row["video_id"]]) for row in chosen]
+    return {"shown": shown, "all": len(rows), "videos": int(never.sum()), "by_label": by_label}
+
+
+def _clusters(prepared: Prepared, pictures: Pictures) -> dict:
+    """Near-duplicates, joined: contradicting labels first, then several groups or folds, then the largest."""
+    pairs, videos = prepared.pairs, prepared.videos.set_index("filename")
+    named = sorted({*pairs["filename"], *pairs["other"]}, key=natural_key)
+    parts = join(named, pairs[["filename", "other"]].to_numpy().tolist())
+    owner = {name: i for i, part in enumerate(parts) for name in part}
+    farthest = pairs.groupby(pairs["filename"].map(owner))["distance"].max() if len(pairs) else {}
+    clusters = []
+    for i, part in enumerate(parts):
+        labels = videos.loc[part, "label"]
+        counts = [(kind.name, int((labels == kind.label).sum())) for kind in prepared.kinds]
+        clusters.append(
+            {
+                "names": part[:MOST_NAMES],
+                "size": len(part),
+                "more": max(0, len(part) - MOST_NAMES),
+                "labels": [f"{count} {name}" for name, count in counts if count],
+                "contradiction": labels.nunique() > 1,
+                "folds": sorted(set(videos.loc[part, "fold"]) - {""}, key=natural_key),
+                "distance": f"{farthest[i]:.3f}" if np.isfinite(farthest[i]) else "unknown",
+            }
+        )
+    clusters.sort(key=lambda c: (not c["contradiction"], len(c["folds"]) < 2, -c["size"], natural_key(c["names"][0])))
+    for cluster in clusters[:MOST_CLUSTERS]:
+        cluster["pictures"] = [pictures.of_video(name) for name in _spread(cluster["names"], MOST_IN_CLUSTER)]
+    return {"shown": clusters[:MOST_CLUSTERS], "all": len(clusters), "pairs": len(pairs), "videos": len(named)}
+
+
+def _contradictions(prepared: Prepared, pictures: Pictures) -> dict:
+    """Pairs of near-duplicates of which one is called live and the other attack."""
+    pairs = prepared.pairs[prepared.pairs["label"] != prepared.pairs["other_label"]]
+    pairs = pairs.sort_values("distance", kind="stable")
+    shown = [
+        {
+            "pictures": [pictures.of_video(pair.filename), pictures.of_video(pair.other)],
+            "distance": f"{pair.distance:.3f}" if np.isfinite(pair.distance) else "unknown",
+            "mirrored": pair.mirrored,
+        }
+        for pair in pairs.head(MOST_PAIRS).itertuples()
+    ]
+    return {"shown": shown, "all": len(pairs)}
+
+
+def _contact_sheet(prepared: Prepared, kind: Kind, pictures: Pictures) -> dict:
+    """Videos of one label, spread evenly over its groups in their order."""
+    videos = prepared.videos[prepared.videos["label"] == kind.label]
+    frames = set(prepared.boxes["video_id"])
+    usable = videos[videos["video_id"].isin(frames)]
+    order = usable.sort_values("group", key=lambda column: column.map(natural_key), kind="stable")["filename"].tolist()
+    shown = [pictures.of_video(name) for name in _spread(order, MOST_CONTACTS)]
+    return {"name": kind.name, "shown": shown, "all": len(videos)}
+
+
+def _attention(parts: dict) -> list[tuple[str, str]]:
+    """What a reader should look at first: (anchor, sentence)."""
+    trouble, faceless, leak = parts["trouble"], parts["faceless"], parts["leak"]
+    found = []
+    if leak and leak["columns"][0]["leaks"]:
+        found.append(("folds", "The folds part a group or near-duplicates: figures made with them flatter."))
+    if parts["contradictions"]["all"]:
+        text = f"{parts['contradictions']['all']} pairs of near-duplicates contradict in label."
+        found.append(("contradictions", text))
+    if trouble["all"]:
+        listed = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in trouble["statuses"])
+        found.append(("trouble", f"Videos with trouble: {listed}."))
+    if trouble["missing_frames"]:
+        found.append(("trouble", f"{trouble['missing_frames']} stored frames are missing or damaged."))
+    if faceless["all"]:
+        text = f"{faceless['all']} frames have no face; {faceless['videos']} videos have none in any frame."
+        found.append(("faceless", text))
+    telling = [row["title"].split(",")[0].split(" (")[0].lower() for row in parts["summary"] if row["telling"]]
+    if telling:
+        text = f"Telling by itself: {', '.join(dict.fromkeys(telling))}. A model may learn this instead of liveness."
+        found.append(("measures", text))
+    return found
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m liveness.dataset_page", description=__doc__.splitlines()[0])
+    parser.add_argument("set", nargs="?", default="train", metavar="SET", help="name of the set (default: train)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run(main)
