@@ -137,7 +137,7 @@ launch() {
     cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
     export OMP_NUM_THREADS=$((cores > processes ? cores / processes : 1))
   fi
-  set -- "$PY" -m torch.distributed.run "${where[@]}" --nproc_per_node "$processes" -m "$@"
+  set -- "$PY" -m liveness.torchrun "${where[@]}" --nproc_per_node "$processes" -m "$@"
   [[ ${DRY_RUN:-0} == 1 ]] || exec "$@"
   run "$@"
 }

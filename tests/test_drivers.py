@@ -147,7 +147,7 @@ def test_no_gpu_tool_means_no_gpu(tmp_path):
 
 def test_launch_prints_what_it_would_run():
     result = common("launch liveness.train -c demo --fold 0 -o 'a b=1'", {"DRY_RUN": "1", "NGPU": "0"})
-    torchrun = f"{sys.executable} -m torch.distributed.run --standalone --local_addr 127.0.0.1 --nproc_per_node 1"
+    torchrun = f"{sys.executable} -m liveness.torchrun --standalone --local_addr 127.0.0.1 --nproc_per_node 1"
     assert result.stdout.strip() == f"{torchrun} -m liveness.train -c demo --fold 0 -o a\\ b=1"
     nodes = {"DRY_RUN": "1", "NGPU": "8", "NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "first"}
     result = common("launch liveness.train", nodes)

@@ -244,7 +244,7 @@ def test_the_drivers_print_the_eight_commands(tmp_path):
     assert done.returncode == 0 and len(lines) == 8
     wanted = [("convnext_xlarge", k) for k in range(5)] + [("convnext_large", k) for k in range(3)]
     for line, (recipe, fold) in zip(lines, wanted, strict=True):
-        assert "-m torch.distributed.run --standalone " in line and " --nproc_per_node 2 " in line
+        assert "-m liveness.torchrun --standalone " in line and " --nproc_per_node 2 " in line
         assert f"-m liveness.train -c {recipe} --fold {fold}" in line
     several = drive(
         tmp_path, "train.sh", "zalo2022", DRY_RUN="1", NGPU="1", NNODES="2", NODE_RANK="1", MASTER_ADDR="10.0.0.1"
@@ -255,7 +255,7 @@ def test_the_drivers_print_the_eight_commands(tmp_path):
 def test_the_learning_rate_warms_up_and_ends_at_its_least():
     config = load_recipe("convnext_xlarge").train
     steps = 43
-    rates = [learning_rate(config, step, steps) for step in range(config.epochs * steps)]
+    rates = [learning_rate(config, step, steps, config.lr) for step in range(config.epochs * steps)]
     assert rates[0] == pytest.approx(config.lr / (4 * steps))
     assert max(rates) == rates[4 * steps - 1] == pytest.approx(config.lr)
     assert rates[-1] == pytest.approx(config.min_lr)

@@ -212,8 +212,10 @@ def page(prepared: Prepared) -> str:
         lstrip_blocks=True,
         finalize=_printable,
     )
+    environment.filters["counted"] = _counted
     pictures = Pictures(prepared)
     found = measures(prepared)
+    enough = prepared.videos["label"].value_counts().min() >= ENOUGH
     parts = {
         "set": prepared.name,
         "kinds": prepared.kinds,
@@ -224,7 +226,7 @@ def page(prepared: Prepared) -> str:
         "groups": _group_table(prepared),
         "leak": _leak(prepared),
         "formats": [_counts_of(prepared, title, values) for title, values in _formats(prepared.videos)],
-        "summary": [_summary(measure) for measure in found],
+        "summary": [_summary(measure, enough) for measure in found],
         "telling": TELLING,
         "plots": {of: [_plot(measure) for measure in found if measure.of == of] for of in ("videos", "frames")},
         "trouble": _trouble(prepared),
@@ -324,7 +326,7 @@ def _auc(live: np.ndarray, attack: np.ndarray) -> float | None:
     return float((ranks - len(live) * (len(live) + 1) / 2) / (len(live) * len(attack)))
 
 
-def _summary(measure: Measure) -> dict:
+def _summary(measure: Measure, enough: bool) -> dict:
     """Median and 5th to 95th percentile of each label, and how well the number alone tells the labels apart."""
     cells = []
     for values in measure.values.values():
@@ -337,7 +339,7 @@ def _summary(measure: Measure) -> dict:
     auc, telling = None, False
     if {"live", "attack"} <= set(parts):
         auc = _auc(parts["live"], parts["attack"])
-        telling = auc is not None and abs(auc - 0.5) >= TELLING and min(map(len, parts.values())) >= ENOUGH
+        telling = enough and auc is not None and abs(auc - 0.5) >= TELLING
     unit = f"{measure.title}, {measure.unit}" if measure.unit else measure.title
     return {"title": unit, "cells": cells, "auc": "–" if auc is None else f"{auc:.2f}", "telling": telling}
 
@@ -352,7 +354,7 @@ def _plot(measure: Measure) -> dict:
     if len(distinct) == 1:
         unit = f" {measure.unit}" if measure.unit else ""
         return plot | {"text": f"{distinct[0]:.{measure.digits}f}{unit} in all {len(everything)} {measure.of}."}
-    summary = _summary(measure)
+    summary = _summary(measure, enough=False)
     names = [kind.name for kind in measure.values]
     spoken = "; ".join(f"{name}: median {' '.join(cell)}" for name, cell in zip(names, summary["cells"], strict=True))
     if measure.discrete or (len(distinct) <= FEW_VALUES and (distinct == distinct.round()).all()):
@@ -459,6 +461,11 @@ def _facts(prepared: Prepared) -> list[tuple[str, str]]:
     bad = int((~videos["status"].isin(["ok"])).sum())
     facts += [("videos with trouble", str(bad))]
     return facts + ([("left out", str(len(prepared.left_out)))] if len(prepared.left_out) else [])
+
+
+def _counted(number: int, word: str) -> str:
+    """ "1 video", "2 videos"."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _of(part: int, whole: int) -> str:
@@ -669,7 +676,7 @@ def _contact_sheet(prepared: Prepared, kind: Kind, pictures: Pictures) -> dict:
     usable = videos[videos["video_id"].isin(frames)]
     order = usable.sort_values("group", key=lambda column: column.map(natural_key), kind="stable")["filename"].tolist()
     shown = [pictures.of_video(name) for name in _spread(order, MOST_CONTACTS)]
-    return {"name": kind.name, "shown": shown, "all": len(videos)}
+    return {"name": kind.name, "shown": shown, "usable": len(usable), "all": len(videos)}
 
 
 def _attention(parts: dict) -> list[tuple[str, str]]:
@@ -679,15 +686,16 @@ def _attention(parts: dict) -> list[tuple[str, str]]:
     if leak and leak["columns"][0]["leaks"]:
         found.append(("folds", "The folds part a group or near-duplicates: figures made with them flatter."))
     if parts["contradictions"]["all"]:
-        text = f"{parts['contradictions']['all']} pairs of near-duplicates contradict in label."
+        text = f"{_counted(parts['contradictions']['all'], 'pair')} of near-duplicates with contradicting labels."
         found.append(("contradictions", text))
     if trouble["all"]:
         listed = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in trouble["statuses"])
         found.append(("trouble", f"Videos with trouble: {listed}."))
     if trouble["missing_frames"]:
-        found.append(("trouble", f"{trouble['missing_frames']} stored frames are missing or damaged."))
+        found.append(("trouble", f"Missing or damaged: {_counted(trouble['missing_frames'], 'stored frame')}."))
     if faceless["all"]:
-        text = f"{faceless['all']} frames have no face; {faceless['videos']} videos have none in any frame."
+        text = f"Without a face: {_counted(faceless['all'], 'frame')}; in none of their frames: "
+        text += f"{_counted(faceless['videos'], 'video')}."
         found.append(("faceless", text))
     telling = [row["title"].split(",")[0].split(" (")[0].lower() for row in parts["summary"] if row["telling"]]
     if telling:

@@ -69,8 +69,11 @@ def total(value: Any) -> Any:
     return value
 
 
-def wrap(model: Any, device: Any) -> Any:
+def wrap(model: Any, device: Any, reduce: str = "float32") -> Any:
     """The model under DistributedDataParallel where there is more than one process.
+
+    ``reduce="bf16"`` sums the gradients in bfloat16: half the traffic, which is what limits large
+    models on small images over PCIe.
 
     Buffers are not broadcast before each forward: the norms with running statistics either are
     frozen or see each rank's own share, and rank 0's are what is saved.
@@ -87,4 +90,9 @@ def wrap(model: Any, device: Any) -> Any:
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch renamed it
     ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, **{buffers: False})
+    model = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, **{buffers: False})
+    if reduce == "bf16":
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+
+        model.register_comm_hook(None, bf16_compress_hook)
+    return model

@@ -7,6 +7,7 @@ Anything else that is raised is our own defect and keeps its traceback.
 
 import os
 import sys
+import time
 from collections.abc import Callable
 
 
@@ -20,6 +21,10 @@ def run(main: Callable[[], int | None]) -> None:
         code = main()
         sys.stdout.flush()
     except UserError as error:
+        if os.environ.get("RANK", "0") != "0":
+            # All ranks make the same mistake as a rule: rank 0 says it, and torchrun ends the others
+            # while they wait here. What only this rank has met is said after the wait.
+            time.sleep(10)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -54,6 +54,7 @@ def load_set(name: str, plan: FramePlan) -> PreparedSet:
         for table in TABLES[:4]
     }
     videos = read["labels_video.csv"].set_index("filename")
+    videos = videos[videos.status != "left_out"].copy()
     folds = read["folds.csv"].set_index("filename")
     if set(videos.index) != set(folds.index):
         raise UserError(f"{folder}/folds.csv: not the videos of labels_video.csv; run: bash prepare_data.sh {name}")
@@ -66,6 +67,7 @@ def load_set(name: str, plan: FramePlan) -> PreparedSet:
         boxes[column] = pd.to_numeric(boxes[column])
     frames = frames.drop(columns="filename").merge(boxes, on=["video_id", "frame_id"], how="left", validate="1:1")
     by_id = videos.reset_index().set_index("video_id")
+    frames = frames[frames.video_id.isin(by_id.index)].copy()
     frames["filename"] = frames.video_id.map(by_id.filename)
     frames["fold"] = frames.video_id.map(by_id.fold)
     frames = _of_plan(frames, plan, data, name)
@@ -154,7 +156,8 @@ class TrainingFrames:
         scale = 1.0
         if view.kind == "face":
             low, high = np.log(view.train_scales)
-            scale = float(np.exp(np.random.default_rng(seed).uniform(low, high)))
+            # A stream apart from the policy's: else the scale would tell which samples become attacks.
+            scale = float(np.exp(np.random.default_rng([seed, 2]).uniform(low, high)))
         piece = cut(read_frame(self.folder, row), face_of(row), view, scale)
         tensor, label = self.policy(piece, int(row.label), seed)
         return tensor, float(label)

@@ -1,6 +1,6 @@
 """The training loop: optimiser steps of the global batch until the member is made.
 
-    state = start(model, recipe, device, steps_per_epoch)
+    state = start(model, recipe, device, steps_per_epoch, lr)
     fit(state, frames, recipe, after_epoch, stopping)
 
 Every random draw comes from (seed, epoch, sample): augmentation, drop path, the order of samples. So
@@ -38,11 +38,13 @@ class State:
     device: Any
     steps_per_epoch: int
     drop_path: dict[str, Any]  # the seeds of the samples at hand
+    lr: float  # the highest
     class_weights: tuple[float, float] = (1.0, 1.0)  # of attack and of live samples
     step: int = 0  # finished optimiser steps
     loss: float = 0.0  # sums over this epoch so far, of this rank
     samples: int = 0
     history: list[dict] = field(default_factory=list)  # rows of metrics.csv
+    best: dict[str, Any] | None = None  # with select=logloss: epoch, logloss and weights of the best epoch
 
     @property
     def epoch(self) -> int:
@@ -54,9 +56,26 @@ class State:
         """The model to score and to save: the moving average where there is one."""
         return self.ema.module if self.ema is not None else self.model
 
+    def finish_epoch(self, row: dict, select: str) -> None:
+        """Note an epoch's row of metrics.csv, and its weights if they are to be kept."""
+        self.history.append(row)
+        if select == "logloss" and (self.best is None or row["logloss"] < self.best["logloss"]):
+            weights = {key: value.detach().cpu().clone() for key, value in self.best_guess.state_dict().items()}
+            self.best = {"epoch": row["epoch"], "logloss": row["logloss"], "weights": weights}
 
-def start(model: Any, recipe: Recipe, device: Any, steps_per_epoch: int) -> State:
-    """Optimiser, moving average and scaler for a fresh or a resumed run."""
+    @property
+    def kept_epoch(self) -> int:
+        return self.best["epoch"] if self.best else self.epoch
+
+    def kept_model(self) -> Any:
+        """The model that becomes the member: the last epoch's, or the selected one's."""
+        if self.best:
+            self.best_guess.load_state_dict(self.best["weights"])
+        return self.best_guess
+
+
+def start(model: Any, recipe: Recipe, device: Any, steps_per_epoch: int, lr: float) -> State:
+    """Optimiser, moving average and scaler for a fresh or a resumed run. ``lr``: the highest."""
     import torch
     from timm.optim import create_optimizer_v2
     from timm.utils import ModelEmaV3
@@ -65,6 +84,8 @@ def start(model: Any, recipe: Recipe, device: Any, steps_per_epoch: int) -> Stat
 
     config = recipe.train
     drop_path = replace_drop_path(model)
+    if config.checkpoint_activations:
+        _checkpoint_activations(model, recipe.model.name)
     model.to(device, memory_format=torch.channels_last)  # 2 to 3 times as fast, on CPUs as well
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -72,7 +93,7 @@ def start(model: Any, recipe: Recipe, device: Any, steps_per_epoch: int) -> Stat
     optimizer = create_optimizer_v2(
         model,
         opt="adamw",
-        lr=config.lr,
+        lr=lr,
         weight_decay=config.weight_decay,
         layer_decay=config.layer_decay if config.layer_decay < 1 else None,
         fused=device.type == "cuda",
@@ -81,7 +102,14 @@ def start(model: Any, recipe: Recipe, device: Any, steps_per_epoch: int) -> Stat
     if config.ema_half_life > 0:
         ema = ModelEmaV3(model, decay=ema_decay(config, steps_per_epoch), use_warmup=True)
     half = device.type == "cuda" and config.amp and half_type() == torch.float16
-    return State(model, ema, optimizer, torch.amp.GradScaler(enabled=half), device, steps_per_epoch, drop_path)
+    return State(model, ema, optimizer, torch.amp.GradScaler(enabled=half), device, steps_per_epoch, drop_path, lr)
+
+
+def _checkpoint_activations(model: Any, name: str) -> None:
+    try:
+        model.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError) as error:
+        raise UserError(f"train.checkpoint_activations: timm's {name} does not support it") from error
 
 
 def save(state: State, path: Path) -> None:
@@ -94,6 +122,8 @@ def save(state: State, path: Path) -> None:
         "loss": state.loss,
         "samples": state.samples,
         "history": state.history,
+        "best": state.best,
+        "lr": state.lr,
         "model": state.model.state_dict(),
         "ema": state.ema.state_dict() if state.ema is not None else None,
         "optimizer": state.optimizer.state_dict(),
@@ -113,9 +143,16 @@ def resume(state: State, path: Path) -> None:
         state.ema.load_state_dict(content["ema"])
     state.optimizer.load_state_dict(content["optimizer"])
     state.scaler.load_state_dict(content["scaler"])
-    state.step, state.history = content["step"], content["history"]
+    state.step, state.history, state.best = content["step"], content["history"], content["best"]
     if distributed.rank() == 0:
         state.loss, state.samples = content["loss"], content["samples"]
+
+
+def saved_lr(path: Path) -> float:
+    """The highest learning rate of the run that left last.pt."""
+    import torch
+
+    return torch.load(path, map_location="meta", weights_only=True)["lr"]
 
 
 @dataclass
@@ -161,28 +198,40 @@ def fit(
 
     ``stopping()`` is asked after every step. Returns whether training is finished.
     """
-    import torch
-    from torch.utils.data import DataLoader
-
     config = recipe.train
-    plan = shares(len(frames), config, state.step)
-    model = torch.compile(state.model) if config.compile else state.model
-    model = distributed.wrap(model, state.device)
-    # One loader for the whole run: its workers prepare the next epoch while this one ends.
-    loader = DataLoader(
-        frames,
-        batch_sampler=[share.keys for share in plan],
-        num_workers=config.workers,
-        pin_memory=state.device.type == "cuda",
-        worker_init_fn=_quiet_worker,
-    )
-    arriving = iter(zip(plan, loader, strict=True))
+    model = parallel(state, config)
+    arriving = samples(frames, shares(len(frames), config, state.step), config, state.device)
     while state.epoch < config.epochs:
         row = _run_epoch(state, model, arriving, config, stopping)
         if row is None:
             return False
         after_epoch(row)
     return True
+
+
+def parallel(state: State, config: Train) -> Any:
+    """The model as it is called in training: compiled if asked, under DDP if there are several processes."""
+    import torch
+
+    model = torch.compile(state.model) if config.compile else state.model
+    return distributed.wrap(model, state.device, config.reduce)
+
+
+def samples(frames: TrainingFrames, plan: list[Share], config: Train, device: Any) -> Iterator:
+    """Pairs of a share and its (images, labels), in the plan's order.
+
+    One loader for the whole plan: its workers prepare the next epoch while this one ends.
+    """
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(
+        frames,
+        batch_sampler=[share.keys for share in plan],
+        num_workers=config.workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_quiet_worker,
+    )
+    return iter(zip(plan, loader, strict=True))
 
 
 def _quiet_worker(_: int) -> None:
@@ -204,27 +253,24 @@ def _run_epoch(
     import torch
     from tqdm import tqdm
 
-    model.train()
-    started, lr, seen = time.monotonic(), 0.0, 0
+    started, lr = time.monotonic(), 0.0
     losses = torch.tensor([state.loss, state.samples], dtype=torch.float64, device=state.device)
+    before = state.samples
     end = (state.epoch + 1) * state.steps_per_epoch
     show = distributed.rank() == 0 and sys.stderr.isatty()
     title = f"epoch {state.epoch + 1}/{config.epochs}"
+    model.train()
     with tqdm(total=end - state.step, desc=title, unit="step", disable=not show, leave=False) as bar:
         while state.step < end:
-            share, (images, labels) = next(arriving)
-            loss = _forward_backward(state, model, share, images, labels, config)
-            losses += torch.stack([loss.sum(), loss.new_tensor(len(loss))])
-            seen += len(loss)
-            if not share.last:
-                continue
-            lr = _apply(state, config)
+            lr = learning_rate(config, state.step, state.steps_per_epoch, state.lr)
+            losses += run_step(state, model, arriving, config, lr)
             bar.update()
             if show:
-                bar.set_postfix(loss=f"{(losses[0] / losses[1]).item():.3f}", lr=f"{lr:.1e}")
+                bar.set_postfix(_gauges(losses, lr, state.device))
             if stopping():
                 state.loss, state.samples = losses[0].item(), int(losses[1].item())
                 return None
+    seen = (losses[1].item() - before) * distributed.size()
     distributed.total(losses)
     state.loss, state.samples = 0.0, 0
     seconds = time.monotonic() - started
@@ -234,8 +280,33 @@ def _run_epoch(
         "lr": lr,
         "train_loss": (losses[0] / losses[1]).item(),
         "seconds": round(seconds, 1),
-        "images_per_second": round(seen * distributed.size() / seconds, 1),
+        "images_per_second": round(seen / seconds, 1),
     }
+
+
+def _gauges(losses: Any, lr: float, device: Any) -> dict[str, str]:
+    """What the bar shows beside its rate and the time left."""
+    import torch
+
+    gauges = {"loss": f"{(losses[0] / losses[1]).item():.3f}", "lr": f"{lr:.1e}"}
+    if device.type == "cuda":
+        gauges["GB"] = f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f}"
+    return gauges
+
+
+def run_step(state: State, model: Any, arriving: Iterator, config: Train, lr: float) -> Any:
+    """One optimiser step of a global batch. Returns this rank's sum of losses and number of samples."""
+    import torch
+
+    losses = torch.zeros(2, dtype=torch.float64, device=state.device)
+    last = False
+    while not last:
+        share, (images, labels) = next(arriving)
+        loss = _forward_backward(state, model, share, images, labels, config)
+        losses += torch.stack([loss.sum(), loss.new_tensor(len(loss))])
+        last = share.last
+    _apply(state, config, lr)
+    return losses
 
 
 def _forward_backward(state: State, model: Any, share: Share, images: Any, labels: Any, config: Train) -> Any:
@@ -262,11 +333,10 @@ def _forward_backward(state: State, model: Any, share: Share, images: Any, label
     return losses.detach().double()
 
 
-def _apply(state: State, config: Train) -> float:
-    """One optimiser step. Returns its learning rate."""
+def _apply(state: State, config: Train, lr: float) -> None:
+    """Apply the gradients that the step's shares have left."""
     import torch
 
-    lr = learning_rate(config, state.step, state.steps_per_epoch)
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
     if config.clip_grad:
@@ -278,4 +348,3 @@ def _apply(state: State, config: Train) -> float:
     if state.ema is not None:
         state.ema.update(state.model, step=state.step)
     state.step += 1
-    return lr

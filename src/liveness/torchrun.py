@@ -1,0 +1,35 @@
+"""torchrun that leaves the last word to the training processes.
+
+    python -m liveness.torchrun --standalone --nproc_per_node 2 -m liveness.train -c demo_face --fold 0
+
+The arguments are torchrun's own (python -m torch.distributed.run). A process that failed has printed
+its one line already; torchrun would bury it under a traceback of its own. Exit code: that of the first
+process that failed, 128 + the signal where a signal ended it.
+"""
+
+import logging
+import signal
+import sys
+
+
+def main() -> None:
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        torchrun(sys.argv[1:])
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            hint = " (the kernel does this when memory runs out)" if name == "SIGKILL" else ""
+            print(f"error: the process of rank {rank} was ended by {name}{hint}; the job is over", file=sys.stderr)
+        sys.exit(failure.exitcode if failure.exitcode >= 0 else 128 - failure.exitcode)
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""One member from a prepared set to its weights: start or continue, fit, score the held-out fold.
+
+Reads data/<set>/ and weights/<pretrained>; writes runs/<set>/<recipe>_fold<k>/{config.json, runs.json,
+last.pt, metrics.csv, oof.csv} and, last, weights/<set>/<recipe>_fold<k>.safetensors.
+"""
+
+import json
+import math
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from liveness import distributed
+from liveness.config import Recipe, from_dict, to_dict
+from liveness.data.augment import Policy
+from liveness.data.contract import make_contract
+from liveness.data.dataset import HeldOutVideos, PreparedSet, TrainingFrames, load_set, split
+from liveness.errors import UserError
+from liveness.evaluation import metrics
+from liveness.evaluation.combine import video_scores
+from liveness.files import write_text, written_aside
+from liveness.model.build import build, parameter_count
+from liveness.model.checkpoint import load_pretrained, member_path, save_member
+from liveness.model.losses import class_weights
+from liveness.model.score import Scorer, pick_device, use_all_cores
+from liveness.training import loop, range_test, tracking
+
+STOPPED = 143  # exit code after SIGTERM or ctrl-C: 128 + 15
+OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]
+# Of a recipe: what may differ between two starts of one run without changing what is trained.
+FREE = ("recipe.train.workers", "recipe.tracker")
+
+
+def train_member(recipe: Recipe, fold: int, name: str, folder: Path) -> None:
+    """Everything from the prepared set to the member's weights and its out-of-fold scores."""
+    rank = distributed.rank()
+    say = print if rank == 0 else lambda *_, **__: None
+    use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    prepared = load_set(name, recipe.frames)
+    rows, held_out = split(prepared, fold, recipe.view)
+    described = {"recipe": to_dict(recipe), "fold": fold, "data": name, "data_hash": prepared.digest}
+    weights, last = member_path(name, recipe.name, fold), folder / "last.pt"
+    title = f"{recipe.name} fold {fold} of {name}"
+    if _same_run(folder, described, weights):
+        say(f"{title}: already trained, {weights}")
+        return
+    device = pick_device(int(os.environ.get("LOCAL_RANK", "0")))
+    log, close = (lambda row: None), (lambda: None)
+    if rank == 0:
+        log, close = tracking.open_tracker(recipe.tracker, folder, described, title)
+        tracking.record_start(folder / "runs.json", described, device, distributed.size())
+        write_text(folder / "config.json", json.dumps(described, indent=1, sort_keys=True) + "\n")
+    state, frames = _start(recipe, prepared, rows, last, device)
+    say(f"{title}: {_summary(recipe, state, rows, held_out)}")
+    videos = HeldOutVideos(prepared, held_out, recipe.view)
+    oof, of_epoch = None, 0
+
+    def after_epoch(row: dict) -> None:
+        nonlocal oof, of_epoch
+        oof, of_epoch = score_held_out(state.best_guess, device, videos, prepared, recipe), row["epoch"]
+        row.update(_figures(oof, recipe))
+        state.finish_epoch(row, recipe.train.select)
+        say(
+            f"  epoch {row['epoch']:2d}/{recipe.train.epochs}  loss {row['train_loss']:.4f}  held-out: log loss "
+            f"{row['logloss']:.4f}  EER {100 * row['eer']:.1f} %  AUC {row['auc']:.3f}  ({row['seconds']:.0f} s)"
+        )
+        if rank == 0:
+            loop.save(state, last)
+            _write_table(folder / "metrics.csv", pd.DataFrame(state.history))
+            log(row)
+
+    _fit(state, frames, recipe, after_epoch, last, say)
+    model = state.kept_model()
+    if of_epoch != state.kept_epoch:  # an earlier epoch is kept, or the run was stopped after the last one
+        oof = score_held_out(model, device, videos, prepared, recipe)
+    if rank == 0:
+        finish(model, oof, prepared, described | {"epoch": state.kept_epoch, "lr": state.lr}, folder)
+        close()
+    distributed.barrier()
+    say(f"{title}: {weights}")
+
+
+def find_lr(recipe: Recipe, fold: int, name: str, folder: Path) -> float:
+    """Range test on what this member would train on; leaves lr_curve.{csv,png} in ``folder``."""
+    use_all_cores()
+    prepared = load_set(name, recipe.frames)
+    rows, _ = split(prepared, fold, recipe.view)
+    frames, model = _fresh(recipe, prepared, rows)
+    load_pretrained(model, recipe.model)
+    return range_test.choose(model, frames, recipe, pick_device(), folder)
+
+
+def _fresh(recipe: Recipe, prepared: PreparedSet, rows: Any) -> tuple[TrainingFrames, Any]:
+    """The frames to train on, and the model with its first random weights: equal on every rank."""
+    seed = recipe.train.seed
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), seed)
+    return frames, build(recipe.model, recipe.view.size)
+
+
+def _start(recipe: Recipe, prepared: PreparedSet, rows: Any, last: Path, device: Any) -> tuple[Any, Any]:
+    """The state of a fresh run, or that of ``last``, and the frames to train on."""
+    frames, model = _fresh(recipe, prepared, rows)
+    fresh = not last.is_file()
+    if fresh:
+        load_pretrained(model, recipe.model)
+    lr = recipe.train.lr
+    if lr == "auto":
+        lr = range_test.choose(model, frames, recipe, device, last.parent) if fresh else loop.saved_lr(last)
+    state = loop.start(model, recipe, device, loop.count_steps(len(frames), recipe.train), lr)
+    if recipe.train.class_balance:
+        live = int((rows.label == 1).sum())
+        state.class_weights = class_weights(live, len(rows) - live)
+    if not fresh:
+        loop.resume(state, last)
+    return state, frames
+
+
+def _summary(recipe: Recipe, state: Any, rows: Any, held_out: list[str]) -> str:
+    return (
+        f"{recipe.model.name}, {parameter_count(state.model) / 1e6:.1f} M parameters, "
+        f"{recipe.view.kind} {recipe.view.size} px, {len(rows)} frames of {rows.filename.nunique()} videos, "
+        f"{len(held_out)} videos held out, {recipe.train.epochs} epochs of {state.steps_per_epoch} steps, "
+        f"lr {state.lr:g}, {distributed.size()} x {state.device.type}"
+        + (f", continuing after step {state.step}" if state.step else "")
+    )
+
+
+def _fit(state: Any, frames: Any, recipe: Recipe, after_epoch: Any, last: Path, say: Any) -> None:
+    """Train to the end, or save and leave when a signal came."""
+    signals = _Signals()
+    rank = distributed.rank()
+    try:
+        finished = loop.fit(state, frames, recipe, after_epoch, lambda: rank == 0 and signals.came)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of GPU memory in step {state.step + 1}; a smaller train.batch_per_process (it is "
+            f"{recipe.train.batch_per_process}; the global batch stays), train.checkpoint_activations=true or "
+            "train.amp=true take less"
+        ) from error
+    except RuntimeError:
+        if signals.came:  # rank 0 has left, and this rank was waiting for it
+            sys.exit(STOPPED)
+        raise
+    if not finished:
+        loop.save(state, last)
+        say(f"stopped in epoch {state.epoch + 1} after step {state.step}; the same command continues", flush=True)
+        os._exit(STOPPED)  # the other ranks wait in a collective, so leaving in good order would hang
+
+
+class _Signals:
+    """Notes SIGTERM and SIGINT instead of dying in the middle of a step."""
+
+    def __init__(self) -> None:
+        self.came = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, *_: Any) -> None:
+        self.came = True
+
+
+def _same_run(folder: Path, described: dict, weights: Path) -> bool:
+    """Whether this very run is finished. A run of another recipe or data is a UserError."""
+    record = folder / "config.json"
+    if record.is_file():
+        there = json.loads(record.read_text(encoding="utf-8"))
+        difference = [text for text in _differences(there, described) if not text.startswith(FREE)]
+        if difference:
+            raise UserError(
+                f"{folder} holds another run: {'; '.join(difference[:3])}; remove the folder, or give --restart"
+            )
+    return record.is_file() and (folder / "oof.csv").is_file() and weights.is_file()
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{key}.{k}".lstrip("."))]
+    return [] if old == new else [f"{key} is {str(old)[:40]} there, {str(new)[:40]} here"]
+
+
+def score_held_out(model: Any, device: Any, videos: Any, prepared: PreparedSet, recipe: Recipe) -> pd.DataFrame:
+    """The out-of-fold table: every held-out frame scored exactly once, on every rank the same.
+
+    Videos are dealt to the ranks, and each is scored by itself, as in prediction.
+    """
+    from torch.utils.data import DataLoader, Subset
+
+    scorer = Scorer(model, device, recipe.train.amp)
+    mine = list(range(distributed.rank(), len(videos), distributed.size()))
+    loader = DataLoader(
+        Subset(videos, mine), batch_size=None, num_workers=recipe.train.workers, collate_fn=lambda item: item
+    )
+    scored: list[tuple[str, int, float]] = []
+    with torch.random.fork_rng(devices=[]):  # the loader draws a seed; training must not notice
+        for name, frame_ids, views in loader:
+            for frame_id, score in zip(frame_ids, scorer.frames(views, len(frame_ids)), strict=True):
+                scored.append((name, frame_id, float(score)))
+    found = {(name, frame_id): score for name, frame_id, score in distributed.gather(scored)}
+    rows = []
+    for name in videos.filenames:
+        video = prepared.videos.loc[name]
+        fixed = {"filename": name, "video_id": video.video_id, "label": int(video.label), "fold": int(video.fold)}
+        for row in videos.rows.get(name, []):
+            score = found.get((name, int(row.frame_id)), math.nan)
+            status = "ok" if math.isfinite(score) else "no_face"
+            rows.append({**fixed, "frame_id": int(row.frame_id), "score": score, "status": status})
+        if name not in videos.rows:
+            status = video.status if video.status != "ok" else "no_frames"
+            rows.append({**fixed, "frame_id": None, "score": math.nan, "status": status})
+    table = pd.DataFrame(rows, columns=OOF_COLUMNS)
+    table["frame_id"] = table.frame_id.astype("Int64")
+    return table
+
+
+def _figures(oof: pd.DataFrame, recipe: Recipe) -> dict[str, float]:
+    """Log loss, EER and AUC of the held-out videos that have a score."""
+    table = video_scores(oof, recipe.combine)
+    table = table[table.score.notna()]
+    labels, scores = table.label.to_numpy(int), table.score.to_numpy(float)
+    if len(set(labels)) < 2:
+        return {"logloss": math.nan, "eer": math.nan, "auc": math.nan}
+    return {
+        "logloss": metrics.log_loss(labels, scores),
+        "eer": metrics.eer(labels, scores).value,
+        "auc": metrics.auc(labels, scores),
+    }
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    with written_aside(path) as side:
+        table.to_csv(side, index=False, lineterminator="\n")
+
+
+def finish(model: Any, oof: pd.DataFrame, prepared: PreparedSet, described: dict, folder: Path) -> None:
+    """Write oof.csv, then the weights: the file whose presence means that the member is made."""
+    recipe = from_dict(Recipe, described["recipe"], "recipe")
+    _write_table(folder / "oof.csv", oof)
+    figures = {key: value if math.isfinite(value) else None for key, value in _figures(oof, recipe).items()}
+    contract = make_contract(recipe, prepared.data, prepared.detector_sha256)
+    path = member_path(described["data"], recipe.name, described["fold"])
+    held_out = {"videos": oof.filename.nunique(), **figures}
+    save_member(path, model.state_dict(), {**described, "contract": contract, "held_out": held_out})

@@ -1,0 +1,83 @@
+"""The contact sheet: on a tiny prepared set, through the real command."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from liveness.config import load_data
+from liveness.contact_sheet import choose, describe
+from liveness.data.folds import fold_set
+from liveness.data.preparation import prepare_set
+from liveness.files import CODE
+
+
+@pytest.fixture
+def tiny_set(workspace: Path, tiny_clips) -> Path:
+    """data/tiny of four clips without faces, two of each class."""
+    lines = ["fname,liveness_score"]
+    for i in range(4):
+        tiny_clips(workspace / "raw" / "tiny" / "videos" / f"{i}.mp4", seed=i)
+        lines.append(f"{i}.mp4,{i % 2}")
+    (workspace / "raw" / "tiny" / "label.csv").write_text("\n".join(lines) + "\n")
+    data = load_data("tiny", ["folds.n=2", "folds.duplicates=0"])
+    prepare_set(data)
+    fold_set(workspace / "data" / "tiny", data.folds)
+    return workspace
+
+
+def contact_sheet(*args: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "liveness.contact_sheet", *args]
+    environment = {**os.environ, "PYTHONPATH": str(CODE / "src")}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_a_sheet_shows_untouched_views_and_marks_simulated_attacks(tiny_set):
+    options = ["-c", "demo_frame", "--data", "tiny", "--rows", "3", "--columns", "4", "-o", "augment=attacks"]
+    result = contact_sheet(*options, "augment.attack_rate=1")
+    assert result.returncode == 0, result.stderr
+    out = tiny_set / "runs" / "tiny" / "demo_frame_attacks.png"
+    assert str(out) in result.stdout and "9 draws of attacks" in result.stdout
+    pixels = np.asarray(Image.open(out)).astype(int)
+    assert pixels.shape[0] > 3 * 160 and pixels.shape[1] >= 4 * 160
+    red = (np.abs(pixels - (255, 60, 60)).max(2) == 0).sum()
+    assert red > 6 * 4 * 160 * 2  # two live rows of three draws: a frame round each
+
+    again = contact_sheet(*options, "augment.attack_rate=1", "--out", str(tiny_set / "again.png"))
+    assert again.returncode == 0, again.stderr
+    assert np.array_equal(pixels, np.asarray(Image.open(tiny_set / "again.png")))
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "word"),
+    [
+        (["-c", "efficientnet_lite0"], 1, "no frame with a face has a label"),
+        (["-c", "demo_frame", "--out", "sheet.jpg"], 1, "ends in .png"),
+        (["-c", "demo_frame", "-o", "augment=shfit"], 1, "shift"),
+        (["-c", "demo_frame", "--columns", "1"], 2, "at least 1 row and 2 columns"),
+    ],
+)
+def test_a_users_mistake_is_one_line(tiny_set, args, code, word):
+    result = contact_sheet("--data", "tiny", *args)
+    assert result.returncode == code
+    assert word in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
+
+
+def test_rows_are_dealt_to_both_classes_and_spread_over_the_set():
+    labels = np.array([1] * 10 + [0] * 90)
+    chosen = choose(labels, 8)
+    assert [int(labels[i]) for i in chosen] == [1] * 4 + [0] * 4
+    assert len(set(chosen)) == 8 and max(chosen) > 80
+    assert choose(labels[:10], 4) == sorted(set(choose(labels[:10], 4))) and len(choose(labels[:10], 4)) == 4
+    assert len(choose(labels, 1000)) == 100
+    assert len(choose(np.array([1, 0, 0, 0, 0]), 4)) == 4
+
+
+def test_a_tile_says_what_became_of_the_label():
+    assert describe(1, 1.0, False)[0] == "live" and describe(0, 0.0, False)[0] == "attack"
+    assert "was live" in describe(1, 0.0, False)[0]
+    assert "0.62" in describe(1, 0.62, True)[0]
