@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prepare a set: frames, faces, tables and folds of raw/SET into data/SET.
+# Prepare a set: frames, faces, tables, folds and a page about them, of raw/SET into data/SET.
 #
 #   bash prepare_data.sh [SET] [-o KEY=VALUE ...] [--strict]
 #   bash prepare_data.sh                      # the set "train"
@@ -40,3 +40,4 @@ run "$PY" -m liveness.prepare "$set_name" "${options[@]}" "${strict[@]}"
 [[ -z ${SHARD:-} ]] || exit 0 # the run without SHARD goes on from here
 run "$PY" -m liveness.make_folds "$set_name" "${options[@]}"
 run "$PY" -m liveness.sanity_check "$set_name"
+run "$PY" -m liveness.dataset_page "$set_name"
