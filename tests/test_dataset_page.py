@@ -244,6 +244,15 @@ def test_missing_and_damaged_frames_are_told_and_do_not_stop_it(workspace, table
     assert "Frame 7 of 2.mp4 cannot be read" in shown.text
 
 
+def test_a_set_without_any_frame_has_a_page(workspace, tables):
+    videos = pd.read_csv(tables / "labels_video.csv").iloc[-1:]
+    videos.to_csv(tables / "labels_video.csv", index=False)
+    pd.DataFrame(columns=BOXES).to_csv(tables / "labels_bbox.csv", index=False)
+    shown, _ = make_page(workspace)
+    assert shown.row("47.mp4")[2] == "unreadable"
+    assert "0 of 1 videos (1 without a stored frame)" in shown.text
+
+
 def test_a_set_that_is_not_prepared_is_one_line(workspace, tables):
     (tables / "prepare.json").unlink()
     for name in ("demo", "nosuchset"):

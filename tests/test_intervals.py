@@ -233,3 +233,15 @@ def test_equal_systems_are_rarely_told_apart():
     shares = np.mean(wrong, axis=0)
     print(f"\nwrong verdicts: EER {shares[0]:.3f}, AUC {shares[1]:.3f}")
     assert (shares <= 0.08).all()
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_very_few_groups_give_limits_that_hold_the_value(groups):
+    """A fold of a small set has two or three persons, whose tails vanish in floating point."""
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        labels = np.arange(24) % 2 == 1
+        scores = np.clip(rng.normal(np.where(labels, 0.8, 0.2), 0.25), 0, 1)
+        found = intervals.bootstrap(labels, scores, np.arange(24) // 2 % groups, replicates=200)
+        assert 0 <= found["auc"].low <= metrics.auc(labels, scores) <= found["auc"].high <= 1
+        assert np.isfinite([found["log_loss"].low, found["log_loss"].high]).all()

@@ -42,9 +42,12 @@ class Folds:
 
     n: int = 5
     seed: int = 42
+    test: int = 0  # the fold that the _test tables hold; the _train tables hold the others
     groups: str = ""  # a csv of filename,group; or a plain file with one group per line; "" = none
     group_column: str = "subject"  # a column of the label file, used where it exists
     duplicates: float = 0.12  # share of a frame hash's bits by which near-duplicates differ at most; 0 = no search
+    embeddings: str = ""  # a csv of filename and face embeddings: videos of one person share a group; "" = none
+    embedding_similarity: float = 0.5  # least cosine similarity of one person's videos (data/identities.py: why)
 
 
 @dataclass
@@ -57,6 +60,7 @@ class Data:
     folds: Folds = field(default_factory=Folds)
     jpeg_quality: int = 95  # of the stored frames; OpenCV's default, as at prediction
     crop_scale: float = 1.4  # faces/crop: side of the square over the longer side of the box
+    crop_size: int = 0  # faces/crop: pixels of a side; 0 = as many as the frame has there
     workers: int = 0  # 0 = one per core
     video_seconds: float = 300.0  # a video that takes longer is given up
     video_gib: float = 4.0  # memory that one video may take
@@ -346,10 +350,19 @@ def _check_data(data: Data) -> None:
     _require(
         0 <= data.folds.duplicates < 0.5, f"{where}: folds.duplicates={data.folds.duplicates}; expected 0 to below 0.5"
     )
+    _require(
+        0 < data.folds.embedding_similarity < 1,
+        f"{where}: folds.embedding_similarity={data.folds.embedding_similarity}; expected above 0, below 1",
+    )
     _require(data.workers >= 0, f"{where}: workers={data.workers}; expected 0 (one per core) or more")
     _require(data.video_seconds > 0, f"{where}: video_seconds={data.video_seconds}; expected above 0")
     _require(data.video_gib > 0, f"{where}: video_gib={data.video_gib}; expected above 0")
     _require(data.folds.n >= 2, f"{where}: folds.n={data.folds.n}; expected at least 2")
+    _require(
+        0 <= data.folds.test < data.folds.n,
+        f"{where}: folds.test={data.folds.test}; expected a fold, 0 to {data.folds.n - 1}",
+    )
+    _require(0 <= data.crop_size <= 4096, f"{where}: crop_size={data.crop_size}; expected 0 (as it is) to 4096")
     _require(1 <= data.jpeg_quality <= 100, f"{where}: jpeg_quality={data.jpeg_quality}; expected 1 to 100")
     _require(data.crop_scale >= 1, f"{where}: crop_scale={data.crop_scale}; expected at least 1")
     _require(0 < data.detector.threshold < 1, f"{where}: detector.threshold={data.detector.threshold}; expected 0 to 1")

@@ -105,7 +105,7 @@ def main() -> None:
     prepared = read_set(folder)
     path = folder / "dataset.html"
     write_text(path, page(prepared))
-    print(f"{path}: {len(prepared.videos)} videos, {path.stat().st_size / 1e6:.1f} MB")
+    print(f"{path}: {_counted(len(prepared.videos), 'video')}, {path.stat().st_size / 1e6:.1f} MB")
 
 
 def read_set(folder: Path) -> Prepared:
@@ -616,14 +616,14 @@ def _faceless(prepared: Prepared, pictures: Pictures) -> dict:
     rows = boxes[boxes["face"] != "1"]
     filename = dict(zip(prepared.videos["video_id"], prepared.videos["filename"], strict=True))
     rows = rows[rows["video_id"].isin(filename)]
-    never = boxes.groupby("video_id")["face"].agg(lambda faces: (faces != "1").all())
+    never = set(rows["video_id"]) - set(boxes.loc[boxes["face"] == "1", "video_id"])
     by_label = [
         (kind.name, _of(int((rows["label"] == kind.label).sum()), int((boxes["label"] == kind.label).sum())))
         for kind in prepared.kinds
     ]
     chosen = _spread([row for _, row in rows.iterrows()], MOST_FACELESS) if len(rows) else []
     shown = [pictures.of_frame(row, filename[row["video_id"]]) for row in chosen]
-    return {"shown": shown, "all": len(rows), "videos": int(never.sum()), "by_label": by_label}
+    return {"shown": shown, "all": len(rows), "videos": len(never), "by_label": by_label}
 
 
 def _clusters(prepared: Prepared, pictures: Pictures) -> dict:

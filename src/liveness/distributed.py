@@ -41,6 +41,14 @@ def size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def lost_another(error: RuntimeError) -> bool:
+    """Whether an error of a collective says that another process, or the way to it, is gone."""
+    import torch.distributed as dist
+
+    # gloo's are plain RuntimeErrors that begin with the place in its source.
+    return size() > 1 and (isinstance(error, dist.DistError) or "gloo/transport" in str(error))
+
+
 def barrier() -> None:
     """Wait until every rank is here."""
     import torch.distributed as dist

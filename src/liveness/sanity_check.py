@@ -5,7 +5,7 @@
 Reads data/<set>/ and the set's videos and labels; compares videos, labels, frames, faces, tables
 and folds. Prints each mismatch on stderr and the counts per split on stdout; exits 1 on any
 mismatch. --fix rebuilds what is missing or damaged (as prepare.json says it was made) and checks
-again; files that nothing names are reported and left alone.
+again; files that nothing names are reported and left alone, but for what killed runs left half-written.
 """
 
 import argparse
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from liveness.config import Data, from_dict
+from liveness.config import Data, Folds, from_dict
 from liveness.data.extract import damaged_files, forget, read_record, task_for, what_is_missing
-from liveness.data.folds import SPLIT, fold_set, split_tables, write_split
+from liveness.data.folds import SPLIT, deal, fold_set, split_tables, write_split
 from liveness.data.folds import check_folds as check_against_videos
 from liveness.data.labels import RawSet, find_set, read_table, table_text
-from liveness.data.preparation import WHY, Prepared, prepare_set, read_links, tables_of
+from liveness.data.preparation import WHY, Prepared, prepare_set, read_identities, read_links, tables_of
 from liveness.errors import UserError, run
 from liveness.files import workspace
 
@@ -43,6 +43,9 @@ def main() -> int:
     if troubles and args.fix:
         for video_id in damaged:
             forget(folder, video_id)
+        for name in FOLDERS:
+            for side in (folder / name).glob(".aside-*"):
+                side.unlink(missing_ok=True)
         prepare_set(data)
         _fix_folds(folder, raw, data)
         print(f"{args.set}: rebuilt; checking again")
@@ -67,7 +70,7 @@ def check(folder: Path, raw: RawSet, data: Data) -> tuple[list[Trouble], set[str
         if video.name in left_out:
             continue
         record = read_record(folder, video)
-        missing = what_is_missing(task_for(video, folder, data), record)
+        missing = what_is_missing(task_for(video, folder, data), record, again=False)
         bad = damaged_files(folder, record) if record else []
         if missing or bad:
             damaged.add(video.stem)
@@ -77,13 +80,13 @@ def check(folder: Path, raw: RawSet, data: Data) -> tuple[list[Trouble], set[str
             troubles.append(("video", f"{video.name}: {WHY[missing]}"))
         if record:
             records[video.name] = record
-    troubles += _check_links(folder, raw)
+    troubles += _check_links(folder, raw) + _check_labels(folder, raw)
     troubles += _check_strays(folder, records)
     if all(video.name in records or video.name in left_out for video in raw.videos):
-        expected = tables_of(Prepared(raw, records, left_out, links, data.folds))
+        expected = tables_of(Prepared(raw, records, left_out, links, read_identities(data, raw, True), data.folds))
         troubles += [t for name in expected for t in _compare(folder / f"{name}.csv", expected[name])]
     if raw.labels is not None:
-        troubles += _check_folds(folder)
+        troubles += _check_folds(folder, data.folds)
     return troubles, damaged
 
 
@@ -92,7 +95,7 @@ def _data(folder: Path, name: str) -> Data:
     path = folder / "prepare.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))["data"]
-    except (ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged; delete it and run: bash prepare_data.sh {name}") from error
     return from_dict(Data, values, str(path))
 
@@ -107,6 +110,19 @@ def _check_links(folder: Path, raw: RawSet) -> list[Trouble]:
         elif link.resolve() != video.resolve() and link.stat().st_size != video.stat().st_size:
             troubles.append(("link", f"{link}: another file than {video}"))
     return troubles
+
+
+def _check_labels(folder: Path, raw: RawSet) -> list[Trouble]:
+    """labels.csv is the label file; a set without one has neither that nor folds."""
+    copy = folder / "labels.csv"
+    if raw.label_file is None:
+        left = [path for path in (copy, folder / "folds.csv") if path.exists()]
+        return [
+            ("labels", f"{path}: the set has no label file; delete it, or put the label file back") for path in left
+        ]
+    if not copy.is_file() or copy.read_bytes() != raw.label_file.read_bytes():
+        return [("labels", f"{copy}: not a copy of {raw.label_file}")]
+    return []
 
 
 def _check_strays(folder: Path, records: dict[str, dict]) -> list[Trouble]:
@@ -124,7 +140,7 @@ def _compare(path: Path, expected: pd.DataFrame) -> list[Trouble]:
     """Row by row, what a table says against what it should say."""
     if not path.is_file():
         return [("table", f"{path}: missing")]
-    have = path.read_text(encoding="utf-8").splitlines()
+    have = path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
     want = table_text(expected).splitlines()
     if have == want:
         return []
@@ -136,13 +152,17 @@ def _compare(path: Path, expected: pd.DataFrame) -> list[Trouble]:
     return troubles or [("table", f"{path}: rows are repeated or out of order")]
 
 
-def _check_folds(folder: Path) -> list[Trouble]:
+def _check_folds(folder: Path, config: Folds) -> list[Trouble]:
     """folds.csv covers the set, parts no group, has both classes everywhere; the split tables follow it."""
     path = folder / "folds.csv"
-    if not path.is_file():
-        return [("folds", f"{path}: missing")]
     if not (folder / "labels_video.csv").is_file():
         return []  # already reported
+    if not path.is_file():
+        why = _no_folds(folder, config)
+        if why:
+            print(f"{folder.name}: no folds, the set allows none: {why}")
+            return []
+        return [("folds", f"{path}: missing")]
     troubles = []
     try:
         folds = read_table(path, ["filename", "label", "fold"])
@@ -158,9 +178,20 @@ def _check_folds(folder: Path) -> list[Trouble]:
         if rows["label"].nunique() < 2:
             troubles.append(("folds", f"{path}: fold {fold} has one class only"))
     if all((folder / f"{name}.csv").is_file() for name in SPLIT):
-        for name, (train, test) in split_tables(folder, folds).items():
+        for name, (train, test) in split_tables(folder, folds, config.test).items():
             troubles += _compare(folder / f"{name}_train.csv", train) + _compare(folder / f"{name}_test.csv", test)
     return troubles
+
+
+def _no_folds(folder: Path, config: Folds) -> str:
+    """Why no folds can be dealt (two videos, say), or "" where they can be."""
+    try:
+        videos = read_table(folder / "labels_video.csv", ["filename", "label", "status", "group", "species"])
+        videos = videos[(videos["status"] != "left_out") & videos["label"].isin(["0", "1"])]
+        deal(videos.assign(label=videos["label"].astype(int)), config.n, config.seed)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _fix_folds(folder: Path, raw: RawSet, data: Data) -> None:
@@ -168,8 +199,8 @@ def _fix_folds(folder: Path, raw: RawSet, data: Data) -> None:
     if raw.labels is None:
         return
     if (folder / "folds.csv").is_file():
-        write_split(folder, read_table(folder / "folds.csv", ["filename", "fold"]))
-    else:
+        write_split(folder, read_table(folder / "folds.csv", ["filename", "fold"]), data.folds.test)
+    elif not _no_folds(folder, data.folds):
         fold_set(folder, data.folds)
 
 

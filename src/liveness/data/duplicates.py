@@ -13,17 +13,18 @@ misses copies cut to another part of the recording, of which no stored frame sho
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-HASH_SIDE = 12  # 12 x 12 = 144 bits
-WORDS = 3  # of 64 bits, to hold them
+HASH_SIDE = 12
+BITS = HASH_SIDE**2
 CROPS = (0.0, 0.025, 0.05)
 VARIANTS = 2 * len(CROPS)  # (crop, mirrored) in the order of CROPS: even = as it is, odd = mirrored
 FLAT = 8.0  # grey levels: a frame with less deviation (black, fogged) looks like any other
 MOST_FRAMES = 8  # hashed per video
-BLOCK = 512  # rows of hashes compared at a time
+TILE = 2048  # hashes that are compared with as many others at a time: memory does not grow with the set
 
 
 @dataclass(frozen=True)
@@ -61,41 +62,52 @@ def find_pairs(hashes: dict[str, list[list[str]]], threshold: float) -> list[Pai
     """All near-duplicates among videos (name -> frames -> variants), in the order of the names.
 
     Compares every frame with every variant of every other: time grows with the square of the
-    number of videos (1000 videos of 3 frames: about a second).
+    number of videos (docs/preparation.md has the seconds), memory does not.
     """
     names = list(hashes)
     owner = np.array([v for v, name in enumerate(names) for frame in hashes[name] if frame], dtype=np.int64)
     frames = [frame for name in names for frame in hashes[name] if frame]
     if threshold <= 0 or not frames:
         return []
-    bits = np.array([[_words(text) for text in frame] for frame in frames])  # frames x variants x WORDS
-    most = int(threshold * HASH_SIDE**2)
+    most = int(threshold * BITS)
     # (one, other) -> (frame of one, frame of other) -> (distance in bits, mirrored)
     found: dict[tuple, dict[tuple, tuple]] = defaultdict(dict)
-    for variant in range(VARIANTS):
-        for start in range(0, len(frames), BLOCK):
-            rows = slice(start, start + BLOCK)
-            apart = np.bitwise_count(bits[rows, None, 0] ^ bits[None, :, variant]).sum(-1)
-            for a, b in zip(*np.nonzero(apart <= most), strict=True):
-                first, second = int(a) + start, int(b)
-                if owner[first] == owner[second]:
-                    continue
-                if owner[first] > owner[second]:  # the variant may be of either frame
-                    first, second = second, first
-                seen = found[int(owner[first]), int(owner[second])]
-                match = int(apart[a, b]), bool(variant % 2)
-                seen[first, second] = min(seen.get((first, second), match), match)
+    for variant, first, second, apart in _near(frames, most):
+        if owner[first] == owner[second]:
+            continue
+        if owner[first] > owner[second]:  # the variant may be of either frame
+            first, second = second, first
+        seen = found[int(owner[first]), int(owner[second])]
+        match = apart, bool(variant % 2)
+        seen[first, second] = min(seen.get((first, second), match), match)
     counts = np.bincount(owner, minlength=len(names))
     pairs = []
     for (one, other), matches in sorted(found.items()):
         best = _second_best(matches) if min(counts[one], counts[other]) > 1 else min(matches.values())
         if best is not None:
-            pairs.append(Pair(names[one], names[other], round(best[0] / HASH_SIDE**2, 4), best[1]))
+            pairs.append(Pair(names[one], names[other], round(best[0] / BITS, 4), best[1]))
     return pairs
 
 
-def _words(text: str) -> np.ndarray:
-    return np.frombuffer(bytes.fromhex(text).ljust(8 * WORDS, b"\0"), dtype=np.uint64)
+def _near(frames: list[list[str]], most: int) -> Iterator[tuple[int, int, int, int]]:
+    """(variant, i, k, bits): frame i as it is and that variant of frame k differ in ``bits`` <= ``most``."""
+    plain = _signs([frame[0] for frame in frames])
+    for variant in range(VARIANTS):
+        others = _signs([frame[variant] for frame in frames])
+        for top in range(0, len(frames), TILE):
+            for left in range(0, len(frames), TILE):
+                # Of +1 and -1 the product is what agrees less what differs: exact in float32, and fast.
+                agree = plain[top : top + TILE] @ others[left : left + TILE].T
+                rows, columns = np.nonzero(agree >= BITS - 2 * most)
+                apart = (BITS - agree[rows, columns]).astype(int) // 2
+                for row, column, bits in zip(rows.tolist(), columns.tolist(), apart.tolist(), strict=True):
+                    yield variant, top + row, left + column, bits
+
+
+def _signs(texts: list[str]) -> np.ndarray:
+    """The bits of hexadecimal hashes as +1 and -1, float32, hashes x BITS."""
+    packed = np.frombuffer(bytes.fromhex("".join(texts)), np.uint8).reshape(len(texts), BITS // 8)
+    return np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1
 
 
 def _second_best(matches: dict[tuple, tuple]) -> tuple | None:

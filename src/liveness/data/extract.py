@@ -14,17 +14,21 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from liveness.config import Data, Detector, FramePlan, to_dict
 from liveness.data.duplicates import frames_to_hash, hash_frame
-from liveness.errors import UserError
 from liveness.files import sha256_of
 from liveness.media.faces import Face, FaceDetector, choose_face, crop_square, detector_path, draw_faces
 from liveness.media.video import VideoError, choose_frames, jpeg_decode, jpeg_encode, read_jpegs
 
 VERSION = 4  # of the records; another one makes every video anew
 VIZ_QUALITY = 85
+RECORD = dict.fromkeys(
+    ("version", "filename", "bytes", "mtime_ns", "sha256", "frames_key", "faces_key", "status", "reason", "info")
+    + ("frames", "files")
+)  # what a record says at least; one that does not is damaged, and made anew
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,11 @@ class Task:
     detector: Detector
     jpeg_quality: int
     crop_scale: float
+    crop_size: int
 
 
 def task_for(video: Path, folder: Path, data: Data) -> Task:
-    return Task(video, folder, data.frames, data.detector, data.jpeg_quality, data.crop_scale)
+    return Task(video, folder, data.frames, data.detector, data.jpeg_quality, data.crop_scale, data.crop_size)
 
 
 @cache
@@ -58,6 +63,8 @@ def keys(task: Task) -> dict[str, str]:
         "jpeg_quality": task.jpeg_quality,
         "crop_scale": task.crop_scale,
     }
+    if task.crop_size:
+        faces["crop_size"] = task.crop_size
     return {"frames_key": _digest(frames), "faces_key": _digest(faces)}
 
 
@@ -68,9 +75,10 @@ def record_path(folder: Path, video: Path) -> Path:
 def read_record(folder: Path, video: Path) -> dict | None:
     """A video's record, or None where there is none that can be read."""
     try:
-        return json.loads(record_path(folder, video).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        record = json.loads(record_path(folder, video).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
+    return record if isinstance(record, dict) and RECORD.keys() <= record.keys() and record["files"] else None
 
 
 def known_records(folder: Path) -> set[str]:
@@ -90,13 +98,14 @@ def forget(folder: Path, video_id: str) -> None:
     path.unlink(missing_ok=True)
 
 
-def what_is_missing(task: Task, record: dict | None) -> str:
+def what_is_missing(task: Task, record: dict | None, again: bool = True) -> str:
     """Why a video has to be worked on: "" (it is done), "new", "changed", "frames" or "faces".
 
     "changed": another file under the same name; "frames", "faces": made under another
-    configuration, or their files are missing or of another size.
+    configuration, or their files are missing or of another size. A video that was given up at a
+    limit is "new" if it is to be tried ``again``.
     """
-    if record is None or record.get("version") != VERSION or record.get("gave_up"):
+    if record is None or record["version"] != VERSION or (again and record.get("gave_up")):
         return "new"
     try:
         stat = task.video.stat()
@@ -125,6 +134,8 @@ def extract(task: Task) -> dict:
         if frames is not None:
             return _finish(task, old, frames, old)
     record = _begin(task)
+    if record.get("gave_up"):
+        return _finish(task, record, {}, old)
     frames: dict[int, bytes] = {}
     try:
         decoded = read_jpegs(task.video, [task.frames], task.jpeg_quality)
@@ -143,17 +154,22 @@ def extract(task: Task) -> dict:
 def failed_record(task: Task, reason: str) -> dict:
     """The record of a video whose worker gave up; the next run tries it again."""
     old = read_record(task.folder, task.video)
-    record = _begin(task) | {"status": "unreadable", "reason": reason, "info": {}, "frames": [], "gave_up": True}
-    return _finish(task, record, {}, old)
+    return _finish(task, _begin(task) | _given_up(reason), {}, old)
+
+
+def _given_up(reason: str) -> dict:
+    return {"status": "unreadable", "reason": reason, "info": {}, "frames": [], "gave_up": True}
 
 
 def _begin(task: Task) -> dict:
-    """The part of a record that names the source file and the configuration."""
+    """The part of a record that names the source file and the configuration; all of it for a file that is denied."""
+    source = {"bytes": 0, "mtime_ns": 0, "sha256": ""}
     try:
         stat = task.video.stat()
-        source = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256_of(task.video)}
+        source |= {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        source["sha256"] = sha256_of(task.video)
     except OSError as error:
-        raise UserError(f"{task.video}: cannot be read ({error.strerror})") from error
+        source |= _given_up(f"cannot be read: {error.strerror}")
     return {"version": VERSION, "filename": task.video.name, **source, **keys(task)}
 
 
@@ -187,6 +203,9 @@ def _write_faces(task: Task, name: str, rgb: np.ndarray, written: dict[str, list
     files = {f"faces/bbox/{name}.txt": "".join(lines).encode()}
     if chosen:
         crop = crop_square(rgb, chosen, task.crop_scale)
+        if task.crop_size:
+            way = cv2.INTER_AREA if len(crop) > task.crop_size else cv2.INTER_CUBIC
+            crop = cv2.resize(crop, (task.crop_size, task.crop_size), interpolation=way)
         files[f"faces/crop/{name}.jpg"] = jpeg_encode(crop, task.jpeg_quality)
         files[f"faces/viz/{name}.jpg"] = jpeg_encode(draw_faces(rgb, faces, chosen), VIZ_QUALITY)
     for path, content in files.items():

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from liveness.config import Folds, nearest, to_dict
+from liveness.config import Folds, nearest
 from liveness.data.labels import read_table, table_text
 from liveness.errors import UserError
 from liveness.files import CODE, CONFIGS, natural_key, sha256_of, workspace, write_text
@@ -36,7 +36,7 @@ class Groups:
 
 def find_groups_file(name: str) -> Path:
     """The file that ``folds.groups`` names: a path, or a name in configs/groups."""
-    places = [Path(name).expanduser()] if Path(name).is_absolute() else [workspace() / name, CODE / name, Path(name)]
+    places = places_of(name)
     listed = sorted(CONFIGS.glob("groups/*.*")) if CONFIGS.is_dir() else []
     places += [path for path in listed if name in (path.name, path.stem)]
     for place in places:
@@ -47,6 +47,12 @@ def find_groups_file(name: str) -> Path:
         f"folds.groups={name}: no such file; expected a csv of filename,group, a text file with a group "
         f"per line, or one of {', '.join(known) or 'configs/groups (empty)'}{nearest(name, known)}"
     )
+
+
+def places_of(name: str) -> list[Path]:
+    """Where a file that the configuration names may lie: in the workspace, with the code, from here."""
+    path = Path(name).expanduser()
+    return [path] if path.is_absolute() else [workspace() / path, CODE / path, path]
 
 
 def read_groups(path: Path) -> Groups:
@@ -136,6 +142,8 @@ def deal(table: pd.DataFrame, n: int, seed: int) -> np.ndarray:
     groups than folds or when a fold would be left with one class.
     """
     labels, groups = table["label"].to_numpy(int), table["group"].to_numpy(str)
+    if not len(labels):
+        raise UserError("no video with a label; folds need both classes, 0 and 1")
     if len(set(labels)) < 2:
         only = "live (1)" if labels[0] else "attack (0)"
         raise UserError(f"all {len(labels)} videos are {only}; folds need both classes, 0 and 1")
@@ -228,14 +236,15 @@ def fold_set(folder: Path, config: Folds, force: bool = False) -> None:
         print(f"{folder.name}: no labels, so no folds")
         return
     videos["label"] = videos["label"].astype(int)
-    dealt_from = {"folds": to_dict(config), "videos": _digest(videos)}
-    folds = None if force else _existing(folder, videos, dealt_from)
+    # Everything else in ``config`` acts through the groups, which are in the videos' digest.
+    dealt_from = {"folds": {"n": config.n, "seed": config.seed}, "videos": _digest(videos)}
+    folds = None if force else _existing(folder, videos, dealt_from, config)
     if folds is None:
         folds = videos[["filename", "label", "group"]].copy()
         folds["fold"] = deal(videos, config.n, config.seed)
         folds["naive_fold"] = deal_naive(videos, config.n, config.seed)
         print(f"{folder.name}: {config.n} folds dealt, seed {config.seed}")
-    _write(folder, folds, dealt_from)
+    _write(folder, folds, dealt_from, config.test)
     _print_folds(folds)
 
 
@@ -244,7 +253,7 @@ def _digest(videos: pd.DataFrame) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _existing(folder: Path, videos: pd.DataFrame, dealt_from: dict) -> pd.DataFrame | None:
+def _existing(folder: Path, videos: pd.DataFrame, dealt_from: dict, config: Folds) -> pd.DataFrame | None:
     """The folds that are there if they still fit; None to deal anew, with the reason printed."""
     path = folder / "folds.csv"
     if not path.is_file():
@@ -255,9 +264,10 @@ def _existing(folder: Path, videos: pd.DataFrame, dealt_from: dict) -> pd.DataFr
         about = {}
     folds = read_table(path, ["filename", "label", "fold"])
     if about.get("folds_sha256") == sha256_of(path):
-        changed = [key for key in ("folds", "videos") if about.get(key) != dealt_from[key]]
+        then = {"videos": about.get("videos"), "folds": {k: about.get("folds", {}).get(k) for k in ("n", "seed")}}
+        changed = [key for key in ("folds", "videos") if then[key] != dealt_from[key]]
         if changed:
-            what = {"folds": "the configuration of the folds", "videos": "videos, labels or groups"}
+            what = {"folds": "number or seed of the folds", "videos": "videos, labels or groups"}
             print(
                 f"{path}: {' and '.join(what[key] for key in changed)} changed since they were dealt: dealing anew. "
                 "Members trained on the old folds do not fit the new ones"
@@ -267,49 +277,57 @@ def _existing(folder: Path, videos: pd.DataFrame, dealt_from: dict) -> pd.DataFr
     else:
         print(f"{path}: not dealt by this command; checked and kept (--force deals anew)")
         check_folds(path, folds, videos)
+        if not (folds["fold"] == str(config.test)).any():
+            raise UserError(f"{path}: no video in fold {config.test}, the test fold (-o folds.test=)")
     folds["label"], folds["fold"] = folds["label"].astype(int), folds["fold"].astype(int)
     return folds
 
 
 def check_folds(path: Path, folds: pd.DataFrame, videos: pd.DataFrame) -> None:
     """A UserError unless a folds.csv (strings) covers the set with its labels and parts no group."""
-    videos = videos[videos["status"] != "left_out"]
+    videos, anew = videos[videos["status"] != "left_out"], _deal_anew(path.parent)
     for name, one, other in (("no row", videos, folds), ("no such video in the set", folds, videos)):
         lost = sorted(set(one["filename"]) - set(other["filename"]))
         if lost:
-            raise UserError(f"{path}: {name} for {lost[0]!r} ({len(lost)} in all); --force deals anew")
+            raise UserError(f"{path}: {name} for {lost[0]!r} ({len(lost)} in all); {anew}")
     if not folds["fold"].str.fullmatch(r"\d+").all():
-        raise UserError(f"{path}: fold must be a whole number from 0; --force deals anew")
+        raise UserError(f"{path}: fold must be a whole number from 0; {anew}")
     if folds["filename"].duplicated().any():
         raise UserError(f"{path}: {folds['filename'][folds['filename'].duplicated()].iloc[0]!r} is there twice")
     joined = folds.merge(videos, on="filename", suffixes=("_own", ""))
     wrong = joined[joined["label_own"] != joined["label"].astype(str)]
     if len(wrong):
-        raise UserError(f"{path}: another label than the set's for {wrong['filename'].iloc[0]!r}; --force deals anew")
+        raise UserError(f"{path}: another label than the set's for {wrong['filename'].iloc[0]!r}; {anew}")
     assert_no_leak(joined["fold"].to_numpy(), joined["group"].to_numpy())
 
 
-def write_split(folder: Path, folds: pd.DataFrame) -> None:
-    """The _train and _test tables: test is fold 0; a video that is in no fold is in neither."""
-    for name, (train, test) in split_tables(folder, folds).items():
-        write_text(folder / f"{name}_train.csv", table_text(train))
-        write_text(folder / f"{name}_test.csv", table_text(test))
+def write_split(folder: Path, folds: pd.DataFrame, test: int) -> None:
+    """The _train and _test tables, ``test`` being the test fold; a video that is in no fold is in neither."""
+    for name, (others, held_out) in split_tables(folder, folds, test).items():
+        write_text(folder / f"{name}_train.csv", table_text(others))
+        write_text(folder / f"{name}_test.csv", table_text(held_out))
 
 
-def split_tables(folder: Path, folds: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+def split_tables(folder: Path, folds: pd.DataFrame, test: int) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
     """Each prepared table as (train, test) under ``folds`` (filename, fold)."""
+    if not folds["fold"].astype(str).str.fullmatch(r"\d+").all():
+        raise UserError(f"{folder / 'folds.csv'}: fold must be a whole number from 0; {_deal_anew(folder)}")
     fold_of = {Path(name).stem: int(fold) for name, fold in zip(folds["filename"], folds["fold"], strict=True)}
     tables = {}
     for name in SPLIT:
         table = read_table(folder / f"{name}.csv", ["video_id"])
         fold = table["video_id"].map(fold_of)
-        tables[name] = table[fold > 0], table[fold == 0]
+        tables[name] = table[fold.notna() & (fold != test)], table[fold == test]
     return tables
 
 
-def _write(folder: Path, folds: pd.DataFrame, dealt_from: dict) -> None:
+def _deal_anew(folder: Path) -> str:
+    return f"to deal anew: python -m liveness.make_folds {folder.name} --force"
+
+
+def _write(folder: Path, folds: pd.DataFrame, dealt_from: dict, test: int) -> None:
     """The split tables, folds.csv where it changed, and folds.json."""
-    write_split(folder, folds)
+    write_split(folder, folds, test)
     text, path = table_text(folds), folder / "folds.csv"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)

@@ -5,6 +5,8 @@ raw/label.csv + train_video/*, else data/<set>/{labels.csv,videos/}. Sets withou
 sets without labels. Writes nothing.
 """
 
+import os
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +45,17 @@ def find_set(name: str) -> RawSet:
     videos = find_videos(folder)
     if not videos:
         raise UserError(f"{folder}: no video in it; expected files ending in {', '.join(VIDEO_ENDINGS)}")
+    for path in videos:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError as error:
+            name = os.fsencode(path.name)
+            raise UserError(f"{folder}: the name {name!r} is not UTF-8; rename it, tables could not name it") from error
     if label_file is None:
         return RawSet(name, videos, None, None, [])
     labels = read_labels(label_file)
     by_name = {path.name: path for path in videos}
+    labels["filename"] = _as_on_disk(list(labels["filename"]), list(by_name), label_file)
     absent = [filename for filename in labels["filename"] if filename not in by_name]
     if absent:
         more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
@@ -56,6 +65,26 @@ def find_set(name: str) -> RawSet:
     named = set(labels["filename"])
     others = [path.name for path in videos if path.name not in named]
     return RawSet(name, [by_name[filename] for filename in labels["filename"]], labels, label_file, others)
+
+
+def _as_on_disk(named: list[str], there: list[str], where: Path) -> list[str]:
+    """The names of a label file as the files have them: Unicode has two spellings of an accented letter.
+
+    macOS writes one, most others the other; spaces around a name do not count either.
+    """
+
+    def key(name: str) -> str:
+        return unicodedata.normalize("NFC", name.strip())
+
+    known = set(there)
+    by_key = {key(name): name for name in there}
+    found = [name if name in known else by_key.get(key(name), name) for name in named]
+    seen: dict[str, str] = {}
+    for name, path in zip(named, found, strict=True):
+        if path in seen:
+            raise UserError(f"{where}: {seen[path]!r} and {name!r} are one video; expected it once")
+        seen[path] = name
+    return found
 
 
 def read_labels(path: Path) -> pd.DataFrame:

@@ -29,7 +29,8 @@ from liveness.data.extract import (
     task_for,
     what_is_missing,
 )
-from liveness.data.folds import find_groups_file, join, name_groups, read_groups, resolve_ids
+from liveness.data.folds import find_groups_file, join, name_groups, places_of, read_groups, resolve_ids
+from liveness.data.identities import Link, find_links, read_embeddings
 from liveness.data.labels import RawSet, find_set, table_text
 from liveness.errors import UserError
 from liveness.files import CONFIGS, natural_key, workspace, write_bytes, write_text
@@ -38,6 +39,22 @@ from liveness.media.workers import Failed, run_tasks
 READABLE = ("ok", "partial")
 KEYFRAME_COLUMNS = ["filename", "video_id", "frame_id", "label", "time"]
 BOX_COLUMNS = ["filename", "video_id", "frame_id", "label", "face", "n_faces", "confidence", "x", "y", "w", "h"]
+VIDEO_COLUMNS = [
+    "filename",
+    "label",
+    "video_id",
+    "status",
+    "reason",
+    "frames",
+    "fps",
+    "width",
+    "height",
+    "duration",
+    "group",
+    "species",
+    "codec",
+    "rotation",
+]
 DUPLICATE_COLUMNS = [
     "filename",
     "other",
@@ -48,7 +65,8 @@ DUPLICATE_COLUMNS = [
     "joins_groups",
     "contradiction",
 ]
-TABLES = ("duplicates", "labels_keyframes", "labels_bbox", "labels_video")  # the last is written last
+IDENTITY_COLUMNS = ["filename", "other", "similarity", "label", "other_label", "joins_groups"]
+TABLES = ("duplicates", "identities", "labels_keyframes", "labels_bbox", "labels_video")  # the last is written last
 NOT_MAKING = ("workers", "video_seconds", "video_gib")  # settings that do not change what is made
 WHY = {
     "new": "not prepared yet",
@@ -66,14 +84,31 @@ class Prepared:
     records: dict[str, dict]
     left_out: dict[str, str]  # file name -> why
     links: list[list[str]]  # file names that belong together, from the groups file
+    identities: list[Link] | None  # from the embeddings; None without an embeddings file
     folds: Folds
 
 
 def prepare_set(data: Data, strict: bool = False) -> None:
-    """Prepare the set ``data.name`` as ``data`` says; a UserError where it cannot be done."""
-    raw = find_set(data.name)
+    """Prepare the set ``data.name`` as ``data`` says; a UserError where it cannot be done.
+
+    ``strict``: a video of which no frame can be read is an error. One that breaks off ("partial") has frames, so
+    it is a warning in either case.
+    """
     folder = workspace() / "data" / data.name
+    try:
+        _prepare(data, folder, strict)
+    except BrokenPipeError:  # of our own output, not of the folder
+        raise
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be read or written ({error.strerror or error})") from error
+
+
+def _prepare(data: Data, folder: Path, strict: bool) -> None:
+    raw = find_set(data.name)
+    if raw.labels is not None:
+        _check_columns(raw, data.folds.group_column)
     left_out, links = read_links(data, raw)
+    identities = read_identities(data, raw)
     videos = [path for path in raw.videos if path.name not in left_out]
     if raw.unlabelled:
         _warn(f"{len(raw.unlabelled)} videos are not in {raw.label_file} and are left aside: {_few(raw.unlabelled)}")
@@ -87,7 +122,7 @@ def prepare_set(data: Data, strict: bool = False) -> None:
         return
     for stem in known_records(folder) - {path.stem for path in videos}:
         forget(folder, stem)
-    prepared = Prepared(raw, collect_records(tasks), left_out, links, data.folds)
+    prepared = Prepared(raw, collect_records(tasks), left_out, links, identities, data.folds)
     _report(prepared, strict)
     _link_videos(raw, folder)
     _write_tables(prepared, data, folder)
@@ -100,12 +135,13 @@ def about(data: Data) -> dict:
 
 
 def tables_of(prepared: Prepared) -> dict[str, pd.DataFrame]:
-    """duplicates, labels_keyframes, labels_bbox and labels_video of a set, in natural order."""
+    """duplicates, identities (with embeddings), labels_keyframes, labels_bbox and labels_video, in natural order."""
     raw = prepared.raw
     filenames = [path.name for path in raw.videos]
     extra = raw.labels.set_index("filename") if raw.labels is not None else pd.DataFrame(index=filenames)
     pairs = near_duplicates(prepared)
-    groups = _group_names(prepared, extra, [[pair.one, pair.other] for pair in pairs])
+    persons = prepared.identities or []
+    groups = _group_names(prepared, extra, [[link.one, link.other] for link in [*pairs, *persons]])
     videos = _video_table(prepared, extra, groups)
     labels = dict(zip(videos["filename"], videos["label"], strict=True))
     keyframes, boxes = [], []
@@ -117,8 +153,11 @@ def tables_of(prepared: Prepared) -> dict[str, pd.DataFrame]:
             face = row["face"] or {}
             box = [face.get(key, "") for key in ("confidence", "x", "y", "w", "h")]
             boxes.append([*head, int(bool(face)), row["n_faces"], *box])
-    return {
-        "duplicates": _duplicate_table(pairs, labels, _group_names(prepared, extra, [])),
+    before = _group_names(prepared, extra, [])
+    tables = {"duplicates": _duplicate_table(pairs, labels, before)}
+    if prepared.identities is not None:
+        tables["identities"] = _identity_table(persons, labels, before)
+    return tables | {
         "labels_keyframes": pd.DataFrame(keyframes, columns=KEYFRAME_COLUMNS, dtype=object),
         "labels_bbox": pd.DataFrame(boxes, columns=BOX_COLUMNS, dtype=object),
         "labels_video": videos,
@@ -152,6 +191,29 @@ def read_links(data: Data, raw: RawSet, quiet: bool = False) -> tuple[dict[str, 
         print(f"groups: {path.name}: {len(found)} ids{ignored}; left out: {_few(left_out) or 'none'}")
     links = [resolve_ids(part, filenames)[0] for part in groups.together]
     return dict.fromkeys(left_out, f"left out by {path.name}"), [part for part in links if len(part) > 1]
+
+
+def read_identities(data: Data, raw: RawSet, quiet: bool = False) -> list[Link] | None:
+    """Who is the same person by the embeddings file; None where the configuration names none."""
+    if not data.folds.embeddings:
+        return None
+    path = next((place for place in places_of(data.folds.embeddings) if place.is_file()), None)
+    if path is None:
+        raise UserError(
+            f"folds.embeddings={data.folds.embeddings}: no such file; expected a csv of filename and numbers"
+        )
+    filenames = [video.name for video in raw.videos]
+    embeddings = read_embeddings(path, filenames)
+    links = find_links(embeddings, data.folds.embedding_similarity)
+    if not quiet:
+        without, unknown = len(filenames) - len(embeddings.filenames), embeddings.unknown
+        ignored = f"; {len(unknown)} names that are not in the set ignored ({_few(unknown)})" if unknown else ""
+        weakest = f", the weakest at {min(link.similarity for link in links):.3f}" if links else ""
+        print(
+            f"identities: {path.name}: {len(embeddings.filenames)} videos{ignored}; {len(links)} links{weakest}; "
+            f"{without} videos have no embedding"
+        )
+    return links
 
 
 def _shard(videos: list[Path]) -> list[Path] | None:
@@ -190,12 +252,21 @@ def _work(tasks: list[Task], data: Data, folder: Path) -> None:
             bar.update()
             if bar.disable and number in steps and len(todo) > 20:
                 print(f"  {number} of {len(todo)} videos", flush=True)
-    except BrokenPipeError:  # of our own output, not of the folder
-        raise
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
     finally:
         bar.close()
+
+
+def _check_columns(raw: RawSet, group_column: str) -> None:
+    """A group column that was asked for must be there; what has the name of a column of ours is not taken over."""
+    columns = list(raw.labels.columns)
+    if group_column not in (*columns, "", Folds().group_column):
+        raise UserError(
+            f"folds.group_column={group_column}: {raw.label_file} has only the columns {', '.join(columns)}"
+        )
+    taken = [name for name in VIDEO_COLUMNS if name in columns and name not in ("filename", "label", "species")]
+    if taken:
+        hint = "; to group by it: -o folds.group_column=group" if "group" in taken and group_column != "group" else ""
+        _warn(f"{raw.label_file}: {', '.join(taken)}: labels_video.csv has columns of that name, not taken over{hint}")
 
 
 def collect_records(tasks: list[Task]) -> dict[str, dict]:
@@ -241,8 +312,10 @@ def _link_videos(raw: RawSet, folder: Path) -> None:
         target = os.path.relpath(video.parent.resolve() / video.name, base)
         if link.is_symlink() and os.readlink(link) == target:
             continue
-        if link.exists() and not link.is_symlink() and link.stat().st_size == video.stat().st_size:
-            continue
+        if link.exists() and not link.is_symlink():
+            if link.is_file() and link.stat().st_size == video.stat().st_size:
+                continue
+            raise UserError(f"{link}: not a link to {video}, nor a copy of it; move it away, it is not overwritten")
         link.unlink(missing_ok=True)
         try:
             link.symlink_to(target)
@@ -253,14 +326,30 @@ def _link_videos(raw: RawSet, folder: Path) -> None:
 def _write_tables(prepared: Prepared, data: Data, folder: Path) -> None:
     """labels.csv, the three tables and prepare.json, each whole."""
     label_file = prepared.raw.label_file
-    if label_file is not None and label_file.parent != folder:
+    if label_file is not None and label_file.resolve() != (folder / "labels.csv").resolve():
         write_bytes(folder / "labels.csv", label_file.read_bytes())
     tables = tables_of(prepared)
+    for side in folder.glob(".aside-*"):  # of a run that was killed
+        side.unlink(missing_ok=True)
     for name in TABLES:
-        write_text(folder / f"{name}.csv", table_text(tables[name]))
+        if name in tables:
+            write_text(folder / f"{name}.csv", table_text(tables[name]))
+        else:
+            (folder / f"{name}.csv").unlink(missing_ok=True)
+    _report_groups(prepared, tables["labels_video"])
     _report_duplicates(tables["duplicates"], folder)
     write_text(folder / "prepare.json", json.dumps(about(data), indent=1, ensure_ascii=False) + "\n")
-    print(f"{folder}: {', '.join(f'{name}.csv' for name in TABLES)} written")
+    print(f"{folder}: {', '.join(f'{name}.csv' for name in tables)} written")
+
+
+def _report_groups(prepared: Prepared, videos: pd.DataFrame) -> None:
+    column, labels = prepared.folds.group_column, prepared.raw.labels
+    what = "no column for groups"
+    if labels is not None and column in labels:
+        people = labels[column].str.strip()
+        nobody = int((people == "").sum())
+        what = f"column {column}: {people[people != ''].nunique()} names" + (f", {nobody} without" if nobody else "")
+    print(f"groups: {len(videos)} videos in {videos['group'].nunique()} groups ({what})")
 
 
 def _report_duplicates(table: pd.DataFrame, folder: Path) -> None:
@@ -283,7 +372,7 @@ def near_duplicates(prepared: Prepared) -> list[Pair]:
     )
     known, first = {(pair.one, pair.other) for pair in pairs}, {}
     for name, record in records.items():
-        if record["bytes"]:
+        if record["bytes"] and record["sha256"]:
             twin = first.setdefault(record["sha256"], name)
             if twin != name and (twin, name) not in known:
                 pairs.append(Pair(twin, name, 0.0, False))
@@ -300,16 +389,25 @@ def _duplicate_table(pairs: list[Pair], labels: dict, groups: dict[str, str]) ->
     return pd.DataFrame(rows, columns=DUPLICATE_COLUMNS, dtype=object)
 
 
-def _group_names(prepared: Prepared, extra: pd.DataFrame, duplicates: list[list[str]]) -> dict[str, str]:
-    """The group of each video: the union of the group column, the groups file and near-duplicates."""
+def _identity_table(links: list[Link], labels: dict, groups: dict[str, str]) -> pd.DataFrame:
+    """identities.csv: the links that hold the clusters of persons together, and whether each joins what was apart."""
+    rows = [
+        [k.one, k.other, k.similarity, labels[k.one], labels[k.other], int(groups[k.one] != groups[k.other])]
+        for k in links
+    ]
+    return pd.DataFrame(rows, columns=IDENTITY_COLUMNS, dtype=object)
+
+
+def _group_names(prepared: Prepared, extra: pd.DataFrame, found: list[list[str]]) -> dict[str, str]:
+    """The group of each video: the union of the group column, the groups file and what was ``found`` alike."""
     filenames = [path.name for path in prepared.raw.videos]
     column = prepared.folds.group_column
-    known = extra[column].to_dict() if column in extra else {}
+    known = extra[column].str.strip().to_dict() if column in extra else {}
     people: dict[str, list[str]] = {}
     for filename, person in known.items():
         if person:
             people.setdefault(person, []).append(filename)
-    return name_groups(join(filenames, [*people.values(), *prepared.links, *duplicates]), known)
+    return name_groups(join(filenames, [*people.values(), *prepared.links, *found]), known)
 
 
 def _video_table(prepared: Prepared, extra: pd.DataFrame, groups: dict[str, str]) -> pd.DataFrame:
@@ -337,7 +435,7 @@ def _video_table(prepared: Prepared, extra: pd.DataFrame, groups: dict[str, str]
                 "rotation": info.get("rotation", ""),
             }
         )
-    table = pd.DataFrame(rows, dtype=object)
+    table = pd.DataFrame(rows, columns=VIDEO_COLUMNS, dtype=object)
     for name in extra.columns:
         if name not in table:
             table[name] = extra[name].reindex(filenames).to_numpy(dtype=object)

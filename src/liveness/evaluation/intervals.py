@@ -122,11 +122,13 @@ def _bca(draws: np.ndarray, value: float, influence: np.ndarray, tail: float) ->
         return (value, value) if np.isfinite(value) else (float("nan"), float("nan"))
     bias = stats.norm.ppf(np.clip(below, 1e-3, 1 - 1e-3))
     acceleration = float((influence**3).sum()) / (6 * spread**1.5)
-    z = bias + stats.norm.ppf([tail, 1 - tail])
+    # Two groups have a tail of 0 in floating point: 8 standard deviations stand for the end of the draws.
+    z = bias + np.clip(stats.norm.ppf([tail, 1 - tail]), -8, 8)
     # The correction diverges where the denominator falls to 0; there the end of the draws is meant.
     z = bias + z / np.maximum(1 - acceleration * z, 1e-3)
     low, high = np.quantile(draws, stats.norm.cdf(z))
-    return float(low), float(high)
+    # With two or three units the draws are so few that the correction can step over the value itself.
+    return min(float(low), value), max(float(high), value)
 
 
 def _tail(groups, level: float) -> float:

@@ -335,6 +335,8 @@ def _frames(stream: av.video.stream.VideoStream, packets: Iterator, errors: list
         except (av.error.FFmpegError, ValueError) as error:
             if isinstance(error, av.error.EOFError):
                 return
+            if isinstance(error, MemoryError):
+                raise
             errors.append(f"a frame does not decode: {_why(error)}")
             if packet is None:
                 return
@@ -353,7 +355,13 @@ def _guarded(path: Path, plans: list[FramePlan], convert: Callable[[np.ndarray],
     """``_read``, with whatever the libraries raise on a damaged file as a VideoError."""
     try:
         return _read(path, plans, convert, threads)
-    except (av.error.FFmpegError, cv2.error, OSError, ValueError, OverflowError) as error:
+    except cv2.error as error:
+        if getattr(error, "code", None) == cv2.Error.STS_NO_MEM:
+            raise MemoryError from error
+        raise VideoError(f"does not decode: {_why(error)}") from error
+    except MemoryError:  # FFmpeg's own is one too: the limit was reached, which says little about the file
+        raise
+    except (av.error.FFmpegError, OSError, ValueError, OverflowError) as error:
         raise VideoError(f"does not decode: {_why(error)}") from error
 
 

@@ -117,6 +117,7 @@ def save(state: State, path: Path) -> None:
     equal after a step (the running loss apart, which is only for display)."""
     import torch
 
+    require_finite(state)
     content = {
         "step": state.step,
         "loss": state.loss,
@@ -131,6 +132,18 @@ def save(state: State, path: Path) -> None:
     }
     with written_aside(path) as side:
         torch.save(content, side)
+
+
+def require_finite(state: State) -> None:
+    """A UserError where a step has left weights that are not finite: its own loss could not show it."""
+    import torch
+
+    for key, value in state.model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise UserError(
+                f"the weights ({key}) are not finite after step {state.step}; train.clip_grad=1, a lower train.lr or "
+                "train.amp=false may help; last.pt keeps what was saved before"
+            )
 
 
 def resume(state: State, path: Path) -> None:
@@ -270,6 +283,7 @@ def _run_epoch(
             if stopping():
                 state.loss, state.samples = losses[0].item(), int(losses[1].item())
                 return None
+    require_finite(state)
     seen = (losses[1].item() - before) * distributed.size()
     distributed.total(losses)
     state.loss, state.samples = 0.0, 0

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +148,12 @@ def _fit(state: Any, frames: Any, recipe: Recipe, after_epoch: Any, last: Path, 
             f"{recipe.train.batch_per_process}; the global batch stays), train.checkpoint_activations=true or "
             "train.amp=true take less"
         ) from error
-    except RuntimeError:
+    except RuntimeError as error:
         if signals.came:  # rank 0 has left, and this rank was waiting for it
             sys.exit(STOPPED)
+        if distributed.lost_another(error):
+            time.sleep(2)  # torchrun blames the first that it sees gone: that has to be the other one
+            raise UserError("another process of this training is gone; last.pt keeps the last whole epoch") from error
         raise
     if not finished:
         loop.save(state, last)
