@@ -99,3 +99,31 @@ def test_one_shared_frame_is_not_enough(recordings):
 
 def test_zero_turns_the_search_off(recordings):
     assert find_pairs({"a": recordings["0.mp4"], "b": recordings["0.mp4"]}, 0.0) == []
+
+
+def test_pairs_are_those_of_imagehash_compared_one_by_one(monkeypatch):
+    """The fast comparison against ImageHash's own distance, over several tiles."""
+    import imagehash
+
+    monkeypatch.setattr("liveness.data.duplicates.TILE", 7)
+    rng = np.random.default_rng(5)
+    scenes = rng.integers(0, 2, (6, 144))
+
+    def near(scene: np.ndarray) -> str:
+        return np.packbits(scene ^ (rng.random(144) < 0.06)).tobytes().hex()
+
+    videos = {f"{v}": [[near(scenes[rng.integers(6)]) for _ in range(6)] for _ in range(2)] for v in range(14)}
+
+    def apart(one: list[str], other: list[str]) -> float:
+        """The nearest of one frame as it is and any variant of the other, either way round."""
+        ways = [(one[0], text) for text in other] + [(other[0], text) for text in one]
+        return min(imagehash.hex_to_hash(a) - imagehash.hex_to_hash(b) for a, b in ways) / 144
+
+    expected = {}
+    for i, (one, a) in enumerate(videos.items()):
+        for other, b in list(videos.items())[i + 1 :]:
+            best = min(max(apart(a[0], b[0]), apart(a[1], b[1])), max(apart(a[0], b[1]), apart(a[1], b[0])))
+            if best <= 0.15:
+                expected[one, other] = round(best, 4)
+    assert len(expected) > 5
+    assert {(pair.one, pair.other): pair.distance for pair in find_pairs(videos, 0.15)} == expected

@@ -319,6 +319,154 @@ def test_sanity_check_sees_and_mends(clips, workspace, prepare_here):
     assert "nobody-1.jpg" in check("--fix").stderr and (folder / "frames/nobody-1.jpg").exists()
 
 
+def test_a_video_that_needs_too_much_costs_only_itself(clips, workspace, prepare_here, capfd):
+    """Its row says so, the set is whole for the check, and the next run tries it again."""
+    import av
+
+    with av.open(str(clips / "videos/4.mp4"), "w", format="avi") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 8000, 6000, "yuvj420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((6000, 8000, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    prepare_here("s", "folds.n=2", "video_gib=0.3")
+    row = read(workspace / "data/s/labels_video.csv").set_index("filename").loc["4.mp4"]
+    assert (row["status"], row["reason"]) == ("unreadable", "needs more than 0.3 GiB of memory")
+    assert "1 to do: not prepared yet" in prepare_here("s", "folds.n=2", "video_gib=4")
+    assert set(read(workspace / "data/s/labels_video.csv")["status"]) == {"ok"}
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file whose reading fails: Linux has one")
+def test_a_video_that_cannot_be_read_from_the_disk_costs_only_itself(clips, workspace, prepare_here):
+    (clips / "videos/4.mp4").unlink()
+    (clips / "videos/4.mp4").symlink_to("/proc/self/mem")
+    prepare_here("s", "folds.n=2", verbs=["prepare", "make_folds"])
+    row = read(workspace / "data/s/labels_video.csv").set_index("filename").loc["4.mp4"]
+    assert row["status"] == "unreadable" and row["reason"].startswith("cannot be read: ")
+
+
+def test_embeddings_join_persons(clips, workspace, prepare_here):
+    angles = [0, 0.1, 3, 3.1, 1.5, 1.6, 4.5, 4.6, 0.2, 2.9, 6, 6]  # 8 is 0 and 1 again, 9 is 2 and 3, 10 and 11 also 0
+    rows = [f"{i}.mp4,{np.cos(a)},{np.sin(a)}" for i, a in enumerate(angles)]
+    (workspace / "mặt.csv").write_text("filename,x,y\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    said = prepare_here("s", "folds.n=2", 'folds.embeddings="mặt.csv"', "folds.embedding_similarity=0.9")
+    assert "identities: mặt.csv: 12 videos; 8 links" in said
+    groups = read(workspace / "data/s/labels_video.csv").set_index("filename")["group"]
+    assert set(groups) == {"p0+p4+p5", "p1", "p2", "p3"} or groups.nunique() == 3, set(groups)
+    links = read(workspace / "data/s/identities.csv")
+    assert list(links.columns) == ["filename", "other", "similarity", "label", "other_label", "joins_groups"]
+    assert ("0.mp4", "10.mp4") in set(zip(links["filename"], links["other"], strict=True)) or len(links) == 8
+    prepare_here("s", "folds.n=2")
+    assert not (workspace / "data/s/identities.csv").exists()
+    assert read(workspace / "data/s/labels_video.csv")["group"].nunique() == 6
+    with pytest.raises(UserError, match="folds.embeddings=nowhere.csv: no such file"):
+        prepare_here("s", "folds.embeddings=nowhere.csv")
+
+
+def test_the_test_fold_and_the_crops_size_are_choices(clips, workspace, prepare_here):
+    folder = workspace / "data/s"
+    prepare_here("s", "folds.n=3", "folds.test=2", "crop_size=48")
+    folds = read(folder / "folds.csv")
+    assert set(read(folder / "labels_video_test.csv")["filename"]) == set(folds[folds["fold"] == "2"]["filename"])
+    crops = [cv2.imread(str(path)) for path in (folder / "faces/crop").iterdir()]
+    assert len(crops) == 6 and {crop.shape for crop in crops} == {(48, 48, 3)}
+    # Another test fold deals nothing anew: members trained on the folds stay good.
+    assert "kept" in prepare_here("s", "folds.n=3", "folds.test=1", "crop_size=48")
+    assert (folder / "folds.csv").read_text() == folds.to_csv(index=False, lineterminator="\n")
+    assert set(read(folder / "labels_video_test.csv")["filename"]) == set(folds[folds["fold"] == "1"]["filename"])
+
+
+def test_nothing_of_the_users_is_lost_silently(clips, workspace, prepare_here, capsys):
+    own = workspace / "data/s/videos/3.mp4"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"another recording")
+    with pytest.raises(UserError, match="not overwritten"):
+        prepare_here("s", "folds.n=2")
+    assert own.read_bytes() == b"another recording"
+    own.unlink()
+    with pytest.raises(UserError, match="folds.group_column=person: .* only the columns filename, label, subject"):
+        prepare_here("s", "folds.n=2", "folds.group_column=person")
+    text = (clips / "label.csv").read_text()
+    (clips / "label.csv").write_text(text.replace("subject", "group"))
+    prepare_here("s", "folds.n=2", verbs=["prepare"])
+    monkey = importlib.import_module("liveness.prepare")
+    sys.argv = ["prepare", "s", "-o", "folds.n=2"]
+    monkey.main()
+    assert "group: labels_video.csv has columns of that name" in capsys.readouterr().err
+    (clips / "label.csv").unlink()
+    (clips / "label.csv").mkdir()
+    with pytest.raises(UserError, match="label.csv: not a file"):
+        prepare_here("s", "folds.n=2")
+
+
+def test_two_videos_allow_no_folds_and_the_check_says_so(workspace, tiny_clips, prepare_here):
+    for i in range(2):
+        tiny_clips(workspace / f"raw/two/videos/{i}.mp4", frames=4, seed=i)
+    (workspace / "raw/two/label.csv").write_text("fname,liveness_score\n0.mp4,0\n1.mp4,1\n")
+    said = prepare_here("two", "folds.n=2", verbs=["prepare", "sanity_check"])
+    assert "no folds, the set allows none" in said and "no mismatch" in said
+
+
+DAMAGE = {
+    "a table in no known encoding": lambda d: (d / "labels_keyframes.csv").write_bytes(b"\xff\xfe\0x"),
+    "an empty table": lambda d: (d / "labels_video.csv").write_bytes(b""),
+    "no split": lambda d: (d / "labels_bbox_test.csv").unlink(),
+    "folds that are no table": lambda d: (d / "folds.csv").write_bytes(b"\xff\xfe\0x"),
+    "no folds": lambda d: (d / "folds.csv").unlink(),
+    "a record cut short": lambda d: (d / ".records/3.json").write_text('{"version": 5, "by'),
+    "a record of another kind": lambda d: (d / ".records/3.json").write_text("[]"),
+    "a record altered by hand": lambda d: (d / ".records/3.json").write_text(
+        (d / ".records/3.json").read_text().replace("frames/3-2.jpg", "../../raw/s/videos/0.mp4")
+    ),
+    "no records": lambda d: shutil.rmtree(d / ".records"),
+    "no images": lambda d: (shutil.rmtree(d / "frames"), shutil.rmtree(d / "faces")),
+    "a killed run's rest": lambda d: (d / "frames/.aside-1-2.jpg").write_bytes(b"half"),
+    "another label file": lambda d: (d / "labels.csv").write_text("x"),
+    "a link to another video": lambda d: ((d / "videos/1.mp4").unlink(), (d / "videos/1.mp4").symlink_to("2.mp4")),
+}
+
+
+def test_every_damage_is_reported_and_mended(clips, workspace, prepare_here, monkeypatch, capsys):
+    prepare_here("s", "folds.n=2")
+    folder = workspace / "data/s"
+    before = tree(folder)
+    check = importlib.import_module("liveness.sanity_check").main
+    for name, damage in DAMAGE.items():
+        damage(folder)
+        monkeypatch.setattr(sys, "argv", ["sanity_check", "s"])
+        assert check() == 1, name
+        monkeypatch.setattr(sys, "argv", ["sanity_check", "s", "--fix"])
+        assert check() == 0, (name, capsys.readouterr().err)
+        assert tree(folder) == before, name
+    assert (clips / "videos/0.mp4").exists()
+
+
+def test_what_is_not_the_checks_to_decide_is_left_and_named(clips, workspace, prepare_here, monkeypatch, capsys):
+    prepare_here("s", "folds.n=2")
+    folder = workspace / "data/s"
+    folds = (folder / "folds.csv").read_text()
+    lines = folds.splitlines()
+    check = importlib.import_module("liveness.sanity_check").main
+    monkeypatch.setattr(sys, "argv", ["sanity_check", "s", "--fix"])
+    moved = lines[1].split(",")
+    moved[3] = str(1 - int(moved[3]))
+    for text, expected in (
+        ("\n".join(lines[:-1]), "no row for '11.mp4'"),
+        ("\n".join([*lines, lines[-1]]), "'11.mp4' is there twice"),
+        ("\n".join([lines[0], ",".join(moved), *lines[2:]]), "leak: group 'p0'"),
+    ):
+        (folder / "folds.csv").write_text(text + "\n")
+        assert check() == 1
+        said = capsys.readouterr().err
+        assert expected in said and "python -m liveness.make_folds s --force" in said
+        assert (folder / "folds.csv").read_text() == text + "\n"
+    (folder / "prepare.json").write_text('{"data": {"frames": {"plan": "nonsense"}}}')
+    with pytest.raises(UserError, match="nonsense"):
+        check()
+    (folder / "prepare.json").write_text("[]")
+    with pytest.raises(UserError, match="damaged; delete it"):
+        check()
+
+
 @pytest.mark.full
 def test_killed_anywhere_and_run_again(clips, workspace, run_driver):
     prepare(run_driver, "s", "-o", "folds.n=3")

@@ -263,6 +263,13 @@ def from_dict(schema: type, values: dict, where: str) -> Any:
         raise UserError(f"{where}: {_first_line(error)}") from error
 
 
+def data_from_dict(values: dict, where: str) -> Data:
+    """A preparation's configuration in ``to_dict``'s form, checked as one from configs/data is."""
+    data = from_dict(Data, values, where)
+    _check_data(data)
+    return data
+
+
 def _load(group: str, name: str, overrides: list[str]) -> Any:
     """Compose configs/<group>/<name>.yaml over its schema with Hydra."""
     from hydra import compose, initialize_config_dir
@@ -317,6 +324,10 @@ def _explain(error: BaseException, group: str, name: str) -> str:
     if choice and choice.group(1) in ("augment", "frames"):
         options = names(choice.group(1))
         return f"{group} {name}: no {choice.group(1)} {choice.group(2)!r}: there are {', '.join(options)}"
+    if "LexerNoViableAlt" in text:
+        asked = text.rsplit("LexerNoViableAltException: ", 1)[-1].splitlines()[0]
+        key, _, value = asked.partition("=")
+        return f"{group} {name}: cannot read {asked!r}; put the value in double quotes: '{key}=\"{value}\"'"
     full = re.search(r"full_key: (\S+)", text)
     key = re.search(r"[Cc]ould not override '([^']+)'", text) or re.search(r"Key '([^']+)'", text)
     if key and ("in struct" in text or "not in '" in text):

@@ -9,6 +9,7 @@ again; files that nothing names are reported and left alone, but for what killed
 """
 
 import argparse
+import filecmp
 import json
 import sys
 from collections import Counter
@@ -16,10 +17,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from liveness.config import Data, Folds, from_dict
+from liveness.config import Data, Folds, data_from_dict
 from liveness.data.extract import damaged_files, forget, read_record, task_for, what_is_missing
-from liveness.data.folds import SPLIT, deal, fold_set, split_tables, write_split
 from liveness.data.folds import check_folds as check_against_videos
+from liveness.data.folds import deal, fold_set, split_tables, write_split
 from liveness.data.labels import RawSet, find_set, read_table, table_text
 from liveness.data.preparation import WHY, Prepared, prepare_set, read_identities, read_links, tables_of
 from liveness.errors import UserError, run
@@ -32,7 +33,15 @@ Trouble = tuple[str, str]  # kind, line
 
 
 def main() -> int:
-    args = _arguments()
+    try:
+        return _main(_arguments())
+    except BrokenPipeError:  # of our own output
+        raise
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read or written ({error.strerror or error})") from error
+
+
+def _main(args: argparse.Namespace) -> int:
     folder = workspace() / "data" / args.set
     if not (folder / "prepare.json").is_file():
         raise UserError(f"{folder}/prepare.json: no such file; prepare the set first: bash prepare_data.sh {args.set}")
@@ -95,9 +104,11 @@ def _data(folder: Path, name: str) -> Data:
     path = folder / "prepare.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))["data"]
+        if not isinstance(values, dict):
+            raise TypeError("expected a mapping")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged; delete it and run: bash prepare_data.sh {name}") from error
-    return from_dict(Data, values, str(path))
+    return data_from_dict(values, str(path))
 
 
 def _check_links(folder: Path, raw: RawSet) -> list[Trouble]:
@@ -107,7 +118,7 @@ def _check_links(folder: Path, raw: RawSet) -> list[Trouble]:
         link = folder / "videos" / video.name
         if not link.is_file():
             troubles.append(("link", f"{link}: missing, or a link to nothing"))
-        elif link.resolve() != video.resolve() and link.stat().st_size != video.stat().st_size:
+        elif link.resolve() != video.resolve() and (link.is_symlink() or not filecmp.cmp(link, video, shallow=False)):
             troubles.append(("link", f"{link}: another file than {video}"))
     return troubles
 
@@ -166,20 +177,18 @@ def _check_folds(folder: Path, config: Folds) -> list[Trouble]:
     troubles = []
     try:
         folds = read_table(path, ["filename", "label", "fold"])
+        split = split_tables(folder, folds, config.test)
     except UserError as error:
         return [("folds", str(error))]
     try:
         check_against_videos(path, folds, read_table(folder / "labels_video.csv", ["filename", "status", "group"]))
     except UserError as error:
         troubles.append(("folds", str(error)))
-    if not folds["fold"].str.fullmatch(r"\d+").all():
-        return troubles
     for fold, rows in folds.groupby("fold"):
         if rows["label"].nunique() < 2:
             troubles.append(("folds", f"{path}: fold {fold} has one class only"))
-    if all((folder / f"{name}.csv").is_file() for name in SPLIT):
-        for name, (train, test) in split_tables(folder, folds, config.test).items():
-            troubles += _compare(folder / f"{name}_train.csv", train) + _compare(folder / f"{name}_test.csv", test)
+    for name, (train, test) in split.items():
+        troubles += _compare(folder / f"{name}_train.csv", train) + _compare(folder / f"{name}_test.csv", test)
     return troubles
 
 
@@ -198,8 +207,14 @@ def _fix_folds(folder: Path, raw: RawSet, data: Data) -> None:
     """Deal folds where there are none; else only write the split tables anew: dealt folds stay."""
     if raw.labels is None:
         return
-    if (folder / "folds.csv").is_file():
-        write_split(folder, read_table(folder / "folds.csv", ["filename", "fold"]), data.folds.test)
+    path = folder / "folds.csv"
+    try:
+        folds = read_table(path, ["filename", "label", "fold"])
+    except UserError:
+        path.unlink(missing_ok=True)  # no table at all: the same seed deals the same folds again
+        folds = None
+    if folds is not None:
+        write_split(folder, folds, data.folds.test)
     elif not _no_folds(folder, data.folds):
         fold_set(folder, data.folds)
 
@@ -220,7 +235,10 @@ def _counts(folder: Path, labelled: bool) -> None:
         paths = [folder / f"{name}{split}.csv" for name in ("labels_video", "labels_keyframes", "labels_bbox")]
         if not all(path.is_file() for path in paths):
             continue
-        videos, frames, boxes = (read_table(path, ["video_id"]) for path in paths)
+        try:
+            videos, frames, boxes = (read_table(path, ["video_id"]) for path in paths)
+        except UserError:
+            continue  # reported as a mismatch
         counts = videos["status"].value_counts()
         trouble = ", ".join(f"{n} {status}" for status, n in counts.items() if status != "ok")
         faces = int((boxes["face"] == "1").sum())

@@ -23,12 +23,8 @@ from liveness.files import sha256_of
 from liveness.media.faces import Face, FaceDetector, choose_face, crop_square, detector_path, draw_faces
 from liveness.media.video import VideoError, choose_frames, jpeg_decode, jpeg_encode, read_jpegs
 
-VERSION = 4  # of the records; another one makes every video anew
+VERSION = 5  # of the records; another one makes every video anew
 VIZ_QUALITY = 85
-RECORD = dict.fromkeys(
-    ("version", "filename", "bytes", "mtime_ns", "sha256", "frames_key", "faces_key", "status", "reason", "info")
-    + ("frames", "files")
-)  # what a record says at least; one that does not is damaged, and made anew
 
 
 @dataclass(frozen=True)
@@ -74,11 +70,17 @@ def record_path(folder: Path, video: Path) -> Path:
 
 def read_record(folder: Path, video: Path) -> dict | None:
     """A video's record, or None where there is none that can be read."""
+    return _load(record_path(folder, video))
+
+
+def _load(path: Path) -> dict | None:
+    """A record that is as it was written, without its seal; None for one that is damaged or not there."""
     try:
-        record = json.loads(record_path(folder, video).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        seal = record.pop("seal")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return record if isinstance(record, dict) and RECORD.keys() <= record.keys() and record["files"] else None
+    return record if seal == _digest(record) else None
 
 
 def known_records(folder: Path) -> set[str]:
@@ -89,10 +91,8 @@ def known_records(folder: Path) -> set[str]:
 def forget(folder: Path, video_id: str) -> None:
     """Remove a record and the files it names."""
     path = folder / ".records" / f"{video_id}.json"
-    try:
-        files = json.loads(path.read_text(encoding="utf-8"))["files"]
-    except (FileNotFoundError, ValueError, KeyError):
-        files = {"frames": {}, "faces": {}}
+    record = _load(path)
+    files = record["files"] if record else {"frames": {}, "faces": {}}
     for name in {**files["frames"], **files["faces"]}:
         (folder / name).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
@@ -191,7 +191,8 @@ def _finish(task: Task, record: dict, frames: dict[int, bytes], old: dict | None
             if path not in keep:
                 (task.folder / path).unlink(missing_ok=True)
     path = record_path(task.folder, task.video)
-    _put(path, (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode())
+    sealed = {**record, "seal": _digest(record)}
+    _put(path, (json.dumps(sealed, ensure_ascii=False, indent=1) + "\n").encode())
     return record
 
 

@@ -293,12 +293,16 @@ def check_folds(path: Path, folds: pd.DataFrame, videos: pd.DataFrame) -> None:
     if not folds["fold"].str.fullmatch(r"\d+").all():
         raise UserError(f"{path}: fold must be a whole number from 0; {anew}")
     if folds["filename"].duplicated().any():
-        raise UserError(f"{path}: {folds['filename'][folds['filename'].duplicated()].iloc[0]!r} is there twice")
+        twice = folds["filename"][folds["filename"].duplicated()].iloc[0]
+        raise UserError(f"{path}: {twice!r} is there twice; {anew}")
     joined = folds.merge(videos, on="filename", suffixes=("_own", ""))
     wrong = joined[joined["label_own"] != joined["label"].astype(str)]
     if len(wrong):
         raise UserError(f"{path}: another label than the set's for {wrong['filename'].iloc[0]!r}; {anew}")
-    assert_no_leak(joined["fold"].to_numpy(), joined["group"].to_numpy())
+    try:
+        assert_no_leak(joined["fold"].to_numpy(), joined["group"].to_numpy())
+    except UserError as error:
+        raise UserError(f"{path}: {error}; {anew}") from error
 
 
 def write_split(folder: Path, folds: pd.DataFrame, test: int) -> None:

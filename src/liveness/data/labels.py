@@ -46,11 +46,10 @@ def find_set(name: str) -> RawSet:
     if not videos:
         raise UserError(f"{folder}: no video in it; expected files ending in {', '.join(VIDEO_ENDINGS)}")
     for path in videos:
-        try:
-            path.name.encode()
-        except UnicodeEncodeError as error:
+        # Undecodable bytes are surrogates in Python, which are not printable either.
+        if not path.name.isprintable():
             name = os.fsencode(path.name)
-            raise UserError(f"{folder}: the name {name!r} is not UTF-8; rename it, tables could not name it") from error
+            raise UserError(f"{folder}: {name!r}: a line break, a control character or no UTF-8; rename it")
     if label_file is None:
         return RawSet(name, videos, None, None, [])
     labels = read_labels(label_file)
@@ -164,4 +163,7 @@ def _locate(name: str) -> tuple[Path | None, Path]:
 
 
 def _label_file(folder: Path) -> Path | None:
-    return next((folder / name for name in LABEL_FILES if (folder / name).is_file()), None)
+    path = next((folder / name for name in LABEL_FILES if (folder / name).exists()), None)
+    if path is not None and not path.is_file():
+        raise UserError(f"{path}: not a file; expected a csv file of fname,liveness_score")
+    return path

@@ -100,7 +100,9 @@ def prepare_set(data: Data, strict: bool = False) -> None:
     except BrokenPipeError:  # of our own output, not of the folder
         raise
     except OSError as error:
-        raise UserError(f"{error.filename or folder}: cannot be read or written ({error.strerror or error})") from error
+        raise UserError(
+            f"{error.filename2 or error.filename or folder}: cannot be read or written ({error.strerror or error})"
+        ) from error
 
 
 def _prepare(data: Data, folder: Path, strict: bool) -> None:
@@ -263,9 +265,10 @@ def _check_columns(raw: RawSet, group_column: str) -> None:
         raise UserError(
             f"folds.group_column={group_column}: {raw.label_file} has only the columns {', '.join(columns)}"
         )
-    taken = [name for name in VIDEO_COLUMNS if name in columns and name not in ("filename", "label", "species")]
+    ours = set(VIDEO_COLUMNS) - {"filename", "label", "species", group_column}
+    taken = [name for name in columns if name in ours]
     if taken:
-        hint = "; to group by it: -o folds.group_column=group" if "group" in taken and group_column != "group" else ""
+        hint = "; to group by it: -o folds.group_column=group" if "group" in taken else ""
         _warn(f"{raw.label_file}: {', '.join(taken)}: labels_video.csv has columns of that name, not taken over{hint}")
 
 
@@ -412,7 +415,7 @@ def _group_names(prepared: Prepared, extra: pd.DataFrame, found: list[list[str]]
 
 def _video_table(prepared: Prepared, extra: pd.DataFrame, groups: dict[str, str]) -> pd.DataFrame:
     """labels_video.csv: one row for every video of the set, whatever became of it."""
-    filenames = list(groups)
+    filenames = sorted(groups, key=natural_key)
     rows = []
     for filename in filenames:
         record = prepared.records.get(filename) or {"status": "left_out", "reason": prepared.left_out[filename]}

@@ -7,13 +7,8 @@ Worker processes decode ahead while the models score; each video is decoded once
 """
 
 import json
-import multiprocessing
-import os
 import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +18,11 @@ import numpy as np
 from liveness.config import Ensemble
 from liveness.errors import UserError
 from liveness.files import workspace
-from liveness.prediction.prepare import Prepared, Wanted, prepare, wanted_of
+from liveness.media.workers import Failed, cores, run_tasks
+from liveness.prediction.prepare import Prepared, Wanted, prepare_task, wanted_of
 from liveness.prediction.results import NO_SCORE, Row, decide
+
+SECONDS, GIB = 120.0, 4.0  # what one video may take to decode; see media/workers.py
 
 
 @dataclass
@@ -110,72 +108,35 @@ def _threshold(path: Path) -> tuple[float, str]:
 
 
 def score_videos(paths: list[Path], loaded: LoadedEnsemble, workers: int = 0) -> Iterator[Row]:
-    """Score videos in the given order; one row for each, whatever happens to it.
+    """Score videos; yields one row for each, in the given order, whatever happens to it.
 
-    ``workers``: decoding processes; 0 = one per core but one.
+    ``workers``: decoding processes; 0 = one per core but one, which scores.
     """
     wanted = list({member.wanted.key: member.wanted for member in loaded.members}.values())
-    for prepared in decode_ahead(paths, wanted, workers or max(1, len(os.sched_getaffinity(0)) - 1)):
-        yield score_video(prepared, loaded)
+    rows: dict[Path, Row] = {}
+    order = iter(paths)
+    due = next(order, None)
+    for prepared in decode_ahead(paths, wanted, workers or max(1, cores() - 1)):
+        rows[prepared.path] = score_video(prepared, loaded)
+        while due in rows:
+            yield rows.pop(due)
+            due = next(order, None)
 
 
 def decode_ahead(paths: list[Path], wanted: list[Wanted], workers: int) -> Iterator[Prepared]:
-    """``prepare`` every video in worker processes, a few ahead, in order.
+    """``prepare`` every video in worker processes, ahead of the models, in the order that they get done.
 
-    When a worker dies, the videos that were in flight are prepared again, each alone in a process
-    of its own, so that only the one that kills its worker is lost.
+    A video that kills its worker, hangs or eats its memory is tried once more when all others are
+    done, alone; then it is given up.
     """
-    todo, flying = deque(paths), deque()
-    pool = _pool(workers)
-    try:
-        while todo or flying:
-            while todo and len(flying) < 2 * workers + 1:
-                path = todo.popleft()
-                flying.append((path, pool.submit(prepare, path, wanted)))
-            path, future = flying.popleft()
-            try:
-                yield _result(path, future)
-            except BrokenProcessPool:
-                pool.shutdown(wait=False, cancel_futures=True)
-                in_flight = [path, *(other for other, _ in flying)]
-                flying.clear()
-                for other in in_flight:
-                    yield _alone(other, wanted)
-                pool = _pool(workers)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned: a fork of a process that runs torch's threads can inherit a lock that nobody frees.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-
-
-def _start_worker() -> None:
-    """A worker leaves ctrl-C to its parent, and uses one thread: there is one worker per core."""
-    import signal
-
-    import cv2
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-
-
-def _result(path: Path, future: Future) -> Prepared:
-    try:
-        return future.result()
-    except MemoryError:
-        return Prepared(path, "crashed", "not enough memory to decode it")
-
-
-def _alone(path: Path, wanted: list[Wanted]) -> Prepared:
-    pool = _pool(1)
-    try:
-        return _result(path, pool.submit(prepare, path, wanted))
-    except BrokenProcessPool:
-        return Prepared(path, "crashed", "the process that decoded it died, twice")
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    failed: list[Path] = []
+    for (path, _), result in run_tasks(prepare_task, ((p, wanted) for p in paths), workers, SECONDS, GIB):
+        if isinstance(result, Failed):
+            failed.append(path)
+        else:
+            yield result
+    for (path, _), result in run_tasks(prepare_task, ((p, wanted) for p in failed), 1, SECONDS, GIB):
+        yield Prepared(path, "crashed", f"{result.reason}, twice") if isinstance(result, Failed) else result
 
 
 def score_video(prepared: Prepared, loaded: LoadedEnsemble) -> Row:

@@ -49,6 +49,11 @@ def _detector(threshold: float, max_side: int) -> Any:
     return FaceDetector(Detector(threshold, max_side))
 
 
+def prepare_task(task: tuple[Path, list[Wanted]]) -> Prepared:
+    """``prepare`` for a pool of workers."""
+    return prepare(*task)
+
+
 def prepare(path: Path, wanted: list[Wanted]) -> Prepared:
     """Decode a video and cut every member's views. Never raises for the video's own faults."""
     from liveness.media.video import VideoError, read_frames

@@ -1,0 +1,67 @@
+"""Identities from embeddings: the clusters are those of the similarities, a file that is none is one line."""
+
+import networkx
+import numpy as np
+import pytest
+
+from liveness.data.identities import find_links, read_embeddings
+from liveness.errors import UserError
+
+SEED = 20260301
+
+
+def table(path, names, vectors):
+    rows = [f"{name}," + ",".join(f"{v:.6f}" for v in vector) for name, vector in zip(names, vectors, strict=True)]
+    path.write_text("filename," + ",".join(f"e{i}" for i in range(len(vectors[0]))) + "\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_links_are_a_maximum_spanning_forest_of_the_similar(tmp_path, case, monkeypatch):
+    monkeypatch.setattr("liveness.data.identities.TILE", 16)  # several tiles also for a small set
+    rng = np.random.default_rng(SEED + case)
+    persons = rng.normal(size=(12, 8))
+    vectors = persons[rng.integers(0, 12, 70)] + rng.normal(size=(70, 8)) * 0.5
+    names = [f"{i}.mp4" for i in range(70)]
+    links = find_links(read_embeddings(table(tmp_path / "e.csv", names, vectors * 7), names), 0.8)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    graph = networkx.Graph()
+    graph.add_nodes_from(names)
+    for i, k in zip(*np.nonzero(np.triu(unit @ unit.T >= 0.8, 1)), strict=True):
+        graph.add_edge(names[i], names[k], weight=unit[i] @ unit[k])
+    forest = networkx.maximum_spanning_tree(graph)
+    assert links and {(link.one, link.other) for link in links} == {
+        tuple(sorted(edge, key=names.index)) for edge in forest.edges
+    }
+    for link in links:
+        assert link.similarity == pytest.approx(graph.edges[link.one, link.other]["weight"], abs=1e-4)
+
+
+def test_rows_of_one_video_are_averaged_and_strangers_named(tmp_path):
+    path = table(tmp_path / "e.csv", ["1", "2.mp4", "2", "9"], [[2, 0], [9, 0], [0, 1], [1, 1]])
+    embeddings = read_embeddings(path, ["1.mp4", "2.mp4", "3.mp4"])
+    assert embeddings.filenames == ["1.mp4", "2.mp4"] and embeddings.unknown == ["9"]
+    np.testing.assert_allclose(embeddings.vectors, [[1, 0], [0.5**0.5, 0.5**0.5]])
+    (link,) = find_links(embeddings, 0.7)
+    assert (link.one, link.other, link.similarity) == ("1.mp4", "2.mp4", 0.7071)
+    assert find_links(embeddings, 0.71) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("filename\n1\n", "columns of numbers"),
+        ("name,a\n1,2\n", "no column filename"),
+        ("filename,a,b\n", "a row per video"),
+        ("filename,a,b\n1,2,3\n2,x,4\n", "line 3: not an embedding of '2'"),
+        ("filename,a,b\n1,2,\n", "line 2: not an embedding"),
+        ("filename,a,b\n1,0,0\n", "not all of them 0"),
+        ("filename,a,b\n1,inf,0\n", "expected 2 finite numbers"),
+        ("filename,a,b\n7,1,0\n", "names no video of the set; the first is '7'"),
+    ],
+)
+def test_what_is_no_embedding_is_one_line(tmp_path, text, expected):
+    (tmp_path / "e.csv").write_text(text)
+    with pytest.raises(UserError, match=expected) as caught:
+        read_embeddings(tmp_path / "e.csv", ["1.mp4", "2.mp4"])
+    assert "\n" not in str(caught.value)
