@@ -8,8 +8,9 @@
 #
 # SET lies in raw/SET/{label.csv,videos/*.mp4}; "train" also in raw/label.csv + train_video/*.mp4;
 # else in data/SET/{labels.csv,videos/}. Without a label file it is a set without labels.
-# -o changes configs/data/SET.yaml (or default.yaml). --strict: a video that cannot be read is an
-# error, not a marked row. Only what is missing is done; run it again at any time.
+# -o changes configs/data/SET.yaml (or default.yaml). --strict: a video of which no frame can be read
+# is an error, not a marked row (one that breaks off has frames: always a warning). Only what is
+# missing is done; run it again at any time. docs/preparation.md has the details.
 # Environment: PYTHON (interpreter), LIVENESS_ROOT (workspace), SHARD (i/n).
 
 # shellcheck source=scripts/common.sh

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -179,9 +180,31 @@ def test_a_killed_launcher_takes_its_workers_along_and_the_next_start_ends_with_
     assert member(root).read_bytes() == member(trained).read_bytes()
 
 
+@pytest.mark.full
+def test_five_kills_at_random_moments_end_with_the_same_bytes(trained, root):
+    """Kill -9 of the launcher wherever it happens to be: loading, in a step, scoring, saving."""
+    seed = int(time.time())
+    print(f"seed {seed}")
+    moments = random.Random(seed)
+    for _ in range(5):
+        process = start(root)
+        try:
+            process.wait(moments.uniform(3, 14))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.communicate()
+        deadline = time.monotonic() + 20
+        while processes_of(root) and time.monotonic() < deadline:
+            time.sleep(0.2)
+    done = drive(root, "scripts/train_convnext_xlarge_fold0.sh", "-o", *NARROW)
+    assert done.returncode == 0, done.stderr
+    assert member(root).read_bytes() == member(trained).read_bytes()
+    run = "runs/train/convnext_xlarge_fold0/oof.csv"
+    assert (root / run).read_bytes() == (trained / run).read_bytes()
+
+
 def test_sigterm_saves_the_step_and_the_next_start_ends_with_the_same_bytes(root, trained):
-    slow = "train.epochs=2"
-    process = start(root, slow)
+    process = start(root)
     for line in process.stdout:
         if "epochs of" in line:
             break

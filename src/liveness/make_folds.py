@@ -3,7 +3,7 @@
     python -m liveness.make_folds [SET] [-o folds.n=5 folds.seed=42 ...] [--force]
 
 Reads data/<set>/labels_video.csv, labels_keyframes.csv, labels_bbox.csv. Writes
-data/<set>/{labels_video,labels_keyframes,labels_bbox}_{train,test}.csv (test = fold 0), folds.csv
+data/<set>/{labels_video,labels_keyframes,labels_bbox}_{train,test}.csv (folds.test: fold 0), folds.csv
 (filename, label, group, fold, naive_fold) and last folds.json (what they were dealt from). Videos
 that are left out of the set are in no fold; videos that cannot be read are. Existing folds are
 kept while they fit; folds.csv of your own is checked and kept. A set without labels has no folds.

@@ -4,9 +4,10 @@
 
 Reads the set's videos and label file (data/labels.py lists the layouts) and configs/data/<set>.yaml
 or default.yaml. Writes under data/<set>/: labels.csv, frames/, faces/{bbox,crop,viz}/, videos/,
-labels_keyframes.csv, labels_bbox.csv, labels_video.csv and last prepare.json. A second run does
-only what is missing. SHARD=i/n (1 <= i <= n) works on one n-th of the videos and writes no tables;
-a run without SHARD then finds everything done and writes them.
+duplicates.csv, identities.csv (with folds.embeddings), labels_keyframes.csv, labels_bbox.csv,
+labels_video.csv and last prepare.json. A second run does only what is missing. SHARD=i/n
+(1 <= i <= n) works on one n-th of the videos and writes no tables; a run without SHARD then finds
+everything done and writes them.
 """
 
 import argparse
@@ -25,7 +26,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m liveness.prepare", description=__doc__.splitlines()[0])
     parser.add_argument("set", nargs="?", default="train", metavar="SET", help="name of the set (default: train)")
     parser.add_argument("-o", dest="override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--strict", action="store_true", help="a video that cannot be read is an error")
+    parser.add_argument("--strict", action="store_true", help="a video without a readable frame is an error")
     return parser.parse_args()
 
 
