@@ -8,8 +8,9 @@ not, cropped by 0, 2.5 or 5 % at every border.
 
 The threshold of 0.12 is measured (3 frames per video): on 238 webcam clips of 9 persons, copies that
 were re-encoded, halved, brightened, mirrored, cropped by 3 or 5 % and mixtures of these lay at up to
-0.07 (0.11 in a scene of plain sky), different persons in front of one camera at 0.167 and more. It
-misses copies cut to another part of the recording, of which no stored frame shows the same moment.
+0.083 (0.11 in a scene of plain sky), different persons in front of one camera at 0.153 and more
+(docs/preparation.md has the table and the command). It misses copies cut to another part of the
+recording, of which no stored frame shows the same moment.
 """
 
 from collections import defaultdict
