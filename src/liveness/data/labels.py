@@ -46,8 +46,8 @@ def find_set(name: str) -> RawSet:
     if not videos:
         raise UserError(f"{folder}: no video in it; expected files ending in {', '.join(VIDEO_ENDINGS)}")
     for path in videos:
-        # Undecodable bytes are surrogates in Python, which are not printable either.
-        if not path.name.isprintable():
+        # Cc: control characters; Cs: what Python makes of bytes that are no UTF-8.
+        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in path.name):
             name = os.fsencode(path.name)
             raise UserError(f"{folder}: {name!r}: a line break, a control character or no UTF-8; rename it")
     if label_file is None:

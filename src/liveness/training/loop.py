@@ -96,7 +96,7 @@ def start(model: Any, recipe: Recipe, device: Any, steps_per_epoch: int, lr: flo
         lr=lr,
         weight_decay=config.weight_decay,
         layer_decay=config.layer_decay if config.layer_decay < 1 else None,
-        fused=device.type == "cuda",
+        fused=True,
     )
     ema = None
     if config.ema_half_life > 0:
@@ -144,6 +144,16 @@ def require_finite(state: State) -> None:
                 f"the weights ({key}) are not finite after step {state.step}; train.clip_grad=1, a lower train.lr or "
                 "train.amp=false may help; last.pt keeps what was saved before"
             )
+
+
+def _require_finite_loss(losses: Any, step: int) -> None:
+    import torch
+
+    if not torch.isfinite(losses[0]):
+        raise UserError(
+            f"the loss is not finite in step {step}; train.clip_grad=1, a lower train.lr or train.amp=false may "
+            "help; last.pt keeps what was saved before"
+        )
 
 
 def resume(state: State, path: Path) -> None:
@@ -268,7 +278,7 @@ def _run_epoch(
 
     started, lr = time.monotonic(), 0.0
     losses = torch.tensor([state.loss, state.samples], dtype=torch.float64, device=state.device)
-    before = state.samples
+    before, pending = state.samples, losses
     end = (state.epoch + 1) * state.steps_per_epoch
     show = distributed.rank() == 0 and sys.stderr.isatty()
     title = f"epoch {state.epoch + 1}/{config.epochs}"
@@ -276,13 +286,18 @@ def _run_epoch(
     with tqdm(total=end - state.step, desc=title, unit="step", disable=not show, leave=False) as bar:
         while state.step < end:
             lr = learning_rate(config, state.step, state.steps_per_epoch, state.lr)
-            losses += run_step(state, model, arriving, config, lr)
+            sums = run_step(state, model, arriving, config, lr)
+            # One step late: asking at once would make the GPU wait for this process after every step.
+            _require_finite_loss(pending, state.step - 1)
+            pending = sums
+            losses += sums
             bar.update()
             if show:
                 bar.set_postfix(_gauges(losses, lr, state.device))
             if stopping():
                 state.loss, state.samples = losses[0].item(), int(losses[1].item())
                 return None
+    _require_finite_loss(pending, state.step)
     require_finite(state)
     seen = (losses[1].item() - before) * distributed.size()
     distributed.total(losses)
@@ -337,11 +352,6 @@ def _forward_backward(state: State, model: Any, share: Share, images: Any, label
         with autocast(state.device, config.amp):
             logits = model(images).flatten()
         losses = sample_losses(logits.float(), labels, config, state.class_weights)
-        if not torch.isfinite(losses).all():
-            raise UserError(
-                f"the loss is not finite in step {state.step + 1}; train.clip_grad=1, a lower train.lr or "
-                "train.amp=false may help; last.pt keeps what was saved before"
-            )
         # DDP averages over processes; the sum over the global batch divided by its size is meant.
         state.scaler.scale(losses.sum() * (distributed.size() / share.batch)).backward()
     return losses.detach().double()

@@ -217,7 +217,7 @@ def score_held_out(model: Any, device: Any, videos: Any, prepared: PreparedSet, 
         fixed = {"filename": name, "video_id": video.video_id, "label": int(video.label), "fold": int(video.fold)}
         for row in videos.rows.get(name, []):
             score = found.get((name, int(row.frame_id)), math.nan)
-            status = "ok" if math.isfinite(score) else "no_face"
+            status = "ok" if (name, int(row.frame_id)) in found else "no_face"
             rows.append({**fixed, "frame_id": int(row.frame_id), "score": score, "status": status})
         if name not in videos.rows:
             status = video.status if video.status != "ok" else "no_frames"

@@ -37,6 +37,8 @@ class Curve:
 
 def measure(model: Any, frames: TrainingFrames, recipe: Recipe, device: Any, steps: int = STEPS) -> Curve:
     """Train a copy of ``model`` for up to ``steps`` steps with exponentially growing rates."""
+    import torch
+
     config = copy.deepcopy(recipe.train)
     config.ema_half_life = 0
     config.epochs = max(1, math.ceil(steps / loop.count_steps(len(frames), config)))
@@ -48,11 +50,9 @@ def measure(model: Any, frames: TrainingFrames, recipe: Recipe, device: Any, ste
     arriving = loop.samples(frames, loop.shares(len(frames), config, 0), config, device)
     rates, losses = [], []
     for rate in np.geomspace(LOWEST, HIGHEST, steps):
-        try:
-            sums = loop.run_step(state, wrapped, arriving, config, float(rate))
-        except UserError:  # not finite: the curve ends here
+        sums = distributed.total(loop.run_step(state, wrapped, arriving, config, float(rate)))
+        if not torch.isfinite(sums[0]):  # summed over the ranks, so that all of them stop here
             break
-        sums = distributed.total(sums)
         rates.append(float(rate))
         losses.append((sums[0] / sums[1]).item())
         smoothed = smooth(np.array(losses))
