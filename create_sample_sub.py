@@ -28,7 +28,10 @@ def main() -> int:
     folder = arguments.folder or default_input()
     videos = videos_below(folder)
     try:
-        with written_aside(arguments.output) as side, open(side, "w", encoding="utf-8", newline="") as file:
+        with (
+            written_aside(arguments.output) as side,
+            open(side, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("fname", "liveness_score"))
             writer.writerows((video.name, 0.5) for video in videos)

@@ -10,6 +10,7 @@
 #          (default: /result if it exists, else result/)
 # Settings ENSEMBLE (a name in configs/ensemble; default zalo2022), DATA (weights/<set>/; default:
 #          the ensemble's), PYTHON
+
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 

@@ -8,6 +8,7 @@
 # Writes   runs/<set>/, weights/<set>/<recipe>_fold<k>.safetensors, weights/<set>/ENSEMBLE.json
 # Settings DATA (the set; default: the ensemble's), NGPU, NNODES, NODE_RANK, MASTER_ADDR,
 #          DRY_RUN=1 (print the commands), PYTHON
+
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 

@@ -130,6 +130,7 @@ launch() {
   # Its own address, not the host's name: where that name is in no DNS (many containers), torchrun hangs.
   where=(--standalone --local_addr 127.0.0.1)
   if [[ ${NNODES:-1} != 1 ]]; then
+    [[ $NNODES =~ ^[1-9][0-9]*$ ]] || misuse "NNODES=$NNODES: expected a number from 1"
     [[ -n ${NODE_RANK:-} && -n ${MASTER_ADDR:-} ]] || misuse "NNODES=$NNODES needs NODE_RANK and MASTER_ADDR too"
     where=(--nnodes "$NNODES" --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
   fi

@@ -9,6 +9,7 @@
 # 3 where no namespaces can be made. Leaves nothing behind.
 #
 # Settings PYTHON
+
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 

@@ -1,6 +1,7 @@
 """Configuration: what a recipe's user types, and what a typing mistake gets."""
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -91,3 +92,16 @@ def test_a_mistake_is_one_line_that_names_it(override, words):
 def test_an_unknown_name_lists_what_there_is():
     with pytest.raises(UserError, match="did you mean convnext_large"):
         config.load_recipe("convnext_larg")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("members: [", "not YAML"), ("", "@package _global_"), ("name: x\n", "@package _global_")],
+)
+def test_a_broken_yaml_file_is_one_line(tmp_path, monkeypatch, text, words):
+    shutil.copytree(config.CONFIGS, tmp_path / "configs")
+    (tmp_path / "configs/ensemble/mine.yaml").write_text(text)
+    monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
+    with pytest.raises(UserError, match=words) as error:
+        config.load_ensemble("mine")
+    assert "\n" not in str(error.value)

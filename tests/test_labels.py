@@ -136,3 +136,16 @@ def test_tables_keep_strings_and_round_trip(tmp_path):
         read_table(path, ["a", "c"])
     with pytest.raises(UserError, match="no such file"):
         read_table(tmp_path / "absent.csv", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("fname,liveness_score\n1.mp4,1\n2.mp4,0,extra\n", "more values|not a csv"),
+        ("fname,liveness_score\n1.mp4,1,extra\n2.mp4,0\n", "more values|not a csv"),
+        ("fname,liveness_score,label\n1.mp4,1,0\n2.mp4,0,0\n", "contradict each other"),
+    ],
+)
+def test_rows_and_columns_that_contradict_the_header_are_refused(workspace, text, words):
+    with pytest.raises(UserError, match=words):
+        read_labels(write(workspace / "label.csv", text))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from liveness.config import Data, Ensemble, EnsembleMember, load_recipe, to_dict
 from liveness.data.contract import make_contract
+from liveness.errors import UserError
 from liveness.files import sha256_of
 from liveness.media.faces import detector_path
 from liveness.model.build import build
@@ -228,3 +230,46 @@ def test_the_ensembles_score_is_the_weighted_mean_and_its_shipped_threshold_deci
     decisions = [row.decision for row in score_videos(paths, loaded)]
     assert decisions == ["live" if score >= middle else "attack" for score in blended]
     assert sorted(decisions) == ["attack", "live", "live"]
+
+
+def test_names_that_are_not_text_and_links_that_lead_nowhere_have_their_row(run_driver, workspace, clips, members):
+    odd = clips / os.fsdecode(b"bad\xff.mp4")
+    shutil.copy(clips / "1.mp4", odd)
+    (clips / "gone.mp4").symlink_to(workspace / "nowhere.mp4")
+    (clips / "videos").mkdir()
+    shutil.copy(clips / "1.mp4", clips / "videos" / "77.mp4")
+    done = run_driver("predict.sh", clips, workspace / "out")
+    assert done.returncode == 0, done.stderr
+    lines = (workspace / "out" / "submission.csv").read_bytes().splitlines()
+    assert len(lines) == 6
+    assert any(line.startswith(b"bad\xff.mp4,") for line in lines)
+    assert b"gone.mp4,0.500000000" in lines
+    assert f"not those in {clips / 'videos'}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"format": 1}, "lacks 'recipe'"),
+        ([1, 2], "its description is damaged"),
+        ("{", "its description is damaged"),
+    ],
+)
+def test_a_members_damaged_description_is_one_line(workspace, clips, damage, words):
+    from safetensors.torch import save_file
+
+    path = member_path("train", "convnext_large", 0)
+    path.parent.mkdir(parents=True)
+    text = damage if isinstance(damage, str) else json.dumps(damage)
+    save_file({"weight": torch.zeros(1)}, path, metadata={"liveness": text})
+    with pytest.raises(UserError, match=words):
+        load_members(Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)]))
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), 7, "high"])
+def test_a_threshold_that_is_none_is_refused(workspace, threshold):
+    put_member("convnext_large", 0)
+    point = {"name": "eer", "threshold": threshold}
+    (workspace / "weights" / "train" / "mine.json").write_text(json.dumps({"thresholds": [point]}))
+    with pytest.raises(UserError, match="eer"):
+        load_members(Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)]))

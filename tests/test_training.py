@@ -227,6 +227,8 @@ def test_sigterm_saves_the_step_and_the_next_start_ends_with_the_same_bytes(root
         (["convnext_xlarge", "0", "-o", "train.lrr=1"], "unknown key 'train.lrr'"),
         (["convnext_xlarge", "0", "-o", *NARROW, "view.kind=face"], "both live (1) and attack (0) are needed"),
         (["convnext_xlarge", "0", "-o", *NARROW, "frames.positions=[0.5]"], "prepare it so"),
+        (["convnext_xlarge", "0", "-o", *NARROW, "view.size=17"], "cannot take view.size=17"),
+        (["convnext_xlarge", "0", "--data", "../train"], "not a plain file name"),
         (["convnext_xlarge", "0", "-o", *NARROW, "train.lr=1", "train.warmup_epochs=0"], "the loss is not finite"),
     ],
 )
@@ -259,6 +261,15 @@ def test_an_unprepared_set_names_the_command(tmp_path):
         timeout=120,
     )
     assert done.returncode == 1 and "bash prepare_data.sh mine" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_start_that_failed_leaves_the_folder_to_the_next(root):
+    script = "scripts/train_convnext_xlarge_fold0.sh"
+    failed = drive(root, script, "-o", *NARROW, "model.pretrained=missing.pth")
+    assert failed.returncode == 1 and "missing.pth: pretrained weights missing" in failed.stderr
+    done = drive(root, script, "-o", *NARROW)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_drivers_print_the_eight_commands(tmp_path):

@@ -272,6 +272,7 @@ def data_from_dict(values: dict, where: str) -> Data:
 
 def _load(group: str, name: str, overrides: list[str]) -> Any:
     """Compose configs/<group>/<name>.yaml over its schema with Hydra."""
+    import yaml
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
@@ -300,6 +301,13 @@ def _load(group: str, name: str, overrides: list[str]) -> Any:
         config = OmegaConf.to_object(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, group, name)) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"configs/{group}/{name}.yaml: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(config, SCHEMAS[group]):
+        raise UserError(
+            f"configs/{group}/{name}.yaml: expected '# @package _global_' as its first line, and under defaults: "
+            f"/{group}_schema (or another {group})"
+        )
     return config
 
 

@@ -5,10 +5,13 @@ points wrap their ``main`` in ``run`` so that such a line reaches stderr without
 Anything else that is raised is our own defect and keeps its traceback.
 """
 
+import errno
 import os
 import sys
 import time
 from collections.abc import Callable
+
+REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 class UserError(Exception):
@@ -27,11 +30,21 @@ def run(main: Callable[[], int | None]) -> None:
             time.sleep(10)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        # What the machine refuses (permission, read-only, full) is no defect of the code: one line says it.
+        if isinstance(error, BrokenPipeError):
+            _leave_quietly()
+        if error.errno not in REFUSALS or not error.filename:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader went away (`... | head`); point stdout elsewhere so that exit does not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     sys.exit(code or 0)
+
+
+def _leave_quietly() -> None:
+    """The reader of stdout went away (`... | head`); point it elsewhere so that exit does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)

@@ -16,7 +16,10 @@ from liveness.errors import UserError
 
 CODE = Path(__file__).resolve().parents[2]
 CONFIGS = CODE / "configs"
-VIDEO_ENDINGS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".3gp")
+VIDEO_ENDINGS = (
+    *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".3gp", ".3g2"),
+    *(".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv"),
+)
 
 
 def workspace() -> Path:
@@ -84,13 +87,18 @@ def plain_name(name: str, where: str) -> str:
 def find_videos(folder: Path) -> list[Path]:
     """The video files directly in ``folder``, by any known ending in any case, natural order.
 
-    Hidden files are passed over. Two files with one stem would share every derived name
+    Hidden files are passed over; a link that leads nowhere counts, so that it gets its row as a video
+    that cannot be read. Two files with one stem would share every derived name
     (frames, faces, table rows), so they are a UserError.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected a folder of videos ({', '.join(VIDEO_ENDINGS)})")
+        raise UserError(f"{folder}: no such folder; expected a folder of videos (mp4, mov, avi, ...)")
     videos = [
-        p for p in folder.iterdir() if p.suffix.lower() in VIDEO_ENDINGS and not p.name.startswith(".") and p.is_file()
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in VIDEO_ENDINGS
+        and not p.name.startswith(".")
+        and (p.is_file() or (p.is_symlink() and not p.exists()))
     ]
     videos.sort(key=lambda p: natural_key(p.name))
     require_distinct_stems(videos)

@@ -11,7 +11,7 @@ import argparse
 
 from liveness.config import load_recipe
 from liveness.errors import run
-from liveness.files import workspace
+from liveness.files import plain_name, workspace
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("-o", "--override", nargs="+", default=[], action="extend", metavar="KEY=VALUE")
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.config, arguments.override)
-    name = arguments.data or recipe.data
+    name = plain_name(arguments.data or recipe.data, "DATA")
 
     from liveness.training.member import find_lr
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from liveness.config import Ensemble, EnsembleMember, load_ensemble
 from liveness.errors import UserError, run
-from liveness.files import find_videos, natural_key, require_distinct_stems, workspace
+from liveness.files import find_videos, natural_key, plain_name, require_distinct_stems, workspace
 
 
 def parse() -> argparse.Namespace:
@@ -35,6 +35,8 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     arguments = parse()
     started = time.perf_counter()
+    if arguments.data:
+        plain_name(arguments.data, "DATA")
     ensemble = _chosen(arguments.ensemble, arguments.members, arguments.data)
     source, output = arguments.input or default_input(), arguments.output or default_output()
     videos = videos_below(source)
@@ -76,6 +78,10 @@ def _chosen(name: str, members: list[str], data: str) -> Ensemble:
     return Ensemble("+".join(members).replace(":", "_fold"), data or load_ensemble(name).data, chosen)
 
 
+class NoVideos(UserError):
+    """A folder that is there and holds no video to score."""
+
+
 def videos_below(folder: Path) -> list[Path]:
     """The videos of a folder in one of the layouts of the judging container, natural order.
 
@@ -88,6 +94,7 @@ def videos_below(folder: Path) -> list[Path]:
     if not found and (folder / "videos").is_dir():
         found = find_videos(folder / "videos")
     if found:
+        _note_what_is_left(folder, found)
         return found
     for candidate in sorted((p for p in folder.iterdir() if p.is_dir()), key=lambda p: natural_key(p.name)):
         if not (candidate / "videos").is_dir():
@@ -97,9 +104,18 @@ def videos_below(folder: Path) -> list[Path]:
         else:
             found += find_videos(candidate / "videos")
     if not found:
-        raise UserError(f"{folder}: no videos in it, in its videos/ or in a <set>/videos/; expected mp4, mov, avi, ...")
+        raise NoVideos(f"{folder}: no videos in it, in its videos/ or in a <set>/videos/; expected mp4, mov, avi, ...")
     require_distinct_stems(found)
     return found
+
+
+def _note_what_is_left(folder: Path, found: list[Path]) -> None:
+    """Say which folders of videos inside ``folder`` are not scored, since there are videos above them."""
+    top = found[0].parent
+    inside = [folder / "videos", *(p / "videos" for p in folder.iterdir() if p.is_dir())]
+    left = [str(p) for p in inside if p.is_dir() and p != top and not _is_to_train_on(p.parent) and any(p.iterdir())]
+    if left:
+        print(f"note: only the videos in {top} are scored, not those in {', '.join(sorted(left))}", file=sys.stderr)
 
 
 def _is_to_train_on(folder: Path) -> bool:
@@ -117,9 +133,11 @@ def _is_to_train_on(folder: Path) -> bool:
 
 def default_input() -> Path:
     """/data where the judging container mounted videos there, else the workspace's data/."""
+    if not Path("/data").is_dir():
+        return workspace() / "data"
     try:
         videos_below(Path("/data"))
-    except UserError:
+    except NoVideos:
         return workspace() / "data"
     return Path("/data")
 

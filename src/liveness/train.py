@@ -23,7 +23,7 @@ from typing import Any
 
 from liveness.config import load_recipe
 from liveness.errors import UserError, run
-from liveness.files import workspace
+from liveness.files import plain_name, workspace
 
 
 def parse() -> argparse.Namespace:
@@ -40,7 +40,9 @@ def main() -> int:
     arguments = parse()
     _die_with_parent()
     recipe = load_recipe(arguments.config, arguments.override)
-    name = arguments.data or recipe.data
+    name = plain_name(arguments.data or recipe.data, "DATA")
+    if not (workspace() / "data" / name / "folds.csv").is_file():
+        raise UserError(f"{workspace() / 'data' / name}: not prepared; run: bash prepare_data.sh {name}")
     folder = workspace() / "runs" / name / f"{recipe.name}_fold{arguments.fold}"
 
     from liveness import distributed

@@ -17,12 +17,19 @@ import pandas as pd
 from liveness.config import Data, FramePlan, View, from_dict, to_dict
 from liveness.data.augment import Policy, seed_of
 from liveness.data.contract import cut, to_tensor, views_of
+from liveness.data.labels import read_table
 from liveness.errors import UserError
 from liveness.files import workspace
 from liveness.media.faces import Face
 from liveness.media.video import VideoError, choose_frames, jpeg_decode
 
 TABLES = ("labels_video.csv", "labels_keyframes.csv", "labels_bbox.csv", "folds.csv", "prepare.json")
+COLUMNS = {
+    "labels_video.csv": ["filename", "label", "video_id", "status", "reason"],
+    "labels_keyframes.csv": ["filename", "video_id", "frame_id", "label", "time"],
+    "labels_bbox.csv": ["video_id", "frame_id", "face", "confidence", "x", "y", "w", "h"],
+    "folds.csv": ["filename", "label", "group", "fold"],
+}
 
 
 @dataclass
@@ -48,6 +55,8 @@ def load_set(name: str, plan: FramePlan) -> PreparedSet:
     missing = [table for table in TABLES if not (folder / table).is_file()]
     if missing:
         raise UserError(f"{folder}: not prepared ({', '.join(missing)} missing); run: bash prepare_data.sh {name}")
+    for table, columns in COLUMNS.items():
+        read_table(folder / table, columns)
     strings = {"filename": str, "video_id": str, "status": str, "reason": str, "group": str, "species": str}
     read = {
         table: pd.read_csv(folder / table, dtype=strings, keep_default_na=False, na_values={"label": [""]})

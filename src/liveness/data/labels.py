@@ -7,6 +7,7 @@ sets without labels. Writes nothing.
 
 import os
 import unicodedata
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,9 @@ def read_labels(path: Path) -> pd.DataFrame:
             f"{path}: its columns are {', '.join(columns) or 'none'}; "
             "expected fname,liveness_score (or filename,label), and others if you like"
         )
+    both = [c for c in LABEL_COLUMNS if c in columns]
+    if len(both) > 1 and (table[both[0]] != table[both[1]]).any():
+        raise UserError(f"{path}: its columns {both[0]} and {both[1]} contradict each other; expected one of them")
     if table.empty:
         raise UserError(f"{path}: no row in it; expected one per video")
     seen: dict[str, int] = {}
@@ -119,7 +123,13 @@ def read_labels(path: Path) -> pd.DataFrame:
 def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     """A csv file with every value as a string ("" for an empty one); its columns must include ``columns``."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+    except pd.errors.ParserWarning as error:
+        raise UserError(
+            f"{path}: a row has more values than the header has columns; quote a value with commas"
+        ) from error
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; expected a csv file") from error
     except pd.errors.EmptyDataError as error:

@@ -27,10 +27,26 @@ def build(config: Model, size: int) -> Any:
         raise UserError(
             f"model {config.name} takes {max(expected)} px, view.size is {size}; set model.kwargs.img_size={size}"
         )
+    _require_fit(config.name, kwargs, size)
     _calm_head(model)
     if config.freeze_norm:
         freeze_norm(model)
     return model
+
+
+def _require_fit(name: str, kwargs: dict[str, Any], size: int) -> None:
+    """A UserError where the model cannot take images of this size: tried by shape only, without memory."""
+    import timm
+    import torch
+
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = timm.create_model(name, pretrained=False, num_classes=1, **kwargs).eval()
+            model(torch.empty(1, 3, size, size))
+    except NotImplementedError:
+        return  # an operation without a shape-only form; the first batch will tell
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"model {name} cannot take view.size={size}: {str(error).splitlines()[0][:160]}") from error
 
 
 def _calm_head(model: Any) -> None:

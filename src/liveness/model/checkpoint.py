@@ -41,20 +41,28 @@ def describe_member(path: Path) -> dict[str, Any]:
     """The description inside a member's file, without reading its weights."""
     from safetensors import SafetensorError, safe_open
 
+    if not path.exists():
+        raise UserError(f"{path}: no such weights")
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("liveness")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such weights") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a safetensors file ({error})") from error
     if text is None:
         raise UserError(
             f"{path}: a safetensors file, but not a member of this project (no description in its metadata)"
         )
-    description = json.loads(text)
+    try:
+        description = json.loads(text)
+    except ValueError:
+        description = None
+    if not isinstance(description, dict):
+        raise UserError(f"{path}: its description is damaged; train it again, or copy it again")
     if description.get("format") != FORMAT:
         raise UserError(f"{path}: format {description.get('format')!r}; this code reads format {FORMAT}")
+    for key in ("recipe", "fold", "contract"):
+        if key not in description:
+            raise UserError(f"{path}: its description lacks {key!r}; train it again, or copy it again")
     return description
 
 

@@ -102,9 +102,12 @@ def _threshold(path: Path) -> tuple[float, str]:
     try:
         points = json.loads(path.read_text(encoding="utf-8"))["thresholds"]
         point = next(point for point in points if point["name"] == "eer")
-        return float(point["threshold"]), f"{path.name}: equal error rate out of fold"
+        threshold = float(point["threshold"])
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise UserError(f"{path}: no threshold named 'eer' in it; run: bash train.sh {path.stem}") from error
+    if not 0 <= threshold <= 1:
+        raise UserError(f"{path}: the threshold 'eer' is {threshold}; expected 0 to 1; run: bash train.sh {path.stem}")
+    return threshold, f"{path.name}: equal error rate out of fold"
 
 
 def score_videos(paths: list[Path], loaded: LoadedEnsemble, workers: int = 0) -> Iterator[Row]:

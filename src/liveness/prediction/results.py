@@ -7,6 +7,7 @@ A video that cannot be scored has the score 0.5, a status that says why, a reaso
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from liveness.files import written_aside
 
@@ -40,7 +41,7 @@ def decide(score: float, status: str, threshold: float) -> str:
 
 def write(rows: list[Row], folder: Path) -> Path:
     """Write predictions.csv, then submission.csv (whose presence means that all is there)."""
-    with written_aside(folder / "predictions.csv") as side, open(side, "w", encoding="utf-8", newline="") as file:
+    with written_aside(folder / "predictions.csv") as side, _opened(side) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:
@@ -48,11 +49,16 @@ def write(rows: list[Row], folder: Path) -> Path:
             fixed = [row.fname, score_text(row.score), row.decision, row.status, row.reason, row.frames, faces]
             writer.writerow([*fixed, f"{row.milliseconds:.1f}"])
     path = folder / "submission.csv"
-    with written_aside(path) as side, open(side, "w", encoding="utf-8", newline="") as file:
+    with written_aside(path) as side, _opened(side) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("fname", "liveness_score"))
         writer.writerows((row.fname, score_text(row.score)) for row in rows)
     return path
+
+
+def _opened(path: Path) -> TextIO:
+    """A csv file to write. A name that is not UTF-8 keeps its bytes, so that it still names the video."""
+    return open(path, "w", encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def score_text(score: float) -> str:

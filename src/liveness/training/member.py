@@ -57,8 +57,9 @@ def train_member(recipe: Recipe, fold: int, name: str, folder: Path) -> None:
     if rank == 0:
         log, close = tracking.open_tracker(recipe.tracker, folder, described, title)
         tracking.record_start(folder / "runs.json", described, device, distributed.size())
-        write_text(folder / "config.json", json.dumps(described, indent=1, sort_keys=True) + "\n")
     state, frames = _start(recipe, prepared, rows, last, device)
+    if rank == 0:  # not before: a start that failed must not claim the folder
+        write_text(folder / "config.json", json.dumps(described, indent=1, sort_keys=True) + "\n")
     say(f"{title}: {_summary(recipe, state, rows, held_out)}")
     videos = HeldOutVideos(prepared, held_out, recipe.view)
     oof, of_epoch = None, 0
