@@ -6,7 +6,10 @@ The modules at this level are the verbs; each is run as ``python -m liveness.<ve
 import os
 
 # Threads that wait for work by spinning starve the loader and decoder processes beside them: measured
-# on 2 busy cores, a training step took 6 times as long. Must be set before torch is imported.
+# on 2 busy cores, a training step took 6 times as long. Both must be set before torch and NumPy are imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# NumPy's threads always spin: on a loaded machine small products in two forked processes took 100 times as
+# long. Nothing here multiplies large matrices in NumPy.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 __version__ = "0.1.0"
