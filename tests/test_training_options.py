@@ -1,6 +1,5 @@
 """What each option of training does, through the real loop, on a tiny prepared set."""
 
-import csv
 import json
 import math
 import os
@@ -272,16 +271,11 @@ def test_lr_auto_trains_with_the_suggestion_and_leaves_the_curve(root):
     assert member.find_lr(narrow("name=auto", *options), 0, "tiny", folder) == described["lr"]
 
 
-def test_the_range_test_refuses_labels_that_nothing_explains(root):
-    rng = np.random.default_rng(5)
-    with open(root / "data/tiny/labels_keyframes.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    drawn = {row["video_id"] + row["frame_id"]: str(rng.integers(2)) for row in rows}
-    pd.DataFrame([row | {"label": drawn[row["video_id"] + row["frame_id"]]} for row in rows]).to_csv(
-        root / "data/tiny/labels_keyframes.csv", index=False
-    )
+def test_the_range_test_refuses_where_no_rate_makes_the_loss_fall(root):
+    # Gradients clipped to nothing: the curve is the noise of the batches, whatever the rate.
+    still = narrow("train.clip_grad=1e-12", "train.weight_decay=0")
     with pytest.raises(UserError, match="shows no descent"):
-        member.find_lr(narrow(), 0, "tiny", root)
+        member.find_lr(still, 0, "tiny", root)
     assert (root / "lr_curve.csv").is_file() and (root / "lr_curve.png").is_file()  # to see why
 
 
