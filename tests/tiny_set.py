@@ -1,6 +1,6 @@
 """A tiny labelled set for tests of training: drawn clips whose label is a colour, in LIVENESS_ROOT/raw/<set>.
 
-    LIVENESS_ROOT=/tmp/work python tests/tiny_set.py [SET]
+    LIVENESS_ROOT=FOLDER python tests/tiny_set.py [SET]
 
 Writes raw/<set>/label.csv (fname,liveness_score,subject) and raw/<set>/videos/; prepare_data.sh reads them.
 """
