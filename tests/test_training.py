@@ -145,10 +145,10 @@ def test_accumulation_trains_what_one_pass_trains(trained, root):
         assert (value - many[key]).norm() <= 1e-5 * value.norm() + 1e-9, key
 
 
-def start(root: Path, *options: str) -> subprocess.Popen:
+def start(root: Path, *options: str, **more: str) -> subprocess.Popen:
     command = ["bash", "scripts/train_convnext_xlarge_fold0.sh", "-o", *NARROW, *options]
     return subprocess.Popen(
-        command, cwd=CODE, env=environment(root), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=CODE, env=environment(root, **more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -216,6 +216,31 @@ def test_sigterm_saves_the_step_and_the_next_start_ends_with_the_same_bytes(root
     done = drive(root, "scripts/train_convnext_xlarge_fold0.sh", "-o", *NARROW)
     assert done.returncode == 0, done.stderr
     assert member(root).read_bytes() == member(trained).read_bytes()
+
+
+def pid_of_rank(root: Path, rank: int) -> int:
+    """The process that trains as ``rank`` in this workspace."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            settings = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if {f"RANK={rank}".encode(), f"LIVENESS_ROOT={root}".encode()} <= set(settings):
+            return int(folder.name)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def test_a_signal_to_another_rank_alone_saves_the_step_too(root):
+    """As when one node of several is reclaimed: the rank that writes did not get the signal itself."""
+    process = start(root, "train.epochs=400", NGPU="2", CUDA_VISIBLE_DEVICES="")
+    for line in process.stdout:
+        if "epoch " in line and "held-out" in line:
+            break
+    os.kill(pid_of_rank(root, 1), signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "the same command continues" in out
+    assert (root / "runs/train/convnext_xlarge_fold0/last.pt").is_file()
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def _fit(state: Any, frames: Any, recipe: Recipe, after_epoch: Any, last: Path, 
     signals = _Signals()
     rank = distributed.rank()
     try:
-        finished = loop.fit(state, frames, recipe, after_epoch, lambda: rank == 0 and signals.came)
+        finished = loop.fit(state, frames, recipe, after_epoch, lambda: _stop_now(rank, signals))
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"out of GPU memory in step {state.step + 1}; a smaller train.batch_per_process (it is "
@@ -150,7 +150,7 @@ def _fit(state: Any, frames: Any, recipe: Recipe, after_epoch: Any, last: Path, 
             "train.amp=true take less"
         ) from error
     except RuntimeError as error:
-        if signals.came:  # rank 0 has left, and this rank was waiting for it
+        if signals.came or _stop_was_told():  # rank 0 has left, and this rank was waiting for it
             sys.exit(STOPPED)
         if distributed.lost_another(error):
             time.sleep(2)  # torchrun blames the first that it sees gone: that has to be the other one
@@ -160,6 +160,24 @@ def _fit(state: Any, frames: Any, recipe: Recipe, after_epoch: Any, last: Path, 
         loop.save(state, last)
         say(f"stopped in epoch {state.epoch + 1} after step {state.step}; the same command continues", flush=True)
         os._exit(STOPPED)  # the other ranks wait in a collective, so leaving in good order would hang
+
+
+def _stop_now(rank: int, signals: "_Signals") -> bool:
+    """Whether to save and leave: rank 0 does when a signal came to it or to any other rank.
+
+    A spot instance is told alone that it has to go; where rank 0 runs on another, it hears it here.
+    """
+    if signals.came:
+        distributed.tell("stop")
+    return rank == 0 and (signals.came or distributed.told("stop"))
+
+
+def _stop_was_told() -> bool:
+    """Whether the training was asked to stop; False where the store is gone with rank 0's node."""
+    try:
+        return distributed.told("stop")
+    except RuntimeError:
+        return False
 
 
 class _Signals:
