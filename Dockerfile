@@ -2,9 +2,11 @@
 #
 #   docker build -t liveness .
 #   docker run --network none --gpus '"device=0"' -v "$PWD/videos:/data" -v "$PWD/out:/result" liveness
+#   docker run --gpus '"device=0"' -p9777:9777 -v "$PWD/videos:/data" -v "$PWD/out:/result" liveness \
+#     /bin/bash /code/start_jupyter.sh
 #
 # Build it after download_weights.sh or train.sh, so that weights/ holds the members. Runs as root or
-# under any --user that may write to /result.
+# under any --user that may write to /result. scripts/test_container.sh builds and tries it.
 ARG PYTHON_IMAGE=python:3.11.13-slim-bookworm
 FROM ${PYTHON_IMAGE}
 
@@ -16,11 +18,12 @@ ENV PIP_NO_CACHE_DIR=1 \
 
 # Dependencies before the source: a change of code does not install them again.
 WORKDIR /code
-COPY requirements.txt constraints.txt ./
-RUN python -m pip install -r requirements.txt
+COPY requirements.txt requirements-notebook.txt constraints.txt ./
+RUN python -m pip install -r requirements.txt -r requirements-notebook.txt
 
 # Whatever wants a home, a cache or a user name gets one that every uid can use.
 ENV PYTHON=/usr/local/bin/python \
+    PYTHONPATH=/code/src \
     HOME=/tmp \
     USER=liveness \
     XDG_CACHE_HOME=/tmp/.cache \
@@ -34,6 +37,9 @@ COPY --chmod=755 weights weights/
 COPY --chmod=755 configs configs/
 COPY --chmod=755 scripts scripts/
 COPY --chmod=755 src src/
-COPY --chmod=755 predict.sh prepare_data.sh train.sh download_weights.sh create_sample_sub.py LICENSE ./
+COPY --chmod=755 notebooks notebooks/
+COPY --chmod=755 predict.sh start_jupyter.sh jupyter.sh predict_notebook.ipynb ./
+COPY --chmod=755 prepare_data.sh train.sh download_weights.sh create_sample_sub.py LICENSE ./
 
+EXPOSE 9777
 CMD ["/bin/bash", "/code/predict.sh"]

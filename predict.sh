@@ -7,9 +7,10 @@
 # INPUT    a folder with videos in it, in videos/ or in <set>/videos/
 #          (default: /data if it holds videos, else the workspace's data/)
 # OUTPUT   gets submission.csv (fname,liveness_score) and predictions.csv (status, reason, times)
-#          (default: /result if it exists, else result/)
+#          (default: /result if it exists or the videos are in /data, else result/); until all videos
+#          are scored, the finished rows are in predictions.partial.csv, and the same command continues
 # Settings ENSEMBLE (a name in configs/ensemble; default zalo2022), DATA (weights/<set>/; default:
-#          the ensemble's), PYTHON
+#          the ensemble's), NGPU (default: all GPUs), PYTHON. More: python -m liveness.predict -h
 
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
@@ -17,4 +18,12 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 [[ ${1:-} != -h && ${1:-} != --help ]] || { usage; exit; }
 
 pick_python
-exec "$PY" -m liveness.predict --ensemble "${ENSEMBLE:-zalo2022}" ${DATA:+--data "$DATA"} "$@"
+set -- liveness.predict --ensemble "${ENSEMBLE:-zalo2022}" ${DATA:+--data "$DATA"} "$@"
+count=$(gpus)
+if ((count > 1)); then
+  NNODES=1 launch "$@" # on this machine, since all write into one folder
+elif [[ ${DRY_RUN:-0} == 1 ]]; then
+  run "$PY" -m "$@"
+else
+  exec "$PY" -m "$@"
+fi

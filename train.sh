@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Train every member of an ensemble, then report its out-of-fold error. Finished members are skipped.
+# Train every member of an ensemble, then judge it out of fold and write the report. Finished members are skipped.
 #
 #   bash train.sh [ENSEMBLE] [-o KEY=VALUE ...]        default: zalo2022
 #   DATA=mine bash train.sh efficientnet_lite0
 #
 # Reads    configs/ensemble/ENSEMBLE.yaml, data/<set>/ (prepare_data.sh), weights/<pretrained>
-# Writes   runs/<set>/, weights/<set>/<recipe>_fold<k>.safetensors, weights/<set>/ENSEMBLE.json
+# Writes   runs/<set>/, weights/<set>/<recipe>_fold<k>.safetensors, weights/<set>/ENSEMBLE.json,
+#          result/report.html, result/report.json
 # Settings DATA (the set; default: the ensemble's), NGPU, NNODES, NODE_RANK, MASTER_ADDR,
 #          DRY_RUN=1 (print the commands), PYTHON
 
@@ -29,4 +30,5 @@ done 3<<<"$members"
 
 if [[ ${NODE_RANK:-0} == 0 && ${DRY_RUN:-0} != 1 ]]; then
   "$PY" -m liveness.evaluate "$ensemble" ${DATA:+--data "$DATA"}
+  "$PY" -m liveness.report "$ensemble" ${DATA:+--data "$DATA"}
 fi

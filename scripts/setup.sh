@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Make .venv from the pinned requirements.txt; do nothing when that is done already.
 #
-#   bash scripts/setup.sh [--dev]
+#   bash scripts/setup.sh [--notebook] [--dev]
 #
-#   --dev         also what test.sh needs (requirements-dev.txt)
+#   --notebook    also Jupyter Lab, for jupyter.sh (requirements-notebook.txt)
+#   --dev         also what test.sh needs (requirements-notebook.txt and requirements-dev.txt)
 #   PYTHON_BASE   the Python to build on, 3.11 to 3.13 (default: that of .venv, else python3.11, 3.12, 3.13, python3)
 #
 # It installs again when a requirements file or the interpreter changed, and starts over when an
@@ -71,11 +72,12 @@ install() {
   echo "$sum" >"$stamp"
 }
 
-dev=0
+dev=0 notebook=0
 while (($#)); do
   case $1 in
     -h | --help) usage; exit 0 ;;
-    --dev) dev=1 ;;
+    --notebook) notebook=1 ;;
+    --dev) notebook=1 dev=1 ;;
     *) misuse "unknown argument $1" ;;
   esac
   shift
@@ -89,6 +91,7 @@ fi
 [[ -z ${PYTHON_BASE:-} ]] || base_python >/dev/null
 if must_rebuild; then make_venv; fi
 install requirements.txt
+((notebook == 0)) || install requirements-notebook.txt
 ((dev == 0)) || install requirements-dev.txt
 identity "$VENV/bin/python" >"$VENV/.interpreter"
 # `python -m liveness.train` by hand, from any folder. Written each time: the repository may have been moved.

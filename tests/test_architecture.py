@@ -95,7 +95,7 @@ def test_every_declared_dependency_is_pinned():
         return [line for line in lines if line and not line.startswith(("#", "-c "))]
 
     pinned = pins("requirements.txt")
-    everything = pinned + pins("requirements-dev.txt") + pins("constraints.txt")
+    everything = pinned + pins("requirements-notebook.txt") + pins("requirements-dev.txt") + pins("constraints.txt")
     assert [line for line in everything if line.count("==") != 1 or "@" in line or "/" in line] == []
     assert len({name_of(line) for line in everything}) == len(everything)
     declared = tomllib.loads((CODE / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]

@@ -52,6 +52,7 @@ def test_help_is_the_header(run_driver, name):
 
 def test_the_layout_is_whole():
     expected = {"prepare_data.sh", "train.sh", "predict.sh", "download_weights.sh", "demo.sh", "test.sh"}
+    expected |= {"start_jupyter.sh", "jupyter.sh"}
     expected |= {"scripts/setup.sh", "scripts/download_data.sh", "scripts/train_member.sh"}
     expected |= {f"scripts/train_convnext_xlarge_fold{k}.sh" for k in range(5)}
     expected |= {f"scripts/train_convnext_large_fold{k}.sh" for k in range(3)}
@@ -220,7 +221,7 @@ def empty_project(tmp_path) -> Path:
     (code / "src").mkdir()
     for name in ("common.sh", "setup.sh"):
         shutil.copy(CODE / "scripts" / name, code / "scripts")
-    for name in ("requirements.txt", "requirements-dev.txt", "constraints.txt"):
+    for name in ("requirements.txt", "requirements-notebook.txt", "requirements-dev.txt", "constraints.txt"):
         (code / name).write_text("# nothing\n")
     return code
 
@@ -245,6 +246,7 @@ def test_setup_installs_once_and_mends_what_was_interrupted(empty_project, tmp_p
     kept = venv / "kept"
     kept.touch()
     assert setup() == ""
+    assert setup("--notebook").count("installing") == 1
     assert setup("--dev").count("installing") == 1
     assert setup("--dev") == ""
     (empty_project / "constraints.txt").write_text("# changed\n")

@@ -9,6 +9,8 @@ import pytest
 
 from liveness import config, evaluate
 from liveness.errors import UserError
+from liveness.evaluation import calibration, combine, metrics
+from liveness.prediction.operating import read_operating
 
 MEMBERS = [("convnext_xlarge", 0), ("convnext_xlarge", 1), ("second", 0)]
 
@@ -85,9 +87,23 @@ def test_report_is_printed_and_written_the_same_each_time(ensemble, capsys):
     assert [path.read_bytes() for path in written] == first
 
 
+def set_calibration(how):
+    path = config.CONFIGS / "ensemble" / "mix.yaml"
+    path.write_text(path.read_text().replace("data: tiny\n", f"data: tiny\ncalibration: {how}\n"))
+
+
+def results(root, name="mix"):
+    """(oof_video.csv by file name, report.json, what ships)."""
+    folder = root / "runs" / "tiny" / name
+    table = pd.read_csv(folder / "oof_video.csv", index_col="filename")
+    shipped = json.loads((root / "weights" / "tiny" / f"{name}.json").read_text())
+    return table, json.loads((folder / "report.json").read_text()), shipped
+
+
 def test_score_is_the_weighted_mean_of_the_members_that_held_the_video_out(ensemble):
+    set_calibration("none")
     evaluate.main(["mix"])
-    table = pd.read_csv(ensemble / "runs" / "tiny" / "mix" / "oof_video.csv", index_col="filename")
+    table, report, shipped = results(ensemble)
     head = ["label", "group", "fold", "score", "status"]
     assert list(table.columns) == [*head, "convnext_xlarge_fold0", "convnext_xlarge_fold1", "second_fold0"]
     zero, one = table[table.fold == 0], table[table.fold == 1]
@@ -97,29 +113,124 @@ def test_score_is_the_weighted_mean_of_the_members_that_held_the_video_out(ensem
     _, frames = oof(ensemble, "convnext_xlarge_fold1")
     mean = frames.astype({"score": float}).groupby("filename")["score"].mean()
     np.testing.assert_allclose(one["score"], mean[one.index])
+    assert shipped["calibration"]["how"] == report["calibration"]["how"] == "none"
+    assert report["calibration"]["raw"]["log_loss"] == report["pooled"]["log_loss"]
 
 
-def test_shipped_threshold_is_the_one_of_the_report(ensemble):
+@pytest.mark.parametrize("how", ["temperature", "platt", "isotonic"])
+def test_members_are_calibrated_on_their_own_fold_and_then_blended(ensemble, how, capsys):
+    set_calibration(how)
     evaluate.main(["mix"])
-    shipped = json.loads((ensemble / "weights" / "tiny" / "mix.json").read_text())
-    report = json.loads((ensemble / "runs" / "tiny" / "mix" / "report.json").read_text())
-    point = next(p for p in shipped["thresholds"] if p["name"] == "eer")
-    assert point["threshold"] == report["pooled"]["threshold"] and point["value"] == report["pooled"]["eer"]
-    assert point["approximate"] is True
-    assert point["interval"][0] <= point["value"] <= point["interval"][1]
+    assert f"each member calibrated on its own fold ({how}, cross-fitted)" in capsys.readouterr().out
+    table, report, shipped = results(ensemble)
+    parts = {}
+    for name, fold in (("convnext_xlarge_fold0", 0), ("convnext_xlarge_fold1", 1), ("second_fold0", 0)):
+        own = table[table.fold == fold]
+        _, frames = oof(ensemble, name)
+        raw = frames.astype({"score": float}).groupby("filename")["score"].mean()[own.index]
+        np.testing.assert_allclose(own[name], raw)  # the members' columns stay raw
+        parts[name] = calibration.cross_fitted(how, raw, own["label"], own["group"], table["label"].mean())
+        ships = calibration.from_dict(shipped["calibration"]["members"][name])
+        assert ships.how == how
+        np.testing.assert_allclose(ships.apply(raw), parts[name].calibration.apply(raw))
+    zero, one = table[table.fold == 0], table[table.fold == 1]
+    expected = (parts["convnext_xlarge_fold0"].scores + parts["second_fold0"].scores) / 2
+    np.testing.assert_allclose(zero["score"], expected)
+    np.testing.assert_allclose(one["score"], parts["convnext_xlarge_fold1"].scores)
+    assert report["calibration"]["raw"]["log_loss"] != report["pooled"]["log_loss"]
+
+
+def test_a_member_that_cannot_be_calibrated_says_so(ensemble, capsys):
+    path, table = oof(ensemble, "second_fold0")
+    live = table["filename"][table["label"] == "1"].unique()
+    table.loc[table["filename"].isin(live[4:]), ["score", "status"]] = ["", "no_face"]
+    table.to_csv(path, index=False)
+    evaluate.main(["mix"])
+    assert "not calibrated: second_fold0 (4 live and 10 attack videos" in capsys.readouterr().out
+    shipped = results(ensemble)[2]["calibration"]["members"]
+    assert shipped["second_fold0"]["how"] == "none" and shipped["convnext_xlarge_fold0"]["how"] == "platt"
+
+
+def test_what_ships_is_what_prediction_reads(ensemble):
+    evaluate.main(["mix"])
+    table, report, shipped = results(ensemble)
     assert (shipped["ensemble"], shipped["data"], shipped["data_hash"]) == ("mix", "tiny", "abc")
-    assert (shipped["videos"], shipped["groups"]) == (40, 10)
-    table = pd.read_csv(ensemble / "runs" / "tiny" / "mix" / "oof_video.csv")
-    fpr = (table["score"][table.label == 0] >= point["threshold"]).mean()
-    fnr = (table["score"][table.label == 1] < point["threshold"]).mean()
-    assert (fpr + fnr) / 2 == pytest.approx(point["value"])
+    assert (shipped["videos"], shipped["groups"], shipped["split"]) == (40, 10, "out of fold")
+    assert shipped["frames"] == {"typical": 3, "least": 2}
+    assert shipped["thresholds"] == report["operating_points"]
     names = [point["name"] for point in shipped["thresholds"]]
     assert names == ["eer", "apcer1", "apcer5", "apcer10", "bpcer1", "bpcer5"]
-    for point in shipped["thresholds"][1:]:
-        passed = (table["score"][table.label == 0] >= point["threshold"]).mean()
-        missed = (table["score"][table.label == 1] < point["threshold"]).mean()
+    members = list(table.columns[-3:])
+    for point in shipped["thresholds"]:
+        assert point["approximate"] is True and (point["videos"], point["groups"]) == (40, 10)
+        for key, around in (("threshold", "threshold_interval"), ("value", "interval")):
+            assert point[around][0] <= point[key] <= point[around][1]
+        assert point["target"] is None or point["value"] <= point["target"]
+        path = ensemble / "weights" / "tiny" / "mix.json"
+        operating = read_operating(path, members, "abc", point["name"], report["weights"])
+        assert operating.threshold == point["threshold"] and "approximate" in operating.source
+        assert operating.decide(point["threshold_interval"][1], "ok", 2) == "live"
+        assert operating.decide(point["threshold_interval"][1], "ok", 1) == "abstain"
+    assert shipped["thresholds"][0]["value"] == report["pooled"]["eer"]
+
+
+def add_holdout(root, count=24, people=6):
+    """Videos of other persons that are in no fold; every member has scored them."""
+    rng = np.random.default_rng(8)
+    index = np.arange(count)
+    more = pd.DataFrame(
+        {
+            "filename": [f"h{i}.mp4" for i in index],
+            "label": (index // people) % 2,
+            "group": [f"other {i % people}" for i in index],
+            "fold": -1,
+        }
+    )
+    path = root / "data" / "tiny" / "folds.csv"
+    pd.concat([pd.read_csv(path), more]).to_csv(path, index=False)
+    for recipe, fold in MEMBERS:
+        path, table = oof(root, f"{recipe}_fold{fold}")
+        scores = np.clip(0.35 + 0.3 * more["label"] + rng.normal(0, 0.2, count), 0.01, 0.99)
+        rows = more.assign(video_id=more["filename"].str[:-4], frame_id=3, score=scores.round(6), status="ok")
+        pd.concat([table, rows[list(evaluate.OOF_COLUMNS)].astype(str)]).to_csv(path, index=False)
+
+
+def test_thresholds_come_from_the_holdout_and_the_headline_from_the_folds(ensemble, capsys):
+    evaluate.main(["mix"])
+    _, without, _ = results(ensemble)
+    add_holdout(ensemble)
+    capsys.readouterr()
+    evaluate.main(["mix", "--combinations"])
+    text = capsys.readouterr().out
+    assert "40 videos, 10 persons" in text and "covers all 40 videos of the folds" in text
+    assert "chosen on the holdout (24 videos of 6 groups)" in text and "holdout, all members blended: EER" in text
+    table, report, shipped = results(ensemble)
+    for key in ("counts", "pooled", "folds", "members", "calibration"):
+        assert report[key] == without[key], key
+    aside = table[table.fold == -1]
+    members = list(report["weights"])
+    operating = read_operating(ensemble / "weights" / "tiny" / "mix.json", members, "abc")
+    calibrated = pd.DataFrame({name: [operating.calibrate(name, s) for s in aside[name]] for name in members})
+    expected = combine.blend(calibrated, {"convnext_xlarge_fold0": 1, "convnext_xlarge_fold1": 2, "second_fold0": 1})
+    np.testing.assert_allclose(aside["score"], expected)  # as prediction scores them
+    equal = metrics.eer(aside["label"], aside["score"])
+    assert (shipped["split"], shipped["videos"], shipped["groups"]) == ("holdout", 24, 6)
+    assert all(p["approximate"] is False and p["split"] == "holdout" for p in shipped["thresholds"])
+    assert (shipped["thresholds"][0]["threshold"], shipped["thresholds"][0]["value"]) == (equal.threshold, equal.value)
+    assert report["holdout"]["pooled"]["eer"] == equal.value
+    assert all(row["videos"] <= 40 for rows in report["combinations"].values() for row in rows)
+    for point in shipped["thresholds"]:
+        passed = (aside["score"][aside.label == 0] >= point["threshold"]).mean()
+        missed = (aside["score"][aside.label == 1] < point["threshold"]).mean()
         assert (passed, missed) == pytest.approx((point["apcer"], point["bpcer"]))
-        assert point["value"] <= point["target"] and point["approximate"] is True
+
+
+def test_a_member_that_has_not_scored_the_holdout_is_refused(ensemble):
+    add_holdout(ensemble)
+    path, table = oof(ensemble, "second_fold0")
+    table[table["filename"] != "h7.mp4"].to_csv(path, index=False)
+    with pytest.raises(UserError, match="second_fold0 has not scored h7.mp4 of the holdout .1 video.*train this"):
+        evaluate.main(["mix"])
 
 
 def test_missing_runs_are_named_with_the_commands_that_make_them(ensemble):

@@ -6,11 +6,17 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
+from liveness.config import Data, Folds, FramePlan, View
+from liveness.data.dataset import PreparedSet, holdout, split
 from liveness.data.folds import (
     assert_no_leak,
+    check_folds,
     deal,
     deal_naive,
+    deal_set,
+    draw_holdout,
     find_groups_file,
+    fold_set,
     join,
     name_groups,
     read_groups,
@@ -95,6 +101,102 @@ def test_naive_folds_ignore_groups():
     folds = deal_naive(table, 5, 42)
     assert table.assign(fold=folds).groupby("group")["fold"].nunique().max() > 1
     assert spread(folds, table["label"].to_numpy(), 5) < 0.02
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_a_holdout_is_whole_groups_and_as_even_as_the_folds(case):
+    rng = np.random.default_rng(SEED + case)
+    table = random_set(rng, int(rng.integers(100, 600)), int(rng.integers(25, 100)))
+    share = rng.uniform(0.1, 0.4)
+    aside = draw_holdout(table, share, 42)
+    groups, labels = table["group"], table["label"].to_numpy()
+    assert not set(groups[aside]) & set(groups[~aside])
+    assert groups[aside].nunique() == round(share * groups.nunique())
+    for kind in (0, 1):
+        assert (labels[aside] == kind).sum() / (labels == kind).sum() == pytest.approx(share, abs=0.06)
+    np.testing.assert_array_equal(aside, draw_holdout(table, share, 42))
+    assert (aside != draw_holdout(table, share, 43)).any()
+    folds = deal_set(table, Folds(n=3, holdout=share))
+    for column in ("fold", "naive_fold"):
+        assert ((folds[column] == -1) == aside).all() and set(folds[column][~aside]) == {0, 1, 2}
+    assert_no_leak(folds["fold"].to_numpy(), groups.to_numpy())
+
+
+def test_without_a_holdout_folds_are_dealt_as_ever():
+    table = random_set(np.random.default_rng(SEED), 300, 60)
+    folds = deal_set(table, Folds(n=5, seed=42))
+    np.testing.assert_array_equal(folds["fold"], deal(table, 5, 42))
+    np.testing.assert_array_equal(folds["naive_fold"], deal_naive(table, 5, 42))
+
+
+def test_a_holdout_that_cannot_have_both_classes_is_one_line():
+    table = pd.DataFrame({"filename": ["1", "2", "3"], "label": [0, 1, 1], "group": list("abc")})
+    with pytest.raises(UserError, match="no 1 of 3 groups leave both classes"):
+        draw_holdout(table, 0.2, 42)
+
+
+def put_set(folder, table):
+    """A prepared set's tables, one frame a video."""
+    ids = [name.split(".")[0] for name in table["filename"]]
+    videos = table.assign(video_id=ids, status="ok", species="")
+    folder.mkdir(parents=True)
+    videos.to_csv(folder / "labels_video.csv", index=False)
+    for name in ("labels_keyframes", "labels_bbox"):
+        videos[["filename", "video_id", "label"]].assign(frame_id=1).to_csv(folder / f"{name}.csv", index=False)
+    return videos.astype(str)
+
+
+def test_a_sets_holdout_is_in_neither_table_and_is_kept(tmp_path, capsys):
+    folder = tmp_path / "mine"
+    put_set(folder, random_set(np.random.default_rng(SEED), 120, 30))
+    fold_set(folder, Folds(n=3, holdout=0.2))
+    assert "holdout: " in capsys.readouterr().out
+    folds = pd.read_csv(folder / "folds.csv")
+    held = set(folds["filename"][folds["fold"] == -1])
+    assert len(set(folds["group"][folds["fold"] == -1])) == 6
+    for name in ("labels_video", "labels_keyframes", "labels_bbox"):
+        sides = [set(pd.read_csv(folder / f"{name}_{side}.csv")["filename"]) for side in ("train", "test")]
+        assert not held & (sides[0] | sides[1]) and len(sides[0]) + len(sides[1]) + len(held) == 120
+    before = (folder / "folds.csv").read_bytes()
+    fold_set(folder, Folds(n=3, holdout=0.2))
+    assert "kept" in capsys.readouterr().out and (folder / "folds.csv").read_bytes() == before
+    fold_set(folder, Folds(n=3))
+    assert "number, seed or holdout of the folds changed" in capsys.readouterr().out
+    assert (pd.read_csv(folder / "folds.csv")["fold"] >= 0).all()
+
+
+def test_folds_of_ones_own_may_have_a_holdout(tmp_path):
+    folder = tmp_path / "mine"
+    videos = put_set(folder, random_set(np.random.default_rng(SEED), 60, 20))
+    folds = deal_set(videos.astype({"label": int}), Folds(n=2, holdout=0.2)).astype(str)
+    path = folder / "folds.csv"
+    check_folds(path, folds, videos)
+    folds.to_csv(path, index=False)
+    fold_set(folder, Folds(n=2))
+    assert len(pd.read_csv(folder / "labels_video_train.csv")) < (folds["fold"] != "0").sum()
+    with pytest.raises(UserError, match="or -1 for the holdout"):
+        check_folds(path, folds.replace({"fold": {"-1": "-2"}}), videos)
+    aside = folds["fold"] == "-1"
+    folds.loc[folds.index[aside][0], "fold"] = "1"
+    with pytest.raises(UserError, match="leak"):
+        check_folds(path, folds, videos)
+
+
+def test_no_member_trains_on_the_holdout_and_every_member_scores_it(tmp_path):
+    table = random_set(np.random.default_rng(SEED), 120, 30)
+    table["fold"] = deal_set(table, Folds(n=3, holdout=0.2))["fold"]
+    videos = table.set_index("filename").assign(status="ok", reason="")
+    frames = table.assign(video_id=table["filename"], frame_id=1, face=1)
+    prepared = PreparedSet("mine", tmp_path, Data(frames=FramePlan()), "", "", videos, frames)
+    assert prepared.n_folds == 3
+    aside = set(table["filename"][table["fold"] == -1])
+    assert set(holdout(prepared)) == aside and aside
+    for fold in range(3):
+        train, held_out = split(prepared, fold, View())
+        assert set(held_out) == set(table["filename"][table["fold"] == fold])
+        assert set(train["filename"]) == set(table["filename"]) - set(held_out) - aside
+    with pytest.raises(UserError, match="folds 0 to 2"):
+        split(prepared, -1, View())
 
 
 @pytest.mark.parametrize("case", range(5))

@@ -43,6 +43,7 @@ class Folds:
     n: int = 5
     seed: int = 42
     test: int = 0  # the fold that the _test tables hold; the _train tables hold the others
+    holdout: float = 0.0  # share of the groups that no member sees, fold -1: to choose thresholds on; 0 = none
     groups: str = ""  # a csv of filename,group; or a plain file with one group per line; "" = none
     group_column: str = "subject"  # a column of the label file, used where it exists
     duplicates: float = 0.12  # share of a frame hash's bits by which near-duplicates differ at most; 0 = no search
@@ -80,6 +81,9 @@ class View:
     # scores over `scales`; training draws one from `train_scales` (log-uniform) for each sample.
     scales: list[float] = field(default_factory=lambda: [1.4])
     train_scales: list[float] = field(default_factory=lambda: [1.4, 1.4])
+    # Scoring only: central crops (share of the view's sides) and mirrored views whose scores are averaged in.
+    crops: list[float] = field(default_factory=list)  # besides the whole view
+    mirror: bool = False  # every view counts once more, left and right exchanged
 
 
 @dataclass
@@ -190,6 +194,16 @@ class EnsembleMember:
     recipe: str = ""
     fold: int = 0
     weight: float = 1.0
+    soup: bool = False  # made by liveness.soup: no file in configs/recipe, its weights describe themselves
+
+
+@dataclass
+class Cascade:
+    """A few members decide the clear videos; only the others go on to all members (docs/ensembles.md)."""
+
+    first: list[str] = field(default_factory=list)  # "recipe:fold" of members; empty: no cascade
+    low: float = 0.0  # a blended, calibrated score of these members at or below low is final
+    high: float = 1.0  # and so is one at or above high
 
 
 @dataclass
@@ -199,6 +213,9 @@ class Ensemble:
     name: str = "unnamed"
     data: str = "train"  # members lie in weights/<data>/<recipe>_fold<k>.safetensors
     members: list[EnsembleMember] = field(default_factory=list)
+    # Each member's scores, before they are blended: none | temperature | platt | isotonic
+    calibration: str = "platt"
+    cascade: Cascade = field(default_factory=Cascade)
 
 
 SCHEMAS = {"recipe": Recipe, "data": Data, "ensemble": Ensemble}
@@ -381,6 +398,7 @@ def _check_data(data: Data) -> None:
         0 <= data.folds.test < data.folds.n,
         f"{where}: folds.test={data.folds.test}; expected a fold, 0 to {data.folds.n - 1}",
     )
+    _require(0 <= data.folds.holdout <= 0.5, f"{where}: folds.holdout={data.folds.holdout}; expected 0 (none) to 0.5")
     _require(0 <= data.crop_size <= 4096, f"{where}: crop_size={data.crop_size}; expected 0 (as it is) to 4096")
     _require(1 <= data.jpeg_quality <= 100, f"{where}: jpeg_quality={data.jpeg_quality}; expected 1 to 100")
     _require(data.crop_scale >= 1, f"{where}: crop_scale={data.crop_scale}; expected at least 1")
@@ -412,6 +430,10 @@ def _check_recipe(recipe: Recipe) -> None:
     _require(
         len(view.scales) > 0 and min(view.scales) >= 1,
         f"{where}: view.scales={view.scales}; expected at least one number from 1",
+    )
+    _require(
+        len(set(view.crops)) == len(view.crops) and all(0.1 <= share < 1 for share in view.crops),
+        f"{where}: view.crops={view.crops}; expected different shares of a side from 0.1, below 1",
     )
     for key, value, least in (
         ("epochs", train.epochs, 1),
@@ -476,6 +498,11 @@ def _check_augment(augment: Augment, where: str) -> None:
 
 def _check_ensemble(ensemble: Ensemble) -> None:
     where = f"ensemble {ensemble.name}"
+    hows = ("none", "temperature", "platt", "isotonic")
+    _require(
+        ensemble.calibration in hows,
+        f"{where}: calibration={ensemble.calibration!r}; expected one of {', '.join(hows)}",
+    )
     _require(len(ensemble.members) > 0, f"{where}: members is empty; expected a list of recipe, fold, weight")
     seen = set()
     for member in ensemble.members:
@@ -484,7 +511,25 @@ def _check_ensemble(ensemble: Ensemble) -> None:
         seen.add(key)
         _require(member.weight > 0, f"{where}: weight {member.weight} of {member.recipe}; expected above 0")
         _require(
-            member.recipe in names("recipe"),
+            member.soup or member.recipe in names("recipe"),
             f"{where}: no recipe {member.recipe!r} in configs/recipe{nearest(member.recipe, names('recipe'))}",
         )
         _require(member.fold >= 0, f"{where}: fold {member.fold} of {member.recipe}; expected 0 or more")
+    _check_cascade(ensemble.cascade, [f"{recipe}:{fold}" for recipe, fold in seen], where)
+
+
+def _check_cascade(cascade: Cascade, members: list[str], where: str) -> None:
+    for entry in cascade.first:
+        _require(
+            entry in members,
+            f"{where}: cascade.first has {entry!r}; expected recipe:fold of its members{nearest(entry, members)}",
+        )
+    _require(len(set(cascade.first)) == len(cascade.first), f"{where}: cascade.first lists a member twice")
+    _require(
+        not cascade.first or len(cascade.first) < len(members),
+        f"{where}: cascade.first lists all members; expected some of them, or none for no cascade",
+    )
+    _require(
+        0 <= cascade.low <= cascade.high <= 1,
+        f"{where}: cascade.low={cascade.low}, cascade.high={cascade.high}; expected 0 <= low <= high <= 1",
+    )

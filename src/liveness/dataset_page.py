@@ -8,7 +8,6 @@ pictures and plots inside. Equal input gives equal bytes. Sets without labels ha
 """
 
 import argparse
-import base64
 import io
 import json
 import re
@@ -24,12 +23,11 @@ import pandas as pd
 from liveness.data.folds import join
 from liveness.data.labels import read_table
 from liveness.errors import UserError, run
+from liveness.evaluation.combine import HOLDOUT
 from liveness.files import natural_key, plain_name, workspace, write_text
 from liveness.media.workers import cores
+from liveness.pages.house import counted, environment, read_image, spread, thumbnail
 
-TEMPLATES = Path(__file__).resolve().parent / "templates"
-THUMB = 120  # pixels of a thumbnail's longer side
-THUMB_QUALITY = 70
 # At most so many; a thumbnail is about 4 kB, so that the page stays below 6 MB.
 MOST_CONTACTS = 100  # thumbnails of each label's contact sheet
 MOST_CLUSTERS = 40  # near-duplicate clusters
@@ -46,7 +44,6 @@ FEW_VALUES = 12  # up to so many different whole numbers get a bar each
 MOST_BINS = 30
 TELLING = 0.2  # distance of an AUC from 0.5 that is pointed out ...
 ENOUGH = 20  # ... where each class has so many videos
-UNPRINTABLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def main() -> None:
     prepared = read_set(folder)
     path = folder / "dataset.html"
     write_text(path, page(prepared))
-    print(f"{path}: {_counted(len(prepared.videos), 'video')}, {path.stat().st_size / 1e6:.1f} MB")
+    print(f"{path}: {counted(len(prepared.videos), 'video')}, {path.stat().st_size / 1e6:.1f} MB")
 
 
 def read_set(folder: Path) -> Prepared:
@@ -145,13 +142,13 @@ def _natural(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _add_folds(videos: pd.DataFrame, folder: Path) -> None:
-    """The columns fold and naive_fold of folds.csv, as text; "" for a video that is in no fold."""
+    """The columns fold and naive_fold of folds.csv, as text ("holdout" for -1); "" for a video that is in no fold."""
     videos["fold"] = videos["naive_fold"] = ""
     if (folder / "folds.csv").is_file():
         folds = read_table(folder / "folds.csv", ["filename", "fold"]).drop_duplicates("filename").set_index("filename")
         for column in ("fold", "naive_fold"):
             if column in folds:
-                videos[column] = videos["filename"].map(folds[column]).fillna("")
+                videos[column] = videos["filename"].map(folds[column]).fillna("").replace(str(HOLDOUT), "holdout")
 
 
 def _pairs(folder: Path, videos: pd.DataFrame) -> pd.DataFrame:
@@ -170,11 +167,11 @@ def _pairs(folder: Path, videos: pd.DataFrame) -> pd.DataFrame:
 def _measure_brightness(prepared: Prepared) -> None:
     """Add the column brightness to the videos: mean grey (0 to 255) of up to BRIGHTNESS_FRAMES stored frames."""
     frames = prepared.boxes.groupby("video_id", sort=False)["filename"].agg(list).to_dict()
-    chosen = [_spread(frames.get(video, []), BRIGHTNESS_FRAMES) for video in prepared.videos["video_id"]]
+    chosen = [spread(frames.get(video, []), BRIGHTNESS_FRAMES) for video in prepared.videos["video_id"]]
 
     def grey(name: str) -> float:
         # An eighth of each side is decoded: the mean does not need more, and it is several times as fast.
-        image = _read_image(prepared.folder / "frames" / name, cv2.IMREAD_REDUCED_GRAYSCALE_8)
+        image = read_image(prepared.folder / "frames" / name, cv2.IMREAD_REDUCED_GRAYSCALE_8)
         return np.nan if image is None else float(image.mean())
 
     with ThreadPoolExecutor(cores()) as pool:  # OpenCV decodes outside Python's lock
@@ -184,35 +181,8 @@ def _measure_brightness(prepared: Prepared) -> None:
     prepared.videos["brightness"] = [float(np.mean(part)) if part else np.nan for part in means]
 
 
-def _read_image(path: Path, mode: int) -> np.ndarray | None:
-    """An image, or None where it is missing or damaged (imread itself would complain on stderr)."""
-    try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError:
-        return None
-    return cv2.imdecode(data, mode) if data.size else None
-
-
-def _spread(items: list, most: int) -> list:
-    """At most ``most`` of the items, evenly spread over them, in their order."""
-    if len(items) <= most:
-        return list(items)
-    return [items[int((i + 0.5) * len(items) / most)] for i in range(most)]
-
-
 def page(prepared: Prepared) -> str:
     """The whole page as HTML."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_printable,
-    )
-    environment.filters["counted"] = _counted
     pictures = Pictures(prepared)
     found = measures(prepared)
     enough = prepared.videos["label"].value_counts().min() >= ENOUGH
@@ -236,12 +206,7 @@ def page(prepared: Prepared) -> str:
         "sheets": [_contact_sheet(prepared, kind, pictures) for kind in prepared.kinds],
     }
     parts["attention"] = _attention(parts)
-    return environment.get_template("dataset.html").render(parts)
-
-
-def _printable(value: object) -> object:
-    """Text without the characters that HTML forbids; markup and numbers as they are."""
-    return UNPRINTABLE.sub("\ufffd", value) if type(value) is str else value
+    return environment().get_template("dataset.html").render(parts)
 
 
 class Pictures:
@@ -269,25 +234,9 @@ class Pictures:
         if row is None:
             return values | {"frame": "", "alt": f"No stored frame of {filename}"}
         values |= {"frame": row["frame_id"], "alt": f"Frame {row['frame_id']} of {filename}, {label}"}
-        thumb = _thumbnail(self._folder / row["filename"], row)
+        box = [row[side] for side in "xywh"] if row["face"] == "1" else None
+        thumb = thumbnail(self._folder / row["filename"], box)
         return values | thumb if thumb else values | {"alt": f"Frame {row['frame_id']} of {filename} cannot be read"}
-
-
-def _thumbnail(path: Path, row: pd.Series) -> dict | None:
-    """A small JPEG with the chosen face's box drawn; None for a frame that cannot be read."""
-    full = _read_image(path, cv2.IMREAD_COLOR)
-    if full is None:
-        return None
-    scale = min(1.0, THUMB / max(full.shape[:2]))
-    width, height = (max(1, round(side * scale)) for side in (full.shape[1], full.shape[0]))
-    small = cv2.resize(full, (width, height), interpolation=cv2.INTER_AREA)
-    if row["face"] == "1" and np.isfinite([row["x"], row["y"], row["w"], row["h"]]).all():
-        corner = round(row["x"] * scale), round(row["y"] * scale)
-        end = round((row["x"] + row["w"]) * scale), round((row["y"] + row["h"]) * scale)
-        cv2.rectangle(small, corner, end, (80, 220, 80), 1)
-    data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, THUMB_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1])[1]
-    uri = "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
-    return {"src": uri, "width": width, "height": height}
 
 
 def measures(prepared: Prepared) -> list[Measure]:
@@ -454,18 +403,13 @@ def _facts(prepared: Prepared) -> list[tuple[str, str]]:
     facts += [(kind.name, str(int((videos["label"] == kind.label).sum()))) for kind in prepared.kinds if kind.label]
     groups = videos["group"].nunique()
     facts += [("groups", str(groups))]
-    folds = sorted(set(videos["fold"]) - {""})
+    folds = sorted(set(videos["fold"]) - {"", "holdout"})
     facts += [("folds", str(len(folds)))] if folds else []
     faces = int((boxes["face"] == "1").sum())
     facts += [("stored frames", str(len(boxes))), ("with a face", str(faces))]
     bad = int((~videos["status"].isin(["ok"])).sum())
     facts += [("videos with trouble", str(bad))]
     return facts + ([("left out", str(len(prepared.left_out)))] if len(prepared.left_out) else [])
-
-
-def _counted(number: int, word: str) -> str:
-    """ "1 video", "2 videos"."""
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _of(part: int, whole: int) -> str:
@@ -621,7 +565,7 @@ def _faceless(prepared: Prepared, pictures: Pictures) -> dict:
         (kind.name, _of(int((rows["label"] == kind.label).sum()), int((boxes["label"] == kind.label).sum())))
         for kind in prepared.kinds
     ]
-    chosen = _spread([row for _, row in rows.iterrows()], MOST_FACELESS) if len(rows) else []
+    chosen = spread([row for _, row in rows.iterrows()], MOST_FACELESS) if len(rows) else []
     shown = [pictures.of_frame(row, filename[row["video_id"]]) for row in chosen]
     return {"shown": shown, "all": len(rows), "videos": len(never), "by_label": by_label}
 
@@ -650,7 +594,7 @@ def _clusters(prepared: Prepared, pictures: Pictures) -> dict:
         )
     clusters.sort(key=lambda c: (not c["contradiction"], len(c["folds"]) < 2, -c["size"], natural_key(c["names"][0])))
     for cluster in clusters[:MOST_CLUSTERS]:
-        cluster["pictures"] = [pictures.of_video(name) for name in _spread(cluster["names"], MOST_IN_CLUSTER)]
+        cluster["pictures"] = [pictures.of_video(name) for name in spread(cluster["names"], MOST_IN_CLUSTER)]
     return {"shown": clusters[:MOST_CLUSTERS], "all": len(clusters), "pairs": len(pairs), "videos": len(named)}
 
 
@@ -675,7 +619,7 @@ def _contact_sheet(prepared: Prepared, kind: Kind, pictures: Pictures) -> dict:
     frames = set(prepared.boxes["video_id"])
     usable = videos[videos["video_id"].isin(frames)]
     order = usable.sort_values("group", key=lambda column: column.map(natural_key), kind="stable")["filename"].tolist()
-    shown = [pictures.of_video(name) for name in _spread(order, MOST_CONTACTS)]
+    shown = [pictures.of_video(name) for name in spread(order, MOST_CONTACTS)]
     return {"name": kind.name, "shown": shown, "usable": len(usable), "all": len(videos)}
 
 
@@ -686,16 +630,16 @@ def _attention(parts: dict) -> list[tuple[str, str]]:
     if leak and leak["columns"][0]["leaks"]:
         found.append(("folds", "The folds part a group or near-duplicates: figures made with them flatter."))
     if parts["contradictions"]["all"]:
-        text = f"{_counted(parts['contradictions']['all'], 'pair')} of near-duplicates with contradicting labels."
+        text = f"{counted(parts['contradictions']['all'], 'pair')} of near-duplicates with contradicting labels."
         found.append(("contradictions", text))
     if trouble["all"]:
         listed = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in trouble["statuses"])
         found.append(("trouble", f"Videos with trouble: {listed}."))
     if trouble["missing_frames"]:
-        found.append(("trouble", f"Missing or damaged: {_counted(trouble['missing_frames'], 'stored frame')}."))
+        found.append(("trouble", f"Missing or damaged: {counted(trouble['missing_frames'], 'stored frame')}."))
     if faceless["all"]:
-        text = f"Without a face: {_counted(faceless['all'], 'frame')}; in none of their frames: "
-        text += f"{_counted(faceless['videos'], 'video')}."
+        text = f"Without a face: {counted(faceless['all'], 'frame')}; in none of their frames: "
+        text += f"{counted(faceless['videos'], 'video')}."
         found.append(("faceless", text))
     telling = [row["title"].split(",")[0].split(" (")[0].lower() for row in parts["summary"] if row["telling"]]
     if telling:

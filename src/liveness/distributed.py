@@ -10,8 +10,13 @@ from typing import Any
 _store: Any = None  # where the processes of a training meet; None in a process that is alone
 
 
-def start() -> tuple[int, int, int]:
-    """Join the process group that torchrun describes. Returns (rank, world size, local rank)."""
+def start(backend: str = "", patience: float = 0) -> tuple[int, int, int]:
+    """Join the process group that torchrun describes. Returns (rank, world size, local rank).
+
+    ``backend``: nccl or gloo (default: by whether there are GPUs); ``patience``: seconds that a
+    collective may wait for another process (default: torch's).
+    """
+
     import torch
     import torch.distributed as dist
 

@@ -3,10 +3,13 @@
     python -m liveness.evaluate demo
     python -m liveness.evaluate zalo2022 --data train --members convnext_large:0 convnext_large:1
 
-A video's score comes only from members that held it out in training. Reads
+A video's score comes only from members that held it out in training, each calibrated on its own
+held-out fold without that video's part of it. Thresholds are chosen on the holdout (fold -1),
+which all members score, or out of fold, then corrected and called approximate. Reads
 configs/ensemble/<name>.yaml, runs/<set>/<recipe>_fold<k>/{oof.csv,config.json} of every member and
 data/<set>/folds.csv (labels_video.csv too, for the attack species). Prints the table and writes
-runs/<set>/<ensemble>/{oof_video.csv,report.json} and weights/<set>/<ensemble>.json (thresholds for
+runs/<set>/<ensemble>/{oof_video.csv,report.json} (there ``score`` is calibrated and blended, the
+members' columns are raw) and weights/<set>/<ensemble>.json (calibration and thresholds for
 prediction). Equal inputs give equal files.
 
 With --members only those are judged: then the folder is runs/<set>/<ensemble>-subset and no
@@ -27,7 +30,7 @@ import pandas as pd
 from liveness.config import EnsembleMember, load_ensemble
 from liveness.data.labels import read_table, table_text
 from liveness.errors import UserError, run
-from liveness.evaluation import combine, report
+from liveness.evaluation import calibration, combine, report, search, thresholds
 from liveness.files import plain_name, workspace, write_text
 
 OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]
@@ -43,29 +46,19 @@ def main(argv: list[str] | None = None) -> int:
     folds = read_folds(workspace() / "data" / data / "folds.csv")
     require_runs(data, members)
     trained, data_hash = read_members(data, members)
-    held_out = [member.video_scores() for member in trained]
-    table = combine.assemble(folds, held_out)
-    names = [member.name for member in held_out]
-    summary = report.summarise(table, names, read_species(data, table))
-    if math.isnan(summary["pooled"]["eer"]):
-        found = summary["counts"]
-        raise UserError(
-            f"{args.ensemble} on {data}: {found['scored']} of {found['videos']} held-out videos have a score, "
-            "and not both classes are among them; an error rate needs live and attack videos"
-        )
-    summary = {
-        "ensemble": name,
-        "data": data,
-        "data_hash": data_hash,
-        "weights": {member.name: member.weight for member in held_out},
-        **summary,
-    }
+    judged = judge(folds, trained, ensemble.calibration)
+    species = read_species(data, judged.table)
+    summary = measured(judged, species, f"{args.ensemble} on {data}")
+    summary = {"ensemble": name, "data": data, "data_hash": data_hash, "weights": judged.weights, **summary}
+    basis = thresholds.basis(judged.table, judged.calibrated, judged.weights, species)
+    summary["operating_points"] = shipped_points(basis, summary)
+    summary["naive_gap"] = naive_gap(folds, trained, data, data_hash, ensemble.calibration)
     if args.combinations:
-        summary["combinations"] = compare(folds, trained, table)
+        summary["combinations"] = compare(folds, trained, ensemble.calibration, judged)
     folder = workspace() / "runs" / data / name
-    write_text(folder / "oof_video.csv", table_text(table))
+    write_text(folder / "oof_video.csv", table_text(judged.table))
     if not args.members:
-        write_json(workspace() / "weights" / data / f"{name}.json", thresholds(summary))
+        write_json(workspace() / "weights" / data / f"{name}.json", shipped(summary, basis, typical_frames(trained)))
     write_json(folder / "report.json", summary)
     print(report.render(summary, f"{args.ensemble} on {data}{', chosen members only' if args.members else ''}"))
     if args.combinations:
@@ -103,7 +96,12 @@ def require_runs(data: str, members: list[EnsembleMember]) -> None:
     runs = workspace() / "runs" / data
     missing = [m for m in members if not (runs / member_name(m) / "oof.csv").is_file()]
     if missing:
-        commands = "; ".join(f"DATA={data} bash scripts/train_member.sh {m.recipe} {m.fold}" for m in missing)
+        commands = "; ".join(
+            f"python -m liveness.soup RECIPE RECIPE --fold {m.fold} --name {m.recipe} --data {data}"
+            if m.soup
+            else f"DATA={data} bash scripts/train_member.sh {m.recipe} {m.fold}"
+            for m in missing
+        )
         names = ", ".join(member_name(m) for m in missing)
         raise UserError(f"not trained yet: {names} (no oof.csv in {shown(runs)}); train with: {commands}")
 
@@ -171,11 +169,85 @@ def read_members(data: str, members: list[EnsembleMember]) -> tuple[list[Trained
     return trained, hashes[first]
 
 
-def compare(folds: pd.DataFrame, trained: list[Trained], table: pd.DataFrame) -> dict[str, list[dict]]:
-    """Every other way from frames to a video, and from members to an ensemble, against ``table``."""
-    frames = {}
-    for how in report.FRAME_WAYS:
-        frames[how] = combine.assemble(folds, [member.video_scores(how) for member in trained])["score"]
+@dataclass(frozen=True)
+class Judged:
+    """An ensemble's scores of the videos that its members held out."""
+
+    table: pd.DataFrame  # of combine.assemble: members' columns raw, score calibrated and blended
+    raw: pd.Series  # the blend without calibration, rows as in table
+    calibrated: pd.DataFrame  # members' columns on the common scale, rows as in table
+    how: str  # of calibration
+    fits: dict[str, calibration.CrossFitted]
+    weights: dict[str, float]
+
+    def out_of_fold(self) -> np.ndarray:
+        """Mask of the rows that are not of the holdout."""
+        return (self.table["fold"] != combine.HOLDOUT).to_numpy()
+
+
+def judge(folds: pd.DataFrame, trained: list[Trained], how: str, frames: str = "") -> Judged:
+    """Assemble, calibrate each member by ``how`` and blend; frames are combined by ``frames`` or the recipe's way."""
+    table = combine.assemble(folds, [member.video_scores(frames) for member in trained])
+    weights = {member.name: member.weight for member in trained}
+    fits = calibration.calibrate(how, table[list(weights)], table, {member.name: member.fold for member in trained})
+    calibrated = pd.DataFrame({name: fit.scores for name, fit in fits.items()})
+    blended = table.assign(score=combine.blend(calibrated, weights).to_numpy())
+    return Judged(blended, table["score"], calibrated, how, fits, weights)
+
+
+def measured(judged: Judged, species: list[str] | None, what: str) -> dict:
+    """The out-of-fold figures, those of the holdout, and what calibration did; a UserError without both classes."""
+    home = judged.out_of_fold()
+    table, names = judged.table[home].reset_index(drop=True), list(judged.weights)
+    summary = report.summarise(table, names, kept(species, home))
+    if math.isnan(summary["pooled"]["eer"]):
+        found = summary["counts"]
+        raise UserError(
+            f"{what}: {found['scored']} of {found['videos']} held-out videos have a score, "
+            "and not both classes are among them; an error rate needs live and attack videos"
+        )
+    scored = home & np.isfinite(judged.raw.to_numpy())
+    labels = judged.table["label"].to_numpy()[scored]
+    summary["holdout"] = report.holdout(judged.table[~home].reset_index(drop=True), kept(species, ~home))
+    summary["calibration"] = report.calibrated(judged.how, judged.fits, labels, judged.raw.to_numpy()[scored])
+    return summary
+
+
+def naive_gap(folds: pd.DataFrame, trained: list[Trained], data: str, data_hash: str, how: str) -> dict | None:
+    """Grouped against naive folds, for the recipes that were trained with --naive too; None where none was.
+
+    Both sides are these recipes alone, calibrated and blended alike, on the videos that both score.
+    """
+    runs = workspace() / "runs" / data
+    naive = [EnsembleMember(f"{m.recipe}_naive", m.fold, m.weight) for m in trained]
+    naive = [member for member in naive if (runs / member_name(member) / "oof.csv").is_file()]
+    if not naive:
+        return None
+    if "naive_fold" not in folds.columns:
+        raise UserError(f"data/{data}/folds.csv: no column naive_fold; run: bash prepare_data.sh {data}")
+    others, their_hash = read_members(data, naive)
+    if their_hash != data_hash:
+        raise UserError(f"{others[0].name} was trained on another state of data/{data}; train it again")
+    same = [member for member in trained if any(other.recipe == f"{member.recipe}_naive" for other in others)]
+    path = workspace() / "data" / data / "folds.csv"
+    dealt = integers(folds, "naive_fold", path).where(folds["fold"] != combine.HOLDOUT, combine.HOLDOUT)
+    table = judge(folds, same, how).table
+    theirs = judge(folds.assign(fold=dealt), others, how).table["score"]
+    home = (table["fold"] != combine.HOLDOUT).to_numpy()
+    rows = table[home]
+    gap = search.naive_gap(rows["label"], rows["score"], theirs[home], rows["group"])
+    return {"members": [member.name for member in others], **gap}
+
+
+def kept(species: list[str] | None, rows: np.ndarray) -> list[str] | None:
+    return None if species is None else [name for name, row in zip(species, rows, strict=True) if row]
+
+
+def compare(folds: pd.DataFrame, trained: list[Trained], how: str, judged: Judged) -> dict[str, list[dict]]:
+    """Every other way from frames to a video, and from members to an ensemble, against ``judged``; out of fold."""
+    home = judged.out_of_fold()
+    table = judged.table.assign(**judged.calibrated)[home].reset_index(drop=True)
+    frames = {way: judge(folds, trained, how, way).table["score"][home] for way in report.FRAME_WAYS}
     found = {"frames to a video": report.compare_ways(table, frames)}
     joined = combine.by_recipe(table, {member.name: member.recipe for member in trained})
     covered = joined.notna().any(axis=1).to_numpy()
@@ -227,29 +299,37 @@ def read_species(data: str, table: pd.DataFrame) -> list[str] | None:
     return species if any(species) else None
 
 
-def thresholds(summary: dict) -> dict:
+def shipped_points(basis: thresholds.Basis, summary: dict) -> list[dict]:
+    """The operating points with what they were chosen on. The EER beside its threshold is the measured one."""
+    measured_on = summary["holdout"] if basis.split == "holdout" else summary
+    pooled = measured_on["pooled"]
+    about = {key: getattr(basis, key) for key in ("split", "approximate", "videos", "groups")}
+    points = [{**point, **about} for point in thresholds.operating_points(basis.samples)]
+    points[0] |= {"value": pooled["eer"], "interval": pooled[pooled["headline"]]["eer"]["interval"]}
+    return points
+
+
+def typical_frames(trained: list[Trained]) -> int:
+    """Median over the videos of the most frames that any member scored."""
+    counts = [member.frames[member.frames["score"].notna()].groupby("filename").size() for member in trained]
+    return int(pd.concat(counts).groupby(level=0).max().median())
+
+
+def shipped(summary: dict, basis: thresholds.Basis, frames: int) -> dict:
     """What weights/<set>/<ensemble>.json holds.
 
-    ``approximate``: a video's out-of-fold score comes from one or two members, a new video's from
-    all of them, so its scores spread differently and the threshold carries over only roughly.
+    frames: at prediction a video of which fewer than half as many as ``typical`` frames gave a score
+    is too little to decide on. alike: how alike the members were taken to be where thresholds are approximate.
     """
-    pooled = summary["pooled"]
-    equal = {
-        "name": "eer",
-        "target": None,
-        "threshold": pooled["threshold"],
-        "value": pooled["eer"],
-        "interval": pooled[pooled["headline"]]["eer"]["interval"],
-        "apcer": summary["at_eer_threshold"]["apcer"]["value"],
-        "bpcer": summary["at_eer_threshold"]["bpcer"]["value"],
-    }
+    alike = basis.alike
+    how = summary["calibration"]
     return {
-        "ensemble": summary["ensemble"],
-        "data": summary["data"],
-        "data_hash": summary["data_hash"],
-        "videos": summary["counts"]["scored"],
-        "groups": summary["counts"]["groups"],
-        "thresholds": [{**point, "approximate": True} for point in [equal, *summary["operating_points"]]],
+        **{key: summary[key] for key in ("ensemble", "data", "data_hash", "weights")},
+        **{key: getattr(basis, key) for key in ("split", "videos", "groups")},
+        "frames": {"typical": frames, "least": math.ceil(frames / 2)},
+        "calibration": {"how": how["how"], "members": {m["member"]: m["parameters"] for m in how["members"]}},
+        "alike": alike and {"value": alike.value, "interval": [alike.low, alike.high], "videos": alike.videos},
+        "thresholds": summary["operating_points"],
     }
 
 

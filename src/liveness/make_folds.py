@@ -4,9 +4,11 @@
 
 Reads data/<set>/labels_video.csv, labels_keyframes.csv, labels_bbox.csv. Writes
 data/<set>/{labels_video,labels_keyframes,labels_bbox}_{train,test}.csv (folds.test: fold 0), folds.csv
-(filename, label, group, fold, naive_fold) and last folds.json (what they were dealt from). Videos
-that are left out of the set are in no fold; videos that cannot be read are. Existing folds are
-kept while they fit; folds.csv of your own is checked and kept. A set without labels has no folds.
+(filename, label, group, fold, naive_fold) and last folds.json (what they were dealt from). With
+folds.holdout=0.2 a fifth of the groups is set aside first, as fold -1: no member is trained on it,
+every member scores it, thresholds are chosen on it; it is in neither _train nor _test. Videos that
+are left out of the set are in no fold; videos that cannot be read are. Existing folds are kept
+while they fit; folds.csv of your own is checked and kept. A set without labels has no folds.
 """
 
 import argparse

@@ -1,4 +1,6 @@
-"""Print an ensemble's members, a line each: recipe, fold, data set. train.sh reads this.
+"""Print the members of an ensemble that are trained, a line each: recipe, fold, data set. train.sh reads this.
+
+A soup is not among them: liveness.soup makes it from trained ones.
 
 python -m liveness.members demo
 """
@@ -16,6 +18,8 @@ def main() -> int:
     arguments = parser.parse_args()
     ensemble = load_ensemble(arguments.ensemble)
     for member in ensemble.members:
+        if member.soup:
+            continue
         print(member.recipe, member.fold, arguments.data or ensemble.data)
     return 0
 

@@ -2,22 +2,39 @@
 
     python -m liveness.predict [INPUT] [OUTPUT] --ensemble demo
 
-Reads   the videos in INPUT (flat, INPUT/videos or INPUT/<set>/videos), weights/<set>/.
-Writes  OUTPUT/submission.csv (fname,liveness_score) and OUTPUT/predictions.csv (status, reason, ...).
+Reads   the videos in INPUT (flat, INPUT/videos or INPUT/<set>/videos), weights/<set>/; the order of a
+        sample_submission.csv, if there is one.
+Writes  OUTPUT/submission.csv (fname,liveness_score) and OUTPUT/predictions.csv (status, reason, ...), both
+        when every video has its row; until then the finished rows are in OUTPUT/predictions.partial.csv,
+        and the same command continues from them.
+
+Started by torchrun (predict.sh does that for several GPUs) the processes share the videos.
 
 Exit code 0: a row for every video. With --strict any video without a score of its own is an error
-(after both files are written).
+(after both files are written). 130 and 143 after ctrl-C and SIGTERM.
+
+In Python: ``table = liveness.predict.score_videos(paths, "demo")``.
 """
 
 import argparse
+import contextlib
 import csv
+import os
+import signal
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from liveness.config import Ensemble, EnsembleMember, load_ensemble
 from liveness.errors import UserError, run
 from liveness.files import find_videos, natural_key, plain_name, require_distinct_stems, workspace
+from liveness.prediction.results import SCORED, Row
+
+RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+PATIENCE = 30 * 24 * 3600.0  # seconds that a process may wait for the others to finish their videos
 
 
 def parse() -> argparse.Namespace:
@@ -27,8 +44,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ensemble", default="zalo2022", metavar="NAME", help="a name in configs/ensemble")
     parser.add_argument("--members", nargs="+", default=[], metavar="RECIPE:FOLD", help="only these members")
     parser.add_argument("--data", default="", metavar="SET", help="weights/<SET> (default: the ensemble's)")
+    parser.add_argument(
+        "--point", default="eer", metavar="NAME", help="the operating point that decides: eer, apcer5, ..."
+    )
+    parser.add_argument("--sample", type=Path, metavar="FILE", help="a sample submission: its order (default: found)")
     parser.add_argument("--strict", action="store_true", help="a video without a score of its own is an error")
-    parser.add_argument("--workers", type=int, default=0, help="decoding processes (default: by the cores)")
+    parser.add_argument("--workers", type=int, default=0, help="decoding processes (default: one per core)")
+    parser.add_argument(
+        "--memory",
+        choices=("auto", "resident", "turns"),
+        default="auto",
+        help="all members at once, or one after the other (default: by what is free)",
+    )
     return parser.parse_args()
 
 
@@ -37,32 +64,194 @@ def main() -> int:
     started = time.perf_counter()
     if arguments.data:
         plain_name(arguments.data, "DATA")
+    if arguments.workers < 0:
+        raise UserError(f"--workers {arguments.workers}: expected 0 (one per core) or more")
     ensemble = _chosen(arguments.ensemble, arguments.members, arguments.data)
-    source, output = arguments.input or default_input(), arguments.output or default_output()
+    source = arguments.input or default_input()
+    output = arguments.output or default_output(source)
     videos = videos_below(source)
 
-    from liveness.prediction.engine import load_members, score_videos
-    from liveness.prediction.results import SCORED, write
+    from liveness.prediction.sample import arrange, find_samples, read_names
 
+    names = read_names([arguments.sample] if arguments.sample else find_samples(source, videos))
     _require_writable(output)
-    loaded = load_members(ensemble, arguments.data)
-    print(f"{len(videos)} videos in {source}; ensemble {loaded.name}, {len(loaded.members)} members", flush=True)
-    print(f"load time: {time.perf_counter() - started:.2f} s", flush=True)
-    started = time.perf_counter()
-    rows = list(_with_progress(score_videos(videos, loaded, arguments.workers), len(videos)))
-    seconds = time.perf_counter() - started
+    _require_room_for_sockets(output)
+    found = score_folder(videos, ensemble, output, arguments, started)
+    if isinstance(found, int):
+        return found
+    rows = arrange(found, videos, names)
+    if names:
+        _tell_of_the_sample(rows, videos, names)
+    return _finish(rows, output, arguments.strict)
+
+
+def score_videos(paths: list[Path], ensemble: str = "zalo2022", data: str = "", workers: int = 0) -> Any:
+    """Score videos from Python: a DataFrame with the columns of predictions.csv, a row per path, in that order.
+
+    ``ensemble``: a name in configs/ensemble, whose weights lie in weights/<data>/ (default: the
+    ensemble's own). For a loop over videos with one loading: prediction/engine.py.
+    """
+    from liveness.prediction import engine
+    from liveness.prediction.results import table
+
+    loaded = engine.load_members(load_ensemble(ensemble), data, "auto")
+    try:
+        return table(engine.score_videos([Path(path) for path in paths], loaded, workers))
+    finally:
+        loaded.close()
+
+
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def score_folder(
+    videos: list[Path], ensemble: Ensemble, output: Path, arguments: argparse.Namespace, started: float
+) -> dict[str, Row] | int:
+    """Every video's row by file name; or the exit code where this process has nothing more to say."""
+    from liveness.prediction.engine import read_ensemble
+    from liveness.prediction.partial import Partial, fingerprint_of
+
+    before = signal.signal(signal.SIGTERM, _terminated)
+    loaded = read_ensemble(ensemble, arguments.data, arguments.point)
+    partial = Partial(output, fingerprint_of(loaded, {}))
+    try:
+        with _process_group():
+            _begin(partial, videos)
+            left = [path for path in videos if path.name not in partial.rows]
+            _say(f"{len(videos)} videos in {_where(videos)}; ensemble {loaded.name}, {len(loaded.members)} members")
+            if left:
+                _score(left[RANK::RANKS], loaded, partial, arguments, started)
+            _wait_for_all(partial)
+            if RANK:
+                return 0
+            rows = partial.finished()
+            lost = [path.name for path in videos if path.name not in rows]
+            if lost:
+                raise UserError(f"{output}: no row of {len(lost)} videos ({lost[0]}, ...); {partial.where()}")
+            _say(f"threshold {loaded.operating.threshold:.4f}: {loaded.operating.source}")
+            return rows
+    except (KeyboardInterrupt, Terminated) as error:
+        partial.close()
+        code, word = (143, "terminated") if isinstance(error, Terminated) else (130, "interrupted")
+        if RANK == 0:
+            print(f"{word}; {partial.where()}", file=sys.stderr, flush=True)
+        return code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows must not be cut short
+    raise Terminated
+
+
+@contextlib.contextmanager
+def _process_group() -> Iterator[None]:
+    """Join the other processes, if torchrun started several. They exchange nothing but their presence."""
+    if RANKS == 1:
+        yield
+        return
+    from liveness import distributed
+
+    distributed.start("gloo", PATIENCE)
+    try:
+        yield
+    finally:
+        if sys.exc_info()[0] is None:
+            distributed.stop()
+
+
+def _begin(partial: Any, videos: list[Path]) -> None:
+    """Rank 0 sorts out what an earlier start has left; then all know which videos are done."""
+    if RANK == 0:
+        line = partial.begin(videos)
+        if line:
+            _note(line)
+    if RANKS > 1:
+        from liveness import distributed
+
+        distributed.barrier()
+        partial.join()
+
+
+def _score(paths: list[Path], loaded: Any, partial: Any, arguments: argparse.Namespace, started: float) -> None:
+    """Score this process's share; each row is on the disk as soon as it is there."""
+    from liveness.media.workers import cores
+    from liveness.prediction.engine import decode_ahead, load_weights, score_prepared
+
+    workers = arguments.workers or max(1, cores() // RANKS)
+    decoded = decode_ahead(paths, loaded.wanted(), workers)  # the workers begin while the models are loaded
+    try:
+        load_weights(loaded, arguments.memory)
+        _say(f"load time: {time.perf_counter() - started:.2f} s")
+        if RANK == 0 and loaded.device.type == "cpu":
+            print(
+                f"warning: no GPU here: the models run on the CPU, {loaded.threads} threads",
+                file=sys.stderr,
+                flush=True,
+            )
+        if not loaded.resident:
+            why = "as --memory says" if arguments.memory == "turns" else "they do not fit into memory together"
+            _say(f"the members take turns: {why}")
+        started = time.perf_counter()
+        for prepared, row in _with_progress(score_prepared(decoded, loaded), len(paths)):
+            partial.add(row, prepared.path)
+        seconds = time.perf_counter() - started
+        _say(f"prediction time: {seconds:.2f} s, {1000 * seconds / max(1, len(paths)):.0f} ms per video")
+    finally:
+        decoded.close()
+        loaded.close()
+
+
+def _wait_for_all(partial: Any) -> None:
+    if RANKS == 1:
+        return
+    from liveness import distributed
+
+    try:
+        distributed.barrier()
+    except RuntimeError as error:
+        if not distributed.lost_another(error):
+            raise
+        time.sleep(5)  # whoever ended may have been told to, and so will this process be
+        raise UserError(f"another process ended early; {partial.where()}") from error
+
+
+def _say(text: str) -> None:
+    if RANK == 0:
+        print(text, flush=True)
+
+
+def _where(videos: list[Path]) -> str:
+    return ", ".join(str(folder) for folder in dict.fromkeys(path.parent for path in videos))
+
+
+def _tell_of_the_sample(rows: list[Row], videos: list[Path], names: list[str]) -> None:
+    known = set(names)
+    others = [path.name for path in videos if path.name not in known]
+    if others:
+        print(
+            f"warning: {len(others)} videos are not in the sample submission ({others[0]}, ...): "
+            "their rows come after its own",
+            file=sys.stderr,
+        )
+
+
+def _finish(rows: list[Row], output: Path, strict: bool) -> int:
+    """Write the results, drop the partial file, tell what happened; the exit code."""
+    from liveness.prediction.partial import NAME
+    from liveness.prediction.results import write
+
     path = write(rows, output)
-    print(f"prediction time: {seconds:.2f} s, {1000 * seconds / len(rows):.0f} ms per video")
-    troubled = [row for row in rows if row.status != "ok"]
-    for row in troubled:
-        print(f"warning: {row.fname}: {row.status}: {row.reason}", file=sys.stderr)
+    (output / NAME).unlink(missing_ok=True)
+    for row in rows:
+        if row.status != "ok":
+            print(f"warning: {row.fname}: {row.status}: {row.reason}", file=sys.stderr)
     counts = {kind: sum(row.decision == kind for row in rows) for kind in ("live", "attack", "abstain")}
-    print(
-        f"{counts['live']} live, {counts['attack']} attack, {counts['abstain']} abstain at the threshold "
-        f"{loaded.threshold:.4f} ({loaded.threshold_source})"
-    )
+    print(f"{counts['live']} live, {counts['attack']} attack, {counts['abstain']} abstain")
     print(path)
-    return 1 if arguments.strict and any(row.status not in SCORED for row in rows) else 0
+    return 1 if strict and any(row.status not in SCORED for row in rows) else 0
 
 
 def _chosen(name: str, members: list[str], data: str) -> Ensemble:
@@ -100,7 +289,7 @@ def videos_below(folder: Path) -> list[Path]:
         if not (candidate / "videos").is_dir():
             continue
         if _is_to_train_on(candidate):
-            print(f"note: {candidate} is a training set, its videos are not scored", file=sys.stderr)
+            _note(f"{candidate} is a training set, its videos are not scored")
         else:
             found += find_videos(candidate / "videos")
     if not found:
@@ -115,7 +304,12 @@ def _note_what_is_left(folder: Path, found: list[Path]) -> None:
     inside = [folder / "videos", *(p / "videos" for p in folder.iterdir() if p.is_dir())]
     left = [str(p) for p in inside if p.is_dir() and p != top and not _is_to_train_on(p.parent) and any(p.iterdir())]
     if left:
-        print(f"note: only the videos in {top} are scored, not those in {', '.join(sorted(left))}", file=sys.stderr)
+        _note(f"only the videos in {top} are scored, not those in {', '.join(sorted(left))}")
+
+
+def _note(text: str) -> None:
+    if RANK == 0:
+        print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def _is_to_train_on(folder: Path) -> bool:
@@ -142,9 +336,9 @@ def default_input() -> Path:
     return Path("/data")
 
 
-def default_output() -> Path:
-    """/result where the judging container has it, else the workspace's result/."""
-    return Path("/result") if Path("/result").is_dir() else workspace() / "result"
+def default_output(source: Path) -> Path:
+    """/result in the judging container (it is there, or the videos are in /data), else the workspace's result/."""
+    return Path("/result") if Path("/result").is_dir() or source == Path("/data") else workspace() / "result"
 
 
 def _require_writable(folder: Path) -> None:
@@ -161,11 +355,22 @@ def _require_writable(folder: Path) -> None:
         ) from error
 
 
-def _with_progress(rows, total: int):
-    """A bar on a terminal, a line now and then elsewhere."""
-    from tqdm import tqdm
+def _require_room_for_sockets(output: Path) -> None:
+    """The decoding processes are reached through sockets in the temporary folder; without one, in OUTPUT."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        tempfile.tempdir = str(output.resolve())
 
+
+def _with_progress(rows: Iterator, total: int) -> Iterator:
+    """A bar on a terminal, a line now and then elsewhere."""
+    if RANK:
+        yield from rows
+        return
     if sys.stderr.isatty():
+        from tqdm import tqdm
+
         yield from tqdm(rows, total=total, unit="video", desc="predict")
         return
     told = time.monotonic()

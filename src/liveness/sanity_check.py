@@ -20,7 +20,7 @@ import pandas as pd
 from liveness.config import Data, Folds, data_from_dict
 from liveness.data.extract import damaged_files, forget, read_record, task_for, what_is_missing
 from liveness.data.folds import check_folds as check_against_videos
-from liveness.data.folds import deal, fold_set, split_tables, write_split
+from liveness.data.folds import deal_set, fold_set, split_tables, write_split
 from liveness.data.labels import RawSet, find_set, read_table, table_text
 from liveness.data.preparation import WHY, Prepared, prepare_set, read_identities, read_links, tables_of
 from liveness.errors import UserError, run
@@ -197,7 +197,7 @@ def _no_folds(folder: Path, config: Folds) -> str:
     try:
         videos = read_table(folder / "labels_video.csv", ["filename", "label", "status", "group", "species"])
         videos = videos[(videos["status"] != "left_out") & videos["label"].isin(["0", "1"])]
-        deal(videos.assign(label=videos["label"].astype(int)), config.n, config.seed)
+        deal_set(videos.assign(label=videos["label"].astype(int)), config)
     except UserError as error:
         return str(error)
     return ""

@@ -2,6 +2,9 @@
 
     python -m liveness.train -c convnext_xlarge --fold 0 --data train -o train.lr=5e-5
 
+--naive holds out by folds.csv's naive_fold, which deals persons to both sides: only to measure how much
+that flatters. Such a member goes by <recipe>_naive, with its weights in weights/<set>/naive/.
+
 Reads   data/<set>/ (prepare_data.sh) and weights/<pretrained>.
 Writes  runs/<set>/<recipe>_fold<k>/: config.json, last.pt (resume), metrics.csv, oof.csv
         weights/<set>/<recipe>_fold<k>.safetensors
@@ -32,6 +35,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fold", type=int, required=True, metavar="K", help="the fold that is held out")
     parser.add_argument("--data", metavar="SET", help="the prepared set in data/ (default: the recipe's)")
     parser.add_argument("-o", "--override", nargs="+", default=[], action="extend", metavar="KEY=VALUE")
+    parser.add_argument("--naive", action="store_true", help="fold K of a split that knows no persons (see above)")
     parser.add_argument("--restart", action="store_true", help="throw away what an earlier run left")
     return parser.parse_args()
 
@@ -43,6 +47,8 @@ def main() -> int:
     name = plain_name(arguments.data or recipe.data, "DATA")
     if not (workspace() / "data" / name / "folds.csv").is_file():
         raise UserError(f"{workspace() / 'data' / name}: not prepared; run: bash prepare_data.sh {name}")
+    if arguments.naive:
+        recipe.name += "_naive"
     folder = workspace() / "runs" / name / f"{recipe.name}_fold{arguments.fold}"
 
     from liveness import distributed
@@ -56,7 +62,7 @@ def main() -> int:
                     if path.name != "lock":
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
             distributed.barrier()
-            train_member(recipe, arguments.fold, name, folder)
+            train_member(recipe, arguments.fold, name, folder, arguments.naive)
     finally:
         distributed.stop()
     return 0

@@ -85,10 +85,24 @@ def to_tensor(rgb: np.ndarray, view: View) -> Any:
 
 
 def views_of(rgb: np.ndarray, face: Any | None, view: View) -> list[np.ndarray]:
-    """The resized views (uint8 RGB) that a frame's score is averaged over: one per face scale.
+    """The resized views (uint8 RGB) that a frame's score is averaged over, always equally many.
 
-    Empty where the view needs a face and there is none.
+    For each face scale the whole cut and its central ``crops``; with ``mirror`` each of them is
+    followed by its mirror image. Empty where the view needs a face and there is none.
     """
     scales = view.scales if view.kind == "face" else [1.0]
     cuts = [cut(rgb, face, view, scale) for scale in scales]
-    return [resize(piece, view) for piece in cuts if piece is not None]
+    views = [
+        resize(central(piece, share), view) for piece in cuts if piece is not None for share in (1.0, *view.crops)
+    ]
+    if view.mirror:
+        views = [turned for piece in views for turned in (piece, np.ascontiguousarray(piece[:, ::-1]))]
+    return views
+
+
+def central(rgb: np.ndarray, share: float) -> np.ndarray:
+    """The middle of a picture (H x W x 3): ``share`` of either side, at least a pixel."""
+    height, width = rgb.shape[:2]
+    tall, wide = max(1, round(share * height)), max(1, round(share * width))
+    top, left = (height - tall) // 2, (width - wide) // 2
+    return rgb[top : top + tall, left : left + wide]

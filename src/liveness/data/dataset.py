@@ -19,6 +19,7 @@ from liveness.data.augment import Policy, seed_of
 from liveness.data.contract import cut, to_tensor, views_of
 from liveness.data.labels import read_table
 from liveness.errors import UserError
+from liveness.evaluation.combine import HOLDOUT
 from liveness.files import workspace
 from liveness.media.faces import Face
 from liveness.media.video import VideoError, choose_frames, jpeg_decode
@@ -41,7 +42,7 @@ class PreparedSet:
     data: Data
     detector_sha256: str
     digest: str  # SHA-256 over the tables that decide what is trained on
-    videos: pd.DataFrame  # filename (index), video_id, label, fold, group, status, reason
+    videos: pd.DataFrame  # filename (index), video_id, label, fold (-1: holdout), group, status, reason
     frames: pd.DataFrame  # filename, video_id, frame_id, label, fold, face, confidence, x, y, w, h
 
     @property
@@ -49,8 +50,11 @@ class PreparedSet:
         return int(self.videos.fold.max()) + 1
 
 
-def load_set(name: str, plan: FramePlan) -> PreparedSet:
-    """Read data/<name> with the frames of ``plan``; a UserError where it was prepared otherwise."""
+def load_set(name: str, plan: FramePlan, naive: bool = False) -> PreparedSet:
+    """Read data/<name> with the frames of ``plan``; a UserError where it was prepared otherwise.
+
+    naive: deal the videos by folds.csv's naive_fold, which knows no persons; held-out ones stay held out.
+    """
     folder = workspace() / "data" / name
     missing = [table for table in TABLES if not (folder / table).is_file()]
     if missing:
@@ -67,7 +71,7 @@ def load_set(name: str, plan: FramePlan) -> PreparedSet:
     folds = read["folds.csv"].set_index("filename")
     if set(videos.index) != set(folds.index):
         raise UserError(f"{folder}/folds.csv: not the videos of labels_video.csv; run: bash prepare_data.sh {name}")
-    videos["fold"], videos["group"] = folds.fold, folds.group
+    videos["fold"], videos["group"] = _naive(folds, folder) if naive else folds.fold, folds.group
     record = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
     data = from_dict(Data, record["data"], str(folder / "prepare.json"))
     frames = read["labels_keyframes.csv"]
@@ -84,6 +88,13 @@ def load_set(name: str, plan: FramePlan) -> PreparedSet:
     for table in ("folds.csv", "labels_keyframes.csv", "labels_bbox.csv", "prepare.json"):
         digest.update((folder / table).read_bytes())
     return PreparedSet(name, folder, data, record["detector_sha256"], digest.hexdigest(), videos, frames)
+
+
+def _naive(folds: pd.DataFrame, folder: Path) -> pd.Series:
+    """The naive fold of each video; -1 (held out from all members) wherever the real fold is -1."""
+    if "naive_fold" not in folds.columns:
+        raise UserError(f"{folder}/folds.csv: no column naive_fold; run: bash prepare_data.sh {folder.name}")
+    return folds.naive_fold.where(folds.fold >= 0, folds.fold)
 
 
 def _of_plan(frames: pd.DataFrame, plan: FramePlan, data: Data, name: str) -> pd.DataFrame:
@@ -104,12 +115,13 @@ def _of_plan(frames: pd.DataFrame, plan: FramePlan, data: Data, name: str) -> pd
 
 
 def split(prepared: PreparedSet, fold: int, view: View) -> tuple[pd.DataFrame, list[str]]:
-    """Frames to train on (labelled, not in ``fold``, with a face where the view needs one), and the
-    file names of the held-out videos. A UserError where a side is empty or has one class."""
+    """Frames to train on (labelled, neither in ``fold`` nor in the holdout, with a face where the view
+    needs one), and the file names of the fold's videos. A UserError where a side is empty or has one class."""
     if not 0 <= fold < prepared.n_folds:
         raise UserError(f"fold {fold}: data/{prepared.name}/folds.csv has the folds 0 to {prepared.n_folds - 1}")
     labelled = prepared.videos[prepared.videos.label.notna()]
-    train = prepared.frames[(prepared.frames.fold != fold) & prepared.frames.label.notna()]
+    others = (prepared.frames.fold != fold) & (prepared.frames.fold != HOLDOUT)
+    train = prepared.frames[others & prepared.frames.label.notna()]
     if view.kind == "face":
         train = train[train.face == 1]
     held_out = labelled.index[labelled.fold == fold].tolist()
@@ -121,6 +133,11 @@ def split(prepared: PreparedSet, fold: int, view: View) -> tuple[pd.DataFrame, l
                 "both live (1) and attack (0) are needed"
             )
     return train.reset_index(drop=True), held_out
+
+
+def holdout(prepared: PreparedSet) -> list[str]:
+    """File names of the labelled videos that no member trains on and every member scores."""
+    return prepared.videos.index[(prepared.videos.fold == HOLDOUT) & prepared.videos.label.notna()].tolist()
 
 
 def read_frame(folder: Path, row: Any) -> np.ndarray:

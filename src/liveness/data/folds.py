@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from liveness.config import Folds, nearest
+from liveness.config import Folds, nearest, to_dict
 from liveness.data.labels import read_table, table_text
 from liveness.errors import UserError
+from liveness.evaluation.combine import HOLDOUT
 from liveness.files import CODE, CONFIGS, natural_key, sha256_of, workspace, write_text
 
 TRIES = 50  # orders that are compared; the best balanced is taken
+DRAWS = 2000  # sets of groups that are compared for the holdout
 LEFT_OUT = "left out"
 SPLIT = ("labels_video", "labels_keyframes", "labels_bbox")
 
@@ -151,13 +153,8 @@ def deal(table: pd.DataFrame, n: int, seed: int) -> np.ndarray:
     if count < n:
         plural = "group" if count == 1 else "groups"
         raise UserError(f"{count} {plural} for {n} folds; expected at least one group per fold (-o folds.n=)")
-    species = table["species"].to_numpy(str) if "species" in table else np.full(len(table), "")
-    strata = np.unique([f"{label} {kind}" for label, kind in zip(labels, species, strict=True)], return_inverse=True)[1]
-    # sizes[g, s]: videos of group g in stratum s, as shares of the stratum
     rows = np.unique(groups, return_inverse=True)[1]
-    sizes = np.zeros((count, strata.max() + 1))
-    np.add.at(sizes, (rows, strata), 1)
-    live = sizes[:, np.unique(strata[labels == 1])].sum(1)
+    sizes, live = _strata(table, rows)
     random = np.random.RandomState(seed)
     tries = [_deal_once(sizes / sizes.sum(0), sizes.sum(1), n, random) for _ in range(TRIES)]
     costs = [_unevenness(folds, sizes, live, n) for folds in tries]
@@ -172,6 +169,44 @@ def deal(table: pd.DataFrame, n: int, seed: int) -> np.ndarray:
             )
     assert_no_leak(best, groups)
     return best
+
+
+def draw_holdout(table: pd.DataFrame, share: float, seed: int) -> np.ndarray:
+    """Which rows of ``table`` (columns as in ``deal``) are set aside from all folds: a mask.
+
+    ``share`` of the groups (rounded, at least one if above 0), each whole; of ``DRAWS`` seeded draws the
+    one that is nearest to that share of each label (and species) and of the videos. A UserError where
+    no draw has both classes inside and outside.
+    """
+    labels, groups = table["label"].to_numpy(int), table["group"].to_numpy(str)
+    names, rows = np.unique(groups, return_inverse=True)
+    if share <= 0 or not len(labels):
+        return np.zeros(len(labels), dtype=bool)
+    sizes, live = _strata(table, rows)
+    wanted = min(max(1, round(share * len(names))), len(names))
+    random = np.random.RandomState(seed)
+    drawn = np.argsort(random.uniform(size=(DRAWS, len(names))), axis=1, kind="stable") < wanted  # DRAWS x groups
+    inside = drawn @ sizes
+    off = ((inside / sizes.sum(0) - share) ** 2).sum(1) + (inside.sum(1) / sizes.sum() - share) ** 2
+    lives = drawn @ live
+    attacks = inside.sum(1) - lives
+    sound = (lives > 0) & (attacks > 0) & (lives < live.sum()) & (attacks < sizes.sum() - live.sum())
+    if not sound.any():
+        raise UserError(
+            f"no {wanted} of {len(names)} groups leave both classes inside and outside of the holdout; "
+            "expected another share (-o folds.holdout=) or smaller groups"
+        )
+    return drawn[np.flatnonzero(sound)[np.argmin(np.round(off[sound], 12))]][rows]
+
+
+def deal_set(videos: pd.DataFrame, config: Folds) -> pd.DataFrame:
+    """filename, label, group, fold, naive_fold of a labelled set: the holdout (-1), then the folds of the rest."""
+    folds = videos[["filename", "label", "group"]].copy()
+    aside = draw_holdout(videos, config.holdout, config.seed)
+    for column, way in (("fold", deal), ("naive_fold", deal_naive)):
+        folds[column] = HOLDOUT
+        folds.loc[~aside, column] = way(videos[~aside], config.n, config.seed)
+    return folds
 
 
 def deal_naive(table: pd.DataFrame, n: int, seed: int) -> np.ndarray:
@@ -197,6 +232,19 @@ def assert_no_leak(folds: np.ndarray, groups: np.ndarray) -> None:
             raise UserError(
                 f"leak: group {str(group)!r} is in fold {where[group]} and in fold {fold}; expected one fold"
             )
+
+
+def _strata(table: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Videos of each group (``rows``: a group's number per video) in each stratum, and its live videos.
+
+    A stratum is a label, or a label with a species where species are known.
+    """
+    labels = table["label"].to_numpy(int)
+    species = table["species"].to_numpy(str) if "species" in table else np.full(len(table), "")
+    strata = np.unique([f"{label} {kind}" for label, kind in zip(labels, species, strict=True)], return_inverse=True)[1]
+    sizes = np.zeros((rows.max() + 1, strata.max() + 1))
+    np.add.at(sizes, (rows, strata), 1)
+    return sizes, sizes[:, np.unique(strata[labels == 1])].sum(1)
 
 
 def _deal_once(shares: np.ndarray, videos: np.ndarray, n: int, random: np.random.RandomState) -> np.ndarray:
@@ -237,15 +285,18 @@ def fold_set(folder: Path, config: Folds, force: bool = False) -> None:
         return
     videos["label"] = videos["label"].astype(int)
     # Everything else in ``config`` acts through the groups, which are in the videos' digest.
-    dealt_from = {"folds": {"n": config.n, "seed": config.seed}, "videos": _digest(videos)}
+    dealt_from = {"folds": _dealing(to_dict(config)), "videos": _digest(videos)}
     folds = None if force else _existing(folder, videos, dealt_from, config)
     if folds is None:
-        folds = videos[["filename", "label", "group"]].copy()
-        folds["fold"] = deal(videos, config.n, config.seed)
-        folds["naive_fold"] = deal_naive(videos, config.n, config.seed)
+        folds = deal_set(videos, config)
         print(f"{folder.name}: {config.n} folds dealt, seed {config.seed}")
     _write(folder, folds, dealt_from, config.test)
     _print_folds(folds)
+
+
+def _dealing(config: dict) -> dict:
+    """Of the folds' configuration: what decides how groups are dealt."""
+    return {"n": config.get("n"), "seed": config.get("seed"), "holdout": config.get("holdout", 0.0)}
 
 
 def _digest(videos: pd.DataFrame) -> str:
@@ -264,10 +315,10 @@ def _existing(folder: Path, videos: pd.DataFrame, dealt_from: dict, config: Fold
         about = {}
     folds = read_table(path, ["filename", "label", "fold"])
     if about.get("folds_sha256") == sha256_of(path):
-        then = {"videos": about.get("videos"), "folds": {k: about.get("folds", {}).get(k) for k in ("n", "seed")}}
+        then = {"videos": about.get("videos"), "folds": _dealing(about.get("folds", {}))}
         changed = [key for key in ("folds", "videos") if then[key] != dealt_from[key]]
         if changed:
-            what = {"folds": "number or seed of the folds", "videos": "videos, labels or groups"}
+            what = {"folds": "number, seed or holdout of the folds", "videos": "videos, labels or groups"}
             print(
                 f"{path}: {' and '.join(what[key] for key in changed)} changed since they were dealt: dealing anew. "
                 "Members trained on the old folds do not fit the new ones"
@@ -290,8 +341,7 @@ def check_folds(path: Path, folds: pd.DataFrame, videos: pd.DataFrame) -> None:
         lost = sorted(set(one["filename"]) - set(other["filename"]))
         if lost:
             raise UserError(f"{path}: {name} for {lost[0]!r} ({len(lost)} in all); {anew}")
-    if not folds["fold"].str.fullmatch(r"\d+").all():
-        raise UserError(f"{path}: fold must be a whole number from 0; {anew}")
+    _require_whole(path, folds)
     if folds["filename"].duplicated().any():
         twice = folds["filename"][folds["filename"].duplicated()].iloc[0]
         raise UserError(f"{path}: {twice!r} is there twice; {anew}")
@@ -306,7 +356,7 @@ def check_folds(path: Path, folds: pd.DataFrame, videos: pd.DataFrame) -> None:
 
 
 def write_split(folder: Path, folds: pd.DataFrame, test: int) -> None:
-    """The _train and _test tables, ``test`` being the test fold; a video that is in no fold is in neither."""
+    """The _train and _test tables, ``test`` being the test fold; a video of no fold or the holdout is in neither."""
     for name, (others, held_out) in split_tables(folder, folds, test).items():
         write_text(folder / f"{name}_train.csv", table_text(others))
         write_text(folder / f"{name}_test.csv", table_text(held_out))
@@ -314,15 +364,19 @@ def write_split(folder: Path, folds: pd.DataFrame, test: int) -> None:
 
 def split_tables(folder: Path, folds: pd.DataFrame, test: int) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
     """Each prepared table as (train, test) under ``folds`` (filename, fold)."""
-    if not folds["fold"].astype(str).str.fullmatch(r"\d+").all():
-        raise UserError(f"{folder / 'folds.csv'}: fold must be a whole number from 0; {_deal_anew(folder)}")
+    _require_whole(folder / "folds.csv", folds)
     fold_of = {Path(name).stem: int(fold) for name, fold in zip(folds["filename"], folds["fold"], strict=True)}
     tables = {}
     for name in SPLIT:
         table = read_table(folder / f"{name}.csv", ["video_id"])
         fold = table["video_id"].map(fold_of)
-        tables[name] = table[fold.notna() & (fold != test)], table[fold == test]
+        tables[name] = table[fold.notna() & (fold != test) & (fold != HOLDOUT)], table[fold == test]
     return tables
+
+
+def _require_whole(path: Path, folds: pd.DataFrame) -> None:
+    if not folds["fold"].astype(str).str.fullmatch(r"-1|\d+").all():
+        raise UserError(f"{path}: fold must be a whole number from 0, or -1 for the holdout; {_deal_anew(path.parent)}")
 
 
 def _deal_anew(folder: Path) -> str:
@@ -345,4 +399,5 @@ def _print_folds(folds: pd.DataFrame) -> None:
     for fold, rows in folds.groupby("fold"):
         live = int((rows["label"] == 1).sum())
         groups = rows[column].nunique()
-        print(f"  fold {fold}: {len(rows)} videos, {groups} groups, {live} live, {len(rows) - live} attacks")
+        name = "holdout" if fold == HOLDOUT else f"fold {fold}"
+        print(f"  {name}: {len(rows)} videos, {groups} groups, {live} live, {len(rows) - live} attacks")

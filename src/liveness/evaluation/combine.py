@@ -15,6 +15,7 @@ from liveness.errors import UserError
 HOWS = "mean, median, logit_mean, top<k>, low<k> or trimmed<percent>"
 # A float32 sigmoid saturates 6e-8 from 1, so logits beyond this are rounding, not evidence.
 LOGIT_EPS = 1e-7
+HOLDOUT = -1  # the fold of videos that no member is trained on and every member scores
 
 
 def logit(scores: np.ndarray) -> np.ndarray:
@@ -135,6 +136,8 @@ class MemberScores:
 def assemble(folds: pd.DataFrame, members: list[MemberScores]) -> pd.DataFrame:
     """The ensemble's out-of-fold table: a video is scored only by members that held it out.
 
+    A video of the holdout (fold -1) was held out by all of them.
+
     folds: filename, label, group, fold of the whole set. Returns filename, label, group, fold,
     score, status and one column per member, in the order of ``folds``. status: ``ok``; the
     member's own status where no member has a score; ``no_row`` where its members list it nowhere;
@@ -149,7 +152,7 @@ def assemble(folds: pd.DataFrame, members: list[MemberScores]) -> pd.DataFrame:
         _require_held_out(member, known)
         videos = member.videos.set_index("filename")
         scores[member.name] = videos["score"].reindex(known.index).astype(np.float64)
-        held_out = known["fold"] == member.fold
+        held_out = known["fold"].isin((member.fold, HOLDOUT))
         theirs = videos["status"].reindex(known.index).astype(object).where(lambda s: s.notna(), "no_row")
         status = status.where(~held_out | ~status.isin(["not_covered", "no_row"]), theirs)
     score = blend(scores, {member.name: member.weight for member in members})
@@ -162,14 +165,20 @@ def assemble(folds: pd.DataFrame, members: list[MemberScores]) -> pd.DataFrame:
 
 
 def _require_held_out(member: MemberScores, known: pd.DataFrame) -> None:
-    """A UserError unless every video of the member is of its fold in the folds table."""
+    """A UserError unless every video of the member is of its fold, or of the holdout, in the folds table."""
+    aside = set(known.index[known["fold"] == HOLDOUT]) - set(member.videos["filename"])
+    if aside:
+        raise UserError(
+            f"{member.name} has not scored {min(aside)} of the holdout ({len(aside)} videos in all); "
+            "the folds changed since training; train this member again"
+        )
     for row in member.videos.itertuples(index=False):
         trained = f"{member.name}: {row.filename} was held out in fold {row.fold}"
         advice = "the folds changed since training; train this member again"
         if row.filename not in known.index:
             raise UserError(f"{trained}, but folds.csv does not have it: {advice}")
         now = known.loc[row.filename]
-        if int(row.fold) != int(now["fold"]) or int(row.fold) != member.fold:
+        if int(row.fold) != int(now["fold"]) or int(row.fold) not in (member.fold, HOLDOUT):
             raise UserError(f"{trained}, but folds.csv has it in fold {now['fold']}: {advice}")
         if int(row.label) != int(now["label"]):
             raise UserError(f"{member.name}: {row.filename} had label {row.label}, now {now['label']}: {advice}")

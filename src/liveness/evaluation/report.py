@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from liveness.evaluation import intervals, metrics
+from liveness.evaluation.calibration import CrossFitted
 
 
 def summarise(table: pd.DataFrame, members: list[str], species=None) -> dict:
@@ -33,7 +34,6 @@ def summarise(table: pd.DataFrame, members: list[str], species=None) -> dict:
         "warning": intervals.warning(groups),
         "pooled": overall,
         "at_eer_threshold": error_rates(labels, scores, overall["threshold"], kept),
-        "operating_points": operating_points(labels, scores, kept),
         "non_response": _non_response(covered),
         "folds": [_part(part, "score", {"fold": int(fold)}) for fold, part in covered.groupby("fold", sort=True)],
         "members": [_part(covered[covered[name].notna()], name, {"member": name}) for name in members],
@@ -90,32 +90,40 @@ def error_rates(labels, scores, threshold: float, species=None) -> dict:
     }
 
 
-TARGETS = (("apcer", 0.01), ("apcer", 0.05), ("apcer", 0.1), ("bpcer", 0.01), ("bpcer", 0.05))
+def holdout(table: pd.DataFrame, species=None) -> dict | None:
+    """Figures of the videos that no member was trained on and all have scored; None where there are none.
 
-
-def operating_points(labels, scores, species=None) -> list[dict]:
-    """Thresholds for APCER <= 1, 5, 10 % (BPCER100, BPCER20, BPCER10) and BPCER <= 1, 5 %.
-
-    ``value`` and ``interval`` are of the rate that the target limits, on the videos that the
-    threshold was chosen on; ``apcer`` (worst species) and ``bpcer`` both stand beside it.
+    table: rows of ``combine.assemble`` of the holdout. They say how good the whole ensemble is, on fewer videos.
     """
-    found = []
-    for kind, target in TARGETS:
-        choose = metrics.at_apcer if kind == "apcer" else metrics.at_bpcer
-        threshold = choose(labels, scores, target, species).threshold
-        rates = error_rates(labels, scores, threshold, species)
-        found.append(
-            {
-                "name": f"{kind}{100 * target:.0f}",
-                "target": target,
-                "threshold": threshold,
-                "value": rates[kind]["value"],
-                "interval": rates[kind]["interval"],
-                "apcer": rates["apcer"]["value"],
-                "bpcer": rates["bpcer"]["value"],
-            }
-        )
-    return found
+    if not len(table):
+        return None
+    scored = np.isfinite(table["score"].to_numpy(dtype=np.float64))
+    part = table[scored]
+    labels, scores = part["label"].to_numpy(dtype=int), part["score"].to_numpy(dtype=np.float64)
+    kept = None if species is None else [name for name, there in zip(species, scored, strict=True) if there]
+    overall = measure(labels, scores, part["group"].to_numpy())
+    return {
+        "counts": {**_counts(table), "scored": len(part)},
+        "warning": intervals.warning(int(table["group"].nunique())),
+        "pooled": overall,
+        "at_eer_threshold": error_rates(labels, scores, overall["threshold"], kept),
+        "non_response": _non_response(table),
+    }
+
+
+def calibrated(how: str, fits: dict[str, CrossFitted], labels: np.ndarray, raw: np.ndarray) -> dict:
+    """How each member was calibrated, and the same figures without: ``raw``, blended uncalibrated scores."""
+    members = [
+        {"member": name, "parameters": fit.calibration.to_dict(), "parted": fit.parted} for name, fit in fits.items()
+    ]
+    without = {
+        "eer": metrics.eer(labels, raw).value,
+        "auc": metrics.auc(labels, raw),
+        "log_loss": metrics.log_loss(labels, raw),
+        "brier": metrics.brier(labels, raw),
+        "calibration_error": metrics.calibration_error(labels, raw),
+    }
+    return {"how": how, "members": members, "raw": without}
 
 
 def _counts(table: pd.DataFrame) -> dict:
@@ -265,7 +273,59 @@ def render(summary: dict, title: str) -> str:
     ]
     lines.append("  (0 % is perfect, 50 % is chance)" + (f"; {summary['warning']}" if summary["warning"] else ""))
     lines += ["", *_measures(summary), "", *_coverage(summary), "", *_parts(summary), ""]
+    lines += [*_calibration(summary["calibration"], pooled), "", *_points(summary["operating_points"]), ""]
+    if summary.get("naive_gap"):
+        lines += [*_naive_gap(summary["naive_gap"]), ""]
     return "\n".join(lines)
+
+
+def _calibration(found: dict, pooled: dict) -> list[str]:
+    """What was done to the members' scores, and for which members nothing or less could be done."""
+    raw = found["raw"]
+    if found["how"] == "none":
+        return ["  members' scores are blended as they are (calibration: none)"]
+    lines = [
+        f"  each member calibrated on its own fold ({found['how']}, cross-fitted): "
+        f"log loss {plain(raw['log_loss'])} before, {plain(pooled['log_loss'])} after"
+    ]
+    by_video = [m["member"] for m in found["members"] if m["parted"] == "by video"]
+    lines += [f"    cross-fitted by video, its fold has too few persons: {name}" for name in by_video]
+    lines += [
+        f"    not calibrated: {m['member']} ({m['parameters']['note']})"
+        for m in found["members"]
+        if "note" in m["parameters"]
+    ]
+    return lines
+
+
+def _naive_gap(gap: dict) -> list[str]:
+    """How much folds that know no persons would have flattered."""
+    limits = "–" if math.isnan(gap["interval"][0]) else " to ".join(points(v) for v in gap["interval"])
+    recipes = dict.fromkeys(name.rsplit("_fold", 1)[0] for name in gap["members"])
+    return [
+        f"  with persons on both sides of the folds (naive) the EER would read {percent(gap['naive_eer'])}, not "
+        f"{percent(gap['grouped_eer'])}:",
+        f"    {points(gap['difference'])} points between them (95 % interval {limits}), {gap['verdict']}; "
+        f"{plural(gap['videos'], 'video')}, {', '.join(recipes)}",
+    ]
+
+
+def _points(points: list[dict]) -> list[str]:
+    """The shipped thresholds, one per line."""
+    first = points[0]
+    where = f"{plural(first['videos'], 'video')} of {plural(first['groups'], 'group')}"
+    if first["split"] == "holdout":
+        lines = [f"  thresholds, chosen on the holdout ({where}), which all members score:"]
+    elif first["approximate"]:
+        lines = [f"  thresholds, approximate: out of fold ({where}), corrected for the blend of all members:"]
+    else:
+        lines = [f"  thresholds, chosen out of fold ({where}):"]
+    rows = [("point", "live if score ≥", "95 % interval", "APCER", "95 % interval", "BPCER", "95 % interval")]
+    for p in points:
+        title = f"{p['name'][:5].upper()} ≤ {100 * p['target']:.0f} %" if p["target"] else "equal error rate"
+        sides = [cell for s in ("apcer", "bpcer") for cell in (percent(p[s]), percent_range(p[f"{s}_interval"]))]
+        rows.append((title, plain(p["threshold"]), plain_range(p["threshold_interval"]), *sides))
+    return [*lines, *_columns(rows, "    ")]
 
 
 def _measures(summary: dict) -> list[str]:
@@ -301,11 +361,13 @@ def _measures(summary: dict) -> list[str]:
     for name, r in many.items():
         lines.append(f"    APCER {name}: {percent(r['value'])} ({percent_range(r['interval'])}), {_of(r)}")
     lines.append(f"  APCER and BPCER at the threshold of the EER: live means score ≥ {plain(pooled['threshold'])}")
-    stricter = next(point for point in summary["operating_points"] if point["name"] == "apcer5")
-    lines.append(
-        f"  to let at most 5 % of attacks pass: score ≥ {plain(stricter['threshold'])}, "
-        f"which turns {percent(stricter['bpcer'])} of live videos away"
-    )
+    held = summary["holdout"]
+    if held:
+        limits, counts = held["pooled"][held["pooled"]["headline"]], held["counts"]
+        lines += [
+            f"  holdout, all members blended: EER {percent(held['pooled']['eer'])} "
+            f"({percent_range(limits['eer']['interval'])}), {plural(counts['scored'], 'video')}, {persons(counts)}"
+        ]
     return lines
 
 
@@ -314,10 +376,11 @@ def _of(value: dict) -> str:
 
 
 def _coverage(summary: dict) -> list[str]:
-    """How much of the set the figures speak for."""
+    """How much of the folds the figures speak for."""
     counts, silent = summary["counts"], summary["non_response"]
     if counts["videos"] == counts["in_set"]:
-        lines = [f"  covers all {plural(counts['in_set'], 'video')} of the set"]
+        what = "of the folds" if summary["holdout"] else "of the set"
+        lines = [f"  covers all {plural(counts['in_set'], 'video')} {what}"]
     else:
         lines = [
             f"  covers {counts['videos']} of {plural(counts['in_set'], 'video')} ({percent(counts['coverage'])}): "

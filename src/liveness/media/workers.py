@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from typing import Any
 
 GIB = 1 << 30
 IDLE = 0.0
-PRELOAD = ("pandas", "tqdm")  # what the entry points import too: a fresh process runs their top level
+# What tasks need, so that a fresh process has it; and what entry points may have imported, whose top level it runs.
+PRELOAD, IF_HERE = ("liveness.media.video", "liveness.media.faces"), ("pandas", "tqdm")
 
 
 @dataclass
@@ -45,17 +47,28 @@ def cores() -> int:
 def run_tasks(
     function: Callable[[Any], Any], tasks: Iterable[Any], workers: int, seconds: float, gib: float
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield (task, result or Failed) as they come.
+    """Yield (task, result or Failed) as they come. The first tasks are handed out at once, not at the first result.
 
     ``function`` must be importable in a fresh process, tasks and results must pickle. ``workers``
     of 0 means one per core; ``seconds`` and ``gib`` limit each task.
     """
-    tasks = iter(tasks)
-    pool: list[_Worker] = []
+    tasks, pool = iter(tasks), []
+    most, limits = workers or cores(), (seconds, gib)
     try:
-        more = True
+        more = _hand_out(pool, tasks, function, most, limits)
+    except BaseException:
+        _end_all(pool)
+        raise
+    return _outcomes(pool, more, lambda: _hand_out(pool, tasks, function, most, limits), limits)
+
+
+def _outcomes(
+    pool: list[_Worker], more: bool, hand_out: Callable[[], bool], limits: tuple[float, float]
+) -> Iterator[tuple[Any, Any]]:
+    """The results of what the pool works on, and of what ``hand_out`` gives it in between."""
+    try:
         while more or any(worker.deadline for worker in pool):
-            more = more and _hand_out(pool, tasks, function, workers or cores(), (seconds, gib))
+            more = more and hand_out()
             busy = [worker for worker in pool if worker.deadline]
             if not busy:
                 continue
@@ -64,13 +77,17 @@ def run_tasks(
             for worker in busy:
                 if worker.pipe in ready or time.monotonic() >= worker.deadline:
                     task = worker.task
-                    outcome = _result(pool, worker, worker.pipe in ready, seconds, gib)
+                    outcome = _result(pool, worker, worker.pipe in ready, *limits)
                     # The next tasks go out first: the workers go on while the caller uses this result.
-                    more = more and _hand_out(pool, tasks, function, workers or cores(), (seconds, gib))
+                    more = more and hand_out()
                     yield task, outcome
     finally:
-        for worker in pool:
-            _end(worker)
+        _end_all(pool)
+
+
+def _end_all(pool: list[_Worker]) -> None:
+    for worker in pool:
+        _end(worker)
 
 
 def _hand_out(pool: list[_Worker], tasks: Iterator, function: Callable, most: int, limits: tuple) -> bool:
@@ -120,7 +137,7 @@ def _start(function: Callable, gib: float) -> _Worker:
     # Workers are forked from a clean server process, which has imported what they need: they start
     # at once, also as replacements, and inherit neither threads nor open files of this process.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([function.__module__, *PRELOAD])
+    context.set_forkserver_preload([function.__module__, *PRELOAD, *(name for name in IF_HERE if name in sys.modules)])
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, function, gib), daemon=True)
     process.start()
@@ -138,6 +155,7 @@ def _end(worker: _Worker) -> None:
 def _serve(pipe: Connection, function: Callable, gib: float) -> None:
     """A worker's life: a task, its result, until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the parent's to handle
+    _offer_to_the_memory_killer()
     # Decoded frames lie in reference cycles, which Python's collector finds too seldom: 60 clips grew a
     # worker by 245 MiB. Frozen, what was imported is not looked through again each time (1 ms a clip).
     gc.collect()
@@ -164,6 +182,15 @@ def _serve(pipe: Connection, function: Callable, gib: float) -> None:
             return
         except Exception as error:  # noqa: BLE001  (a result that does not pickle is a defect of ours)
             pipe.send(("error", RuntimeError(f"{type(error).__name__}: {error}")))
+
+
+def _offer_to_the_memory_killer() -> None:
+    """When the machine runs out of memory, this process goes first: it costs one task, its parent all of them."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as stream:
+            stream.write("1000")
+    except OSError:
+        return  # no such thing on this system
 
 
 def _limit_memory(gib: float) -> None:

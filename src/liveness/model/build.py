@@ -6,8 +6,10 @@ from liveness.config import Model, nearest
 from liveness.errors import UserError
 
 
-def build(config: Model, size: int) -> Any:
+def build(config: Model, size: int, fits: bool = False) -> Any:
     """A timm model: float32 images (N x 3 x size x size) -> logits (N x 1), with random weights.
+
+    fits: it is known to take that size, as it was trained on it.
 
     Errors: UserError for a name that timm does not know or arguments that it does not take.
     """
@@ -27,7 +29,8 @@ def build(config: Model, size: int) -> Any:
         raise UserError(
             f"model {config.name} takes {max(expected)} px, view.size is {size}; set model.kwargs.img_size={size}"
         )
-    _require_fit(config.name, kwargs, size)
+    if not fits:
+        _require_fit(config.name, kwargs, size)
     _calm_head(model)
     if config.freeze_norm:
         freeze_norm(model)

@@ -44,7 +44,7 @@ def describe_member(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{path}: no such weights")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:  # which imports no torch
             text = (file.metadata() or {}).get("liveness")
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a safetensors file ({error})") from error
@@ -78,13 +78,37 @@ def load_member(path: Path) -> tuple[Any, dict[str, Any]]:
 
     description = describe_member(path)
     config = from_dict(Model, description["recipe"]["model"], str(path))
-    model = build(config, description["recipe"]["view"]["size"])
-    load_strictly(model, load_file(path), str(path))
+    size, state = description["recipe"]["view"]["size"], load_file(path)
+    model = _without_weights(config, size)
+    if model is not None:
+        load_strictly(model, state, str(path), assign=True)
+    if model is None or any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        model = build(config, size)  # it computes something while it is built
+        load_strictly(model, state, str(path))
     return model.eval(), description
 
 
-def load_strictly(model: Any, state: dict[str, Any], where: str) -> None:
-    """Load every tensor of a state, or a UserError that says in one line what does not fit."""
+def _without_weights(config: Model, size: int) -> Any | None:
+    """The model by its shapes alone: random weights that are replaced at once would take seconds to draw.
+
+    None where it cannot be built so.
+    """
+    import torch
+
+    from liveness.model.build import build
+
+    try:
+        with torch.device("meta"):
+            return build(config, size, fits=True)
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def load_strictly(model: Any, state: dict[str, Any], where: str, assign: bool = False) -> None:
+    """Load every tensor of a state, or a UserError that says in one line what does not fit.
+
+    assign: the model takes the state's own tensors instead of a copy.
+    """
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in state.items()}
     missing = [key for key in wanted if key not in given]
@@ -98,7 +122,7 @@ def load_strictly(model: Any, state: dict[str, Any], where: str) -> None:
             parts.append(f"{len(keys)} {title} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
     if parts:
         raise UserError(f"{where}: these weights do not fit the model {type(model).__name__}: {'; '.join(parts)}")
-    model.load_state_dict(state, strict=True)
+    model.load_state_dict(state, strict=True, assign=assign)
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -1,74 +1,117 @@
-"""Videos -> frame scores -> rows: the engine behind predict.sh, the notebook and ``score_videos``.
+"""Videos -> frame scores -> rows: the engine behind predict.sh, the notebook and ``liveness.predict.score_videos``.
 
-    members = load_members(load_ensemble("demo"))
-    table = score_videos(find_videos(Path("clips")), members)
+    loaded = load_members(load_ensemble("demo"))
+    row = score_one(Path("clips/7.mp4"), loaded)
+    for row in score_videos(find_videos(Path("clips")), loaded): ...
 
 Worker processes decode ahead while the models score; each video is decoded once for all members.
+``read_ensemble`` needs only what the weights' files say about themselves, so that decoding can begin
+while ``load_weights`` still imports torch and builds the models.
 """
 
-import json
+import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from liveness.config import Ensemble
+from liveness.config import Cascade, Ensemble
 from liveness.errors import UserError
 from liveness.files import workspace
 from liveness.media.workers import Failed, cores, run_tasks
+from liveness.prediction import memory
+from liveness.prediction.operating import Operating, read_operating
 from liveness.prediction.prepare import Prepared, Wanted, prepare_task, wanted_of
-from liveness.prediction.results import NO_SCORE, Row, decide
+from liveness.prediction.results import NO_SCORE, Row
 
 SECONDS, GIB = 120.0, 4.0  # what one video may take to decode; see media/workers.py
+CHUNK = 1 << 30  # bytes of views that are kept while the members take turns
+MODES = ("auto", "resident", "turns")
 
 
 @dataclass
 class Member:
-    """A loaded model with all that scoring with it takes."""
+    """A model with all that scoring with it takes. ``scorer``: a model.score.Scorer once it is loaded."""
 
     name: str
     weight: float
-    scorer: Any  # model.score.Scorer
     wanted: Wanted
     combine: str
+    path: Path
+    amp: bool
+    scorer: Any = None
 
 
 @dataclass
 class LoadedEnsemble:
+    """``lanes`` (model/score.py) stand once the weights are loaded; None before."""
+
     name: str
     members: list[Member]
-    threshold: float
-    threshold_source: str
+    operating: Operating
+    cascade: Cascade = field(default_factory=Cascade)
+    device: Any = None
+    threads: int = 1
+    resident: bool = True
+    lanes: Any = None
+
+    def wanted(self) -> list[Wanted]:
+        """What the members need of a video, equal needs once."""
+        return list({member.wanted.key: member.wanted for member in self.members}.values())
+
+    def first(self) -> list[Member]:
+        """The members that score every video: those of the cascade, or all."""
+        names = {f"{recipe}_fold{fold}" for recipe, _, fold in (entry.rpartition(":") for entry in self.cascade.first)}
+        return [member for member in self.members if not names or member.name in names]
+
+    def close(self) -> None:
+        if self.lanes is not None:
+            self.lanes.close()
 
 
-def load_members(ensemble: Ensemble, data: str = "") -> LoadedEnsemble:
-    """Load every member's weights; a UserError naming all files that are missing."""
-    from liveness.model.checkpoint import member_path
-    from liveness.model.score import pick_device, use_all_cores
+# --- loading ---------------------------------------------------------------------------------------
+
+
+def load_members(ensemble: Ensemble, data: str = "", memory: str = "resident", point: str = "eer") -> LoadedEnsemble:
+    """An ensemble ready to score; a UserError naming all files that are missing.
+
+    memory: ``resident`` (all members at once), ``turns`` (one at a time) or ``auto`` (turns where the
+    others do not fit); point: the operating point that decides (prediction/operating.py).
+    """
+    return load_weights(read_ensemble(ensemble, data, point), memory)
+
+
+def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> LoadedEnsemble:
+    """An ensemble by its files' own descriptions, checked; no weights are read yet."""
+    from liveness.model.checkpoint import describe_member, member_path
 
     data = data or ensemble.data
     paths = {(m.recipe, m.fold): member_path(data, m.recipe, m.fold) for m in ensemble.members}
     missing = [path for path in paths.values() if not path.is_file()]
     if missing:
         raise UserError(_ways_to_get(missing, ensemble.name, data))
-    use_all_cores()
-    device = pick_device()
-    members = [_load(paths[m.recipe, m.fold], m.recipe, m.fold, m.weight, device) for m in ensemble.members]
-    threshold, source = _threshold(workspace() / "weights" / data / f"{ensemble.name}.json")
-    return LoadedEnsemble(ensemble.name, members, threshold, source)
+    members, hashes = [], []
+    for member in ensemble.members:
+        path = paths[member.recipe, member.fold]
+        description = describe_member(path)
+        members.append(_described(path, description, member.recipe, member.fold, member.weight))
+        hashes.append(str(description.get("data_hash") or ""))
+    of_data = hashes[0] if len(set(hashes)) == 1 else "members of different data"
+    beside = workspace() / "weights" / data / f"{ensemble.name}.json"
+    weights = {member.name: member.weight for member in members}
+    operating = read_operating(beside, list(weights), of_data, point, weights)
+    return LoadedEnsemble(ensemble.name, members, operating, ensemble.cascade)
 
 
-def _load(path: Path, recipe: str, fold: int, weight: float, device: Any) -> Member:
+def _described(path: Path, description: dict, recipe: str, fold: int, weight: float) -> Member:
     from liveness.data.contract import read_contract
     from liveness.files import sha256_of
     from liveness.media.faces import detector_path
-    from liveness.model.checkpoint import load_member
-    from liveness.model.score import Scorer
 
-    model, description = load_member(path)
     made_as = description["recipe"]["name"]
     if made_as != recipe or description["fold"] != fold:
         raise UserError(
@@ -80,8 +123,33 @@ def _load(path: Path, recipe: str, fold: int, weight: float, device: Any) -> Mem
     if view.kind == "face" and contract["detector_sha256"] != sha256_of(detector_path()):
         raise UserError(f"{path}: made with another face detector than {detector_path().name} of this environment")
     wanted = wanted_of(plan, view, detector, contract["jpeg_quality"])
-    scorer = Scorer(model, device, description["recipe"]["train"]["amp"])
-    return Member(f"{recipe}_fold{fold}", weight, scorer, wanted, contract["combine"])
+    amp = description["recipe"]["train"]["amp"]
+    return Member(f"{recipe}_fold{fold}", weight, wanted, contract["combine"], path, amp)
+
+
+def load_weights(loaded: LoadedEnsemble, mode: str = "resident") -> LoadedEnsemble:
+    """Take the device and, unless the members are to take turns, build every model."""
+    from liveness.model.score import lanes_of, pick_device, share_of_cores, use_all_cores
+
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    use_all_cores(ranks)
+    loaded.device, loaded.threads = pick_device(int(os.environ.get("LOCAL_RANK", "0"))), share_of_cores(ranks)
+    sizes = [memory.taken(member.path, loaded.device, member.amp) for member in loaded.members]
+    loaded.resident = mode == "resident" or (mode == "auto" and memory.fits(sizes, loaded.device, ranks))
+    for member in loaded.members if loaded.resident else ():
+        member.scorer = _scorer(member, loaded.device)
+    loaded.lanes = lanes_of(loaded.device, loaded.threads)
+    return loaded
+
+
+def _scorer(member: Member, device: Any) -> Any:
+    from liveness.model.checkpoint import load_member
+    from liveness.model.score import Scorer, halve
+
+    model, _ = load_member(member.path)
+    if device.type == "cuda" and member.amp:
+        halve(model)
+    return Scorer(model, device, member.amp)
 
 
 def _ways_to_get(missing: list[Path], ensemble: str, data: str) -> str:
@@ -95,45 +163,46 @@ def _ways_to_get(missing: list[Path], ensemble: str, data: str) -> str:
     )
 
 
-def _threshold(path: Path) -> tuple[float, str]:
-    """The operating point that ships with the ensemble's weights: its equal error rate's."""
-    if not path.is_file():
-        return 0.5, "no operating point beside the weights: 0.5"
-    try:
-        points = json.loads(path.read_text(encoding="utf-8"))["thresholds"]
-        point = next(point for point in points if point["name"] == "eer")
-        threshold = float(point["threshold"])
-    except (ValueError, KeyError, TypeError, StopIteration) as error:
-        raise UserError(f"{path}: no threshold named 'eer' in it; run: bash train.sh {path.stem}") from error
-    if not 0 <= threshold <= 1:
-        raise UserError(f"{path}: the threshold 'eer' is {threshold}; expected 0 to 1; run: bash train.sh {path.stem}")
-    return threshold, f"{path.name}: equal error rate out of fold"
+# --- scoring ---------------------------------------------------------------------------------------
+
+
+def score_one(path: Path, loaded: LoadedEnsemble) -> Row:
+    """One video's row, the same as among many. Its milliseconds are the decoding (in a worker that may
+    die) and then the time from the views to the score; starting that worker is not in them."""
+    (prepared,) = decode_ahead([path], loaded.wanted(), 1)
+    started = time.perf_counter()
+    row = score_video(prepared, loaded)
+    return replace(row, milliseconds=prepared.milliseconds + 1000 * (time.perf_counter() - started))
 
 
 def score_videos(paths: list[Path], loaded: LoadedEnsemble, workers: int = 0) -> Iterator[Row]:
     """Score videos; yields one row for each, in the given order, whatever happens to it.
 
-    ``workers``: decoding processes; 0 = one per core but one, which scores.
+    ``workers``: decoding processes; 0 = one per core.
     """
-    wanted = list({member.wanted.key: member.wanted for member in loaded.members}.values())
     rows: dict[Path, Row] = {}
     order = iter(paths)
     due = next(order, None)
-    for prepared in decode_ahead(paths, wanted, workers or max(1, cores() - 1)):
-        rows[prepared.path] = score_video(prepared, loaded)
+    for prepared, row in score_prepared(decode_ahead(paths, loaded.wanted(), workers), loaded):
+        rows[prepared.path] = row
         while due in rows:
             yield rows.pop(due)
             due = next(order, None)
 
 
-def decode_ahead(paths: list[Path], wanted: list[Wanted], workers: int) -> Iterator[Prepared]:
-    """``prepare`` every video in worker processes, ahead of the models, in the order that they get done.
+def decode_ahead(paths: list[Path], wanted: list[Wanted], workers: int = 0) -> Iterator[Prepared]:
+    """``prepare`` every video in worker processes, which begin at once; yields them as they get done.
 
     A video that kills its worker, hangs or eats its memory is tried once more when all others are
     done, alone; then it is given up.
     """
+    tasks = ((path, wanted) for path in paths)
+    return _decoded(run_tasks(prepare_task, tasks, workers or cores(), SECONDS, GIB), wanted)
+
+
+def _decoded(results: Iterator[tuple[Any, Any]], wanted: list[Wanted]) -> Iterator[Prepared]:
     failed: list[Path] = []
-    for (path, _), result in run_tasks(prepare_task, ((p, wanted) for p in paths), workers, SECONDS, GIB):
+    for (path, _), result in results:
         if isinstance(result, Failed):
             failed.append(path)
         else:
@@ -144,27 +213,165 @@ def decode_ahead(paths: list[Path], wanted: list[Wanted], workers: int) -> Itera
 
 def score_video(prepared: Prepared, loaded: LoadedEnsemble) -> Row:
     """All members' scores of one prepared video, blended into its row."""
+    ((_, row),) = score_prepared([prepared], loaded)
+    return row
+
+
+def score_prepared(videos: Iterable[Prepared], loaded: LoadedEnsemble) -> Iterator[tuple[Prepared, Row]]:
+    """Score prepared videos, several at a time; yields each with its row as it gets done."""
+    for video in (_resident if loaded.resident else _in_turns)(videos, loaded):
+        yield video.prepared, _row(video, loaded)
+
+
+@dataclass
+class _Video:
+    """A video on its way through the members."""
+
+    prepared: Prepared
+    scores: dict[str, float] = field(default_factory=dict)  # member -> video score, nan without one
+    tickets: dict[str, Any] = field(default_factory=dict)  # member -> future of its views' scores
+    most_frames: int = 0  # the most that any member scored
+    milliseconds: float = 0.0
+    views: dict[str, Any] = field(default_factory=dict)  # key -> float32 views
+
+    def ready(self) -> bool:
+        return all(future.done() for future in self.tickets.values())
+
+
+def _resident(videos: Iterable[Prepared], loaded: LoadedEnsemble) -> Iterator[_Video]:
+    """Every video through the first members at once, and through the others if those leave it open."""
+    waiting: deque[_Video] = deque()
+    for prepared in videos:
+        video = _Video(prepared)
+        _submit(video, loaded.first(), loaded.lanes)
+        waiting.append(video)
+        yield from _advance(waiting, loaded)
+        while len(waiting) > loaded.lanes.ahead:
+            _await(waiting[0], loaded.lanes)
+            yield from _advance(waiting, loaded)
+    while waiting:
+        _await(waiting[0], loaded.lanes)
+        yield from _advance(waiting, loaded)
+
+
+def _advance(waiting: deque[_Video], loaded: LoadedEnsemble) -> Iterator[_Video]:
+    """Take what is done out of ``waiting``; videos that are still open go on to the other members."""
+    for video in list(waiting):
+        if not video.ready():
+            continue
+        _collect(video, loaded)
+        rest = [member for member in loaded.members if member.name not in video.scores]
+        if rest and _open(video, loaded):
+            _submit(video, rest, loaded.lanes)
+        else:
+            waiting.remove(video)
+            yield video
+
+
+def _in_turns(videos: Iterable[Prepared], loaded: LoadedEnsemble) -> Iterator[_Video]:
+    """Chunk by chunk: a member is loaded, scores the chunk, and makes room for the next one."""
+    first = loaded.first()
+    order = [*first, *(member for member in loaded.members if member not in first)]
+    for chunk in _chunks(videos):
+        for number, member in enumerate(order):
+            left = chunk if number < len(first) else [video for video in chunk if _open(video, loaded)]
+            if left:
+                _one_turn(left, member, loaded)
+        yield from chunk
+
+
+def _one_turn(videos: list[_Video], member: Member, loaded: LoadedEnsemble) -> None:
+    from liveness.model.score import lanes_of
+
+    loads = replace(member, scorer=_scorer(member, loaded.device))
+    with lanes_of(loaded.device, loaded.threads) as lanes:
+        waiting: deque[_Video] = deque()
+        for video in videos:
+            _submit(video, [loads], lanes)
+            waiting.append(video)
+            if len(waiting) > lanes.ahead:
+                _await(waiting[0], lanes)
+            while waiting and waiting[0].ready():
+                _collect(waiting.popleft(), loaded)
+        lanes.flush()
+        while waiting:
+            _await(waiting[0], lanes)
+            _collect(waiting.popleft(), loaded)
+
+
+def _chunks(videos: Iterable[Prepared]) -> Iterator[list[_Video]]:
+    chunk, size = [], 0
+    for prepared in videos:
+        chunk.append(_Video(prepared))
+        size += sum(views.nbytes for views in prepared.views.values())
+        if size >= CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _submit(video: _Video, members: list[Member], lanes: Any) -> None:
+    """Send a video's views on to some members; those of one view share a batch."""
+    by_view: dict[str, list[Member]] = {}
+    for member in members:
+        by_view.setdefault(member.wanted.key, []).append(member)
+    started = time.perf_counter()
+    for key, group in by_view.items():
+        if key not in video.prepared.views:
+            video.scores.update({member.name: float("nan") for member in group})
+            continue
+        views = _tensors(video.prepared.views[key], group[0].wanted)
+        futures = lanes.submit([member.scorer for member in group], views)
+        video.tickets.update({member.name: future for member, future in zip(group, futures, strict=True)})
+    video.milliseconds += 1000 * (time.perf_counter() - started)
+
+
+def _await(video: _Video, lanes: Any) -> None:
+    for future in video.tickets.values():
+        lanes.result(future)
+
+
+def _collect(video: _Video, loaded: LoadedEnsemble) -> None:
+    """The members' scores of views -> their calibrated scores of the video."""
+    from liveness.evaluation.combine import frames_to_video
+    from liveness.model.score import frame_scores
+
+    for member in loaded.members:
+        future = video.tickets.pop(member.name, None)
+        if future is None:
+            continue
+        done = future.result()
+        frames = frame_scores(done.scores, len(video.prepared.frames_of[member.wanted.key]))
+        score = frames_to_video(frames, member.combine)
+        video.scores[member.name] = loaded.operating.calibrate(member.name, score)
+        video.most_frames = max(video.most_frames, int(np.isfinite(frames).sum()))
+        video.milliseconds += done.milliseconds
+
+
+def _open(video: _Video, loaded: LoadedEnsemble) -> bool:
+    """Whether the members that have scored a video leave it to the others."""
+    score = _blend(video, loaded)
+    return not (score <= loaded.cascade.low or score >= loaded.cascade.high)  # nan is open too
+
+
+def _blend(video: _Video, loaded: LoadedEnsemble) -> float:
     import pandas as pd
 
-    from liveness.evaluation.combine import blend, frames_to_video
+    from liveness.evaluation.combine import blend
 
-    started = time.perf_counter()
-    tensors: dict[str, Any] = {}
-    scores: dict[str, float] = {}
-    for member in loaded.members:
-        key = member.wanted.key
-        if key not in tensors and key in prepared.views:
-            tensors[key] = _tensors(prepared.views[key], member.wanted)
-        frames = member.scorer.frames(tensors.get(key), len(prepared.frames_of.get(key, [])))
-        scores[member.name] = frames_to_video(frames, member.combine)
-    weights = {member.name: member.weight for member in loaded.members}
-    score = float(blend(pd.DataFrame([scores]), weights).iloc[0])
-    status, reason = _status(prepared, scores)
+    weights = {member.name: member.weight for member in loaded.members if member.name in video.scores}
+    return float(blend(pd.DataFrame([video.scores])[list(weights)], weights).iloc[0])
+
+
+def _row(video: _Video, loaded: LoadedEnsemble) -> Row:
+    prepared, score = video.prepared, _blend(video, loaded)
+    status, reason = _status(prepared, video.scores)
     if not np.isfinite(score):
         score = NO_SCORE
-    milliseconds = prepared.milliseconds + 1000 * (time.perf_counter() - started)
     faces = None if prepared.faces < 0 else prepared.faces
-    decision = decide(score, status, loaded.threshold)
+    decision = loaded.operating.decide(score, status, video.most_frames)
+    milliseconds = prepared.milliseconds + video.milliseconds
     return Row(prepared.path.name, score, decision, status, reason, prepared.frames, faces, milliseconds)
 
 

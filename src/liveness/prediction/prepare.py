@@ -50,8 +50,13 @@ def _detector(threshold: float, max_side: int) -> Any:
 
 
 def prepare_task(task: tuple[Path, list[Wanted]]) -> Prepared:
-    """``prepare`` for a pool of workers."""
-    return prepare(*task)
+    """``prepare`` for a pool of workers. What no one foresaw costs this video, not all others."""
+    try:
+        return prepare(*task)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  (its row says what it was)
+        return Prepared(task[0], "crashed", " ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def prepare(path: Path, wanted: list[Wanted]) -> Prepared:

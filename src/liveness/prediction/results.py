@@ -5,15 +5,17 @@ A video that cannot be scored has the score 0.5, a status that says why, a reaso
 """
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from liveness.files import written_aside
 
 NO_SCORE = 0.5
 # What can happen to a video. These two are scored whole; "no_face" (a member needs a face and found
-# none), "unreadable" and "crashed" (its decoder died twice) are not.
+# none), "unreadable", "crashed" (its decoder died twice) and "missing" (the sample submission names it,
+# and it is not there) are not.
 SCORED = ("ok", "partial")
 COLUMNS = ("fname", "score", "decision", "status", "reason", "frames", "faces", "milliseconds")
 
@@ -32,27 +34,48 @@ class Row:
     milliseconds: float  # decoding, preprocessing and the models, of this video
 
 
-def decide(score: float, status: str, threshold: float) -> str:
-    """live where the score reaches the threshold; abstain for a video that not every member scored."""
-    if status not in SCORED:
-        return "abstain"
-    return "live" if score >= threshold else "attack"
+def table(rows: Iterable[Row]) -> Any:
+    """The rows as a pandas DataFrame with the columns of predictions.csv."""
+    import pandas as pd
+
+    return pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS))
 
 
 def write(rows: list[Row], folder: Path) -> Path:
     """Write predictions.csv, then submission.csv (whose presence means that all is there)."""
-    with written_aside(folder / "predictions.csv") as side, _opened(side) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in rows:
-            faces = "" if row.faces is None else row.faces
-            fixed = [row.fname, score_text(row.score), row.decision, row.status, row.reason, row.frames, faces]
-            writer.writerow([*fixed, f"{row.milliseconds:.1f}"])
-    path = folder / "submission.csv"
+    _write(folder / "predictions.csv", COLUMNS, map(row_text, rows))
+    return write_submission(rows, folder / "submission.csv")
+
+
+def write_submission(rows: list[Row], path: Path) -> Path:
+    """fname,liveness_score: the bytes of predict.sh's submission.csv."""
+    return _write(path, ("fname", "liveness_score"), ((row.fname, score_text(row.score)) for row in rows))
+
+
+def write_times(rows: list[Row], path: Path) -> Path:
+    """fname,time: milliseconds of decoding, preprocessing, the models and what follows, without any loading."""
+    return _write(path, ("fname", "time"), ((row.fname, f"{row.milliseconds:.1f}") for row in rows))
+
+
+def row_text(row: Row) -> list[str]:
+    """A row's values as predictions.csv holds them, in the order of COLUMNS."""
+    faces = "" if row.faces is None else str(row.faces)
+    fixed = [row.fname, score_text(row.score), row.decision, row.status, row.reason, str(row.frames), faces]
+    return [*fixed, f"{row.milliseconds:.1f}"]
+
+
+def row_from(values: list[str]) -> Row:
+    """The inverse of ``row_text``; ValueError where the values are none."""
+    fname, score, decision, status, reason, frames, faces, milliseconds = values
+    number = None if faces == "" else int(faces)
+    return Row(fname, float(score), decision, status, reason, int(frames), number, float(milliseconds))
+
+
+def _write(path: Path, header: tuple[str, ...], rows: Iterable) -> Path:
     with written_aside(path) as side, _opened(side) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("fname", "liveness_score"))
-        writer.writerows((row.fname, score_text(row.score)) for row in rows)
+        writer.writerow(header)
+        writer.writerows(rows)
     return path
 
 

@@ -22,7 +22,7 @@ from liveness import distributed
 from liveness.config import Recipe, from_dict, to_dict
 from liveness.data.augment import Policy
 from liveness.data.contract import make_contract
-from liveness.data.dataset import HeldOutVideos, PreparedSet, TrainingFrames, load_set, split
+from liveness.data.dataset import HeldOutVideos, PreparedSet, TrainingFrames, holdout, load_set, split
 from liveness.errors import UserError
 from liveness.evaluation import metrics
 from liveness.evaluation.combine import video_scores
@@ -39,15 +39,20 @@ OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "st
 FREE = ("recipe.train.workers", "recipe.tracker")
 
 
-def train_member(recipe: Recipe, fold: int, name: str, folder: Path) -> None:
-    """Everything from the prepared set to the member's weights and its out-of-fold scores."""
+def train_member(recipe: Recipe, fold: int, name: str, folder: Path, naive: bool = False) -> None:
+    """Everything from the prepared set to the member's weights and its out-of-fold scores.
+
+    naive: by the folds that know no persons; the weights lie apart, as no prediction should use them.
+    """
     rank = distributed.rank()
     say = print if rank == 0 else lambda *_, **__: None
     use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    prepared = load_set(name, recipe.frames)
+    prepared = load_set(name, recipe.frames, naive)
     rows, held_out = split(prepared, fold, recipe.view)
     described = {"recipe": to_dict(recipe), "fold": fold, "data": name, "data_hash": prepared.digest}
-    weights, last = member_path(name, recipe.name, fold), folder / "last.pt"
+    if naive:
+        described["naive"] = True
+    weights, last = _weights(described), folder / "last.pt"
     title = f"{recipe.name} fold {fold} of {name}"
     if _same_run(folder, described, weights):
         say(f"{title}: already trained, {weights}")
@@ -82,6 +87,7 @@ def train_member(recipe: Recipe, fold: int, name: str, folder: Path) -> None:
     model = state.kept_model()
     if of_epoch != state.kept_epoch:  # an earlier epoch is kept, or the run was stopped after the last one
         oof = score_held_out(model, device, videos, prepared, recipe)
+    oof = with_holdout(oof, model, device, prepared, recipe)
     if rank == 0:
         finish(model, oof, prepared, described | {"epoch": state.kept_epoch, "lr": state.lr}, folder)
         close()
@@ -192,17 +198,33 @@ class _Signals:
         self.came = True
 
 
+def _weights(described: dict) -> Path:
+    """Where a member's weights go: weights/<set>/, those of naive folds into naive/ there."""
+    data = f"{described['data']}/naive" if described.get("naive") else described["data"]
+    return member_path(data, described["recipe"]["name"], described["fold"])
+
+
 def _same_run(folder: Path, described: dict, weights: Path) -> bool:
     """Whether this very run is finished. A run of another recipe or data is a UserError."""
     record = folder / "config.json"
     if record.is_file():
         there = json.loads(record.read_text(encoding="utf-8"))
+        _fill(there.get("recipe", {}), to_dict(Recipe()))
         difference = [text for text in _differences(there, described) if not text.startswith(FREE)]
         if difference:
             raise UserError(
                 f"{folder} holds another run: {'; '.join(difference[:3])}; remove the folder, or give --restart"
             )
     return record.is_file() and (folder / "oof.csv").is_file() and weights.is_file()
+
+
+def _fill(old: dict, defaults: dict) -> None:
+    """Give a recipe written before an option existed that option's default, which is what it was trained with."""
+    for key, value in defaults.items():
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            _fill(old[key], value)
+        else:
+            old.setdefault(key, value)
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[str]:
@@ -246,6 +268,14 @@ def score_held_out(model: Any, device: Any, videos: Any, prepared: PreparedSet, 
     return table
 
 
+def with_holdout(oof: pd.DataFrame, model: Any, device: Any, prepared: PreparedSet, recipe: Recipe) -> pd.DataFrame:
+    """``oof`` and below it the rows of the videos that no member trains on; scored once, by the finished model."""
+    aside = HeldOutVideos(prepared, holdout(prepared), recipe.view)
+    if not len(aside):
+        return oof
+    return pd.concat([oof, score_held_out(model, device, aside, prepared, recipe)], ignore_index=True)
+
+
 def _figures(oof: pd.DataFrame, recipe: Recipe) -> dict[str, float]:
     """Log loss, EER and AUC of the held-out videos that have a score."""
     table = video_scores(oof, recipe.combine)
@@ -269,8 +299,9 @@ def finish(model: Any, oof: pd.DataFrame, prepared: PreparedSet, described: dict
     """Write oof.csv, then the weights: the file whose presence means that the member is made."""
     recipe = from_dict(Recipe, described["recipe"], "recipe")
     _write_table(folder / "oof.csv", oof)
-    figures = {key: value if math.isfinite(value) else None for key, value in _figures(oof, recipe).items()}
+    of_fold = oof[oof.fold == described["fold"]]
+    figures = {key: value if math.isfinite(value) else None for key, value in _figures(of_fold, recipe).items()}
     contract = make_contract(recipe, prepared.data, prepared.detector_sha256)
-    path = member_path(described["data"], recipe.name, described["fold"])
-    held_out = {"videos": oof.filename.nunique(), **figures}
+    path = _weights(described)
+    held_out = {"videos": of_fold.filename.nunique(), **figures}
     save_member(path, model.state_dict(), {**described, "contract": contract, "held_out": held_out})

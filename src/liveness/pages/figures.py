@@ -1,0 +1,291 @@
+"""From what was read (``sources``) to all that the report shows: result/report.json's content.
+
+Everything here is plain numbers, lists and text. The page draws and prints them, and re-computes only
+what its slider moves.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from liveness.evaluation import metrics, report
+from liveness.evaluation.intervals import clopper_pearson
+from liveness.files import natural_key
+from liveness.pages import sources as read
+from liveness.pages.house import counted
+from liveness.pages.sources import Sources
+
+BINS = 40  # of the score histogram
+RELIABILITY_BINS = 15  # as in metrics.calibration_error
+LEAST_SHARED = 10  # videos that two members must both have scored for a correlation
+MOST_WORST = 12  # videos of each class ...
+LEAST_WORST = 6  # ... of which so many are shown even if they are on the right side
+POINT_WORDS = {
+    "eer": "equal errors",
+    "apcer1": "APCER ≤ 1 %",
+    "apcer5": "APCER ≤ 5 %",
+    "apcer10": "APCER ≤ 10 %",
+    "bpcer1": "BPCER ≤ 1 %",
+    "bpcer5": "BPCER ≤ 5 %",
+}
+
+
+def figures(sources: Sources) -> dict:
+    """The whole report as one JSON value; "evaluation" is the evaluation's own report.json, unchanged."""
+    points = operating_points(sources)
+    parts = {"out of fold": read.out_of_fold(sources.table), "holdout": read.holdout(sources.table)}
+    return {
+        "version": 1,
+        "ensemble": sources.ensemble,
+        "data": sources.data,
+        "data_hash": sources.summary["data_hash"],
+        "headline": headline(sources.summary),
+        "warnings": warnings(sources, points),
+        "evaluation": sources.summary,
+        "operating_points": points,
+        "splits": [split(name, rows) for name, rows in parts.items() if rows["label"].nunique() == 2],
+        "correlation": correlation(sources),
+        "shipped": {key: (sources.thresholds or {}).get(key) for key in ("split", "alike", "frames")},
+        "worst": worst(sources),
+        "shift": sources.shift,
+        "search": sources.search,
+        "runs": runs(sources),
+        "absent": absent(sources),
+    }
+
+
+def headline(summary: dict) -> str:
+    """What the error is and how sure, for a reader who knows none of the terms."""
+    pooled, counts = summary["pooled"], summary["counts"]
+    low, high = pooled[pooled["headline"]]["eer"]["interval"]
+    many = f"{counted(counts['attack'], 'attack')} and {counted(counts['live'], 'live video')}"
+    persons = ""
+    if counts["groups"] != counts["videos"]:
+        persons = f" of {counted(counts['groups'], 'person')}"
+    if low is None or high is None:
+        return f"On {many}{persons} the error cannot be bounded: one class or one person only."
+    if pooled["eer"] == 0:
+        return (
+            f"No error was seen on {many}{persons}, each judged only by models that were not trained on it. "
+            f"That is not “no error”: a rate of up to {percent(high)} could show none here (95 % confidence)."
+        )
+    worse = "" if pooled["eer"] < 0.45 else " That is hardly better than a coin."
+    return (
+        f"With one threshold for all, about {hundred(pooled['eer'])} attacks pass for live, and as large a share of "
+        f"live videos is turned away (equal error rate {percent(pooled['eer'])}). For new videos of the same kind the "
+        f"rate lies between {percent(low)} and {percent(high)} with 95 % confidence. Measured on {many}{persons}, "
+        f"each judged only by models that were not trained on it.{worse}"
+    )
+
+
+def hundred(rate: float) -> str:
+    """ "7 in 100", or per thousand where that would be less than one."""
+    if rate >= 0.0095:
+        return f"{100 * rate:.0f} in 100"
+    return f"{1000 * rate:.0f} in 1000" if rate >= 0.0005 else "less than 1 in 1000"
+
+
+def percent(rate: float) -> str:
+    return report.percent(rate)
+
+
+def warnings(sources: Sources, points: list[dict]) -> list[str]:
+    """What a reader must know before using a figure, the gravest first."""
+    summary, found = sources.summary, []
+    counts, silent = summary["counts"], summary["non_response"]
+    if summary.get("warning"):
+        text = f"Few persons ({counts['groups']}): the intervals are too narrow to speak for other persons."
+        found.append(text)
+    if counts["groups"] == counts["videos"]:
+        found.append(
+            "Nothing is known of who or what recurs (every video its own group): if persons do, this flatters."
+        )
+    if any(point["approximate"] for point in points):
+        found.append(
+            "The thresholds are approximate: these videos were scored by one member or two, a new video is by all; the "
+            "difference is corrected for, on assumptions. A holdout (folds.holdout) gives exact ones."
+        )
+    if counts["videos"] < counts["in_set"]:
+        left = counts["in_set"] - counts["videos"]
+        found.append(f"{left} of {counts['in_set']} videos are in no figure: no member holds out their fold.")
+    if silent["videos"]:
+        found.append(f"{counted(len(silent['videos']), 'video')} got no score and are in no error rate: see below.")
+    if set(summary["at_eer_threshold"]["apcer_species"]) <= {metrics.POOLED}:
+        found.append("The kinds of attack are not named: a kind that always passes would not show.")
+    if any(run["config"].get("recipe", {}).get("train", {}).get("select") == "logloss" for run in sources.runs):
+        found.append("Members kept the epoch that was best on their held-out fold: that flatters them.")
+    hashes = {run["config"].get("data_hash") for run in sources.runs if run["config"]} - {None}
+    if hashes - {summary["data_hash"]}:
+        found.append("A member was trained on another state of the data since: evaluate again.")
+    return found
+
+
+def operating_points(sources: Sources) -> list[dict]:
+    """The shipped thresholds; without them those that the evaluation found."""
+    listed = (sources.thresholds or {}).get("thresholds") or sources.summary["operating_points"]
+    usable = [p for p in listed if isinstance(p, dict) and isinstance(p.get("threshold"), (int, float))]
+    return [
+        {
+            **point,
+            "title": POINT_WORDS.get(point["name"], point["name"]),
+            "approximate": point.get("approximate", True),
+            "split": point.get("split", "out of fold"),
+            **sides(point),
+        }
+        for point in usable
+    ]
+
+
+def sides(point: dict) -> dict:
+    """The intervals of APCER and BPCER, None where the point has none; ``interval`` is of what the target limits."""
+    limited = {"apcer_interval": None, "bpcer_interval": None}
+    limited[f"{point['name'][:5]}_interval"] = point.get("interval")
+    return {key: point.get(key, limited[key]) for key in ("apcer_interval", "bpcer_interval")}
+
+
+def split(name: str, rows: pd.DataFrame) -> dict:
+    """One split's scores, curves, histogram and reliability; rows have both classes and finite scores."""
+    labels, scores = rows["label"].to_numpy(), rows["score"].to_numpy()
+    curve = metrics.points(labels, scores)
+    edges = np.linspace(0, 1, BINS + 1)
+    kinds = metrics.species_rows(labels, rows["species"].tolist())
+    return {
+        "name": name,
+        "videos": len(rows),
+        "live": int(labels.sum()),
+        "attack": int((1 - labels).sum()),
+        "eer": metrics.eer(labels, scores).value,
+        "threshold": metrics.eer(labels, scores).threshold,
+        "auc": metrics.auc(labels, scores),
+        "scores": {
+            "live": sorted(scores[labels == 1].tolist()),
+            "attack": {kind: sorted(scores[mask].tolist()) for kind, mask in kinds},
+        },
+        "curve": {
+            "threshold": [None, *curve.thresholds[1:].tolist()],  # the first: nothing is taken for live
+            "apcer": curve.fpr.tolist(),
+            "bpcer": curve.fnr.tolist(),
+        },
+        "histogram": {
+            "edges": edges.tolist(),
+            "live": np.histogram(scores[labels == 1], edges)[0].tolist(),
+            "attack": np.histogram(scores[labels == 0], edges)[0].tolist(),
+        },
+        "reliability": reliability(labels, scores),
+    }
+
+
+def reliability(labels: np.ndarray, scores: np.ndarray) -> list[dict]:
+    """Per bin of the calibration error: videos, mean score, share of live with its Clopper-Pearson interval."""
+    index = np.clip(np.ceil(scores * RELIABILITY_BINS).astype(int) - 1, 0, RELIABILITY_BINS - 1)
+    found = []
+    for i in range(RELIABILITY_BINS):
+        mine = index == i
+        videos, live = int(mine.sum()), int(labels[mine].sum())
+        found.append(
+            {
+                "low": i / RELIABILITY_BINS,
+                "high": (i + 1) / RELIABILITY_BINS,
+                "videos": videos,
+                "live": live,
+                "mean_score": float(scores[mine].mean()) if videos else None,
+                "share": live / videos if videos else None,
+                "interval": list(clopper_pearson(live, videos)) if videos else None,
+            }
+        )
+    return found
+
+
+def correlation(sources: Sources) -> dict:
+    """Pearson's correlation of the members' errors (score - label) over the videos that both scored.
+
+    Errors, not scores: two members that are both right agree on everything, and still may err apart.
+    """
+    names, table = sources.members, sources.table
+    errors = table[names].sub(table["label"], axis=0).to_numpy(dtype=np.float64)
+    shared = [[int((np.isfinite(a) & np.isfinite(b)).sum()) for b in errors.T] for a in errors.T]
+    values = [[_correlation(a, b) for b in errors.T] for a in errors.T]
+    return {"members": names, "videos": shared, "errors": values}
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    both = np.isfinite(a) & np.isfinite(b)
+    if both.sum() < LEAST_SHARED or a[both].std() < 1e-9 or b[both].std() < 1e-9:
+        return None
+    return float(np.corrcoef(a[both], b[both])[0, 1])
+
+
+def worst(sources: Sources) -> list[dict]:
+    """Attacks with the highest scores and live videos with the lowest: the wrong ones, at least a few."""
+    rows = read.out_of_fold(sources.table)
+    threshold = sources.summary["pooled"]["threshold"]
+    found = []
+    for label, name in ((0, "attack"), (1, "live")):
+        mine = rows[rows["label"] == label].copy()
+        mine["order"] = mine["score"] if label else -mine["score"]
+        mine["key"] = [natural_key(filename) for filename in mine["filename"]]
+        for place, row in enumerate(mine.sort_values(["order", "key"]).head(MOST_WORST).itertuples(index=False)):
+            wrong = bool((row.score >= threshold) != bool(label))
+            if wrong or place < LEAST_WORST:
+                found.append(
+                    {
+                        "filename": row.filename,
+                        "label": name,
+                        "score": row.score,
+                        "wrong": wrong,
+                        "group": row.group,
+                        "fold": row.fold,
+                        "species": row.species if label == 0 else "",
+                    }
+                )
+    chosen = read.frame_scores(sources, [video["filename"] for video in found])
+    for video in found:
+        video["frames"] = chosen.get(video["filename"], {})
+    return found
+
+
+def runs(sources: Sources) -> list[dict]:
+    """What each member was: recipe, settings, data, code, versions, machine."""
+    weights = sources.summary.get("weights", {})
+    found = []
+    for run in sources.runs:
+        config, start = run["config"], run["start"]
+        found.append(
+            {
+                "member": run["member"],
+                "weight": weights.get(run["member"]),
+                "fold": config.get("fold"),
+                "recipe": config.get("recipe", {}),
+                "data_hash": config.get("data_hash"),
+                "started": start.get("started"),
+                "starts": run["starts"],
+                "commit": start.get("commit"),
+                "versions": start.get("versions", {}),
+                "hardware": start.get("hardware", {}),
+            }
+        )
+    return found
+
+
+def absent(sources: Sources) -> dict[str, str]:
+    """Part of the report -> why it is empty, and the command that fills it."""
+    found = dict(sources.absent)
+    if not sources.summary.get("naive_gap"):
+        first = sources.members[0].rpartition("_fold") if sources.members else ("RECIPE", "", "0")
+        command = f"python -m liveness.train -c {first[0]} --fold {first[2]} --data {sources.data} --naive"
+        found["naive_gap"] = f"Not measured yet. To measure: {command} (each fold), then evaluate again"
+    return found
+
+
+def plain_json(value: object) -> object:
+    """The same value with nan and infinities as None, which JSON can say."""
+    if isinstance(value, dict):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    return value

@@ -1,0 +1,148 @@
+"""The operating point that ships with an ensemble's weights: calibration, threshold, decision.
+
+    operating = read_operating(weights / "demo.json", ["demo_face_fold0", ...], data_hash, "apcer5")
+    score = blend of operating.calibrate(member, its score) over the members
+    decision = operating.decide(score, status, frames)
+
+Reads weights/<set>/<ensemble>.json, which ``python -m liveness.evaluate`` writes; writes nothing.
+The decision never changes the score.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from liveness.errors import UserError
+from liveness.evaluation.calibration import Calibration, from_dict
+from liveness.prediction.results import SCORED
+
+POINTS = ("eer", "apcer1", "apcer5", "apcer10", "bpcer1", "bpcer5")
+
+
+@dataclass
+class Operating:
+    """A threshold on the blended, calibrated scale, and what leads up to it.
+
+    low, high: the interval that holds the threshold itself; a score between them could fall on
+    either side had other videos been there to choose it on. least_frames: a video of which fewer
+    frames gave a score is too little to decide on. source: one line for the user.
+    """
+
+    threshold: float = 0.5
+    low: float = 0.5
+    high: float = 0.5
+    source: str = ""
+    calibrations: dict[str, Calibration] = field(default_factory=dict)
+    point: str = ""
+    least_frames: int = 0
+
+    def calibrate(self, member: str, score: float) -> float:
+        """A member's video score on the common scale; the same score without calibration; nan stays nan."""
+        calibration = self.calibrations.get(member)
+        return float(score) if calibration is None else float(calibration.apply(score))
+
+    def decide(self, score: float, status: str, frames: int) -> str:
+        """``live`` where the score reaches the threshold, else ``attack``; ``abstain`` where that is not known.
+
+        That is: a status that says that not every member scored the video (no face found, not
+        readable); no score; fewer frames with a score than ``least_frames`` (``frames``: the most
+        that any member scored); a score strictly between ``low`` and ``high``.
+        """
+        if status not in SCORED or not math.isfinite(score) or frames < self.least_frames:
+            return "abstain"
+        if self.low < score < self.high:
+            return "abstain"
+        return "live" if score >= self.threshold else "attack"
+
+
+def read_operating(
+    path: Path, members: list[str], data_hash: str, point: str = "eer", weights: dict[str, float] | None = None
+) -> Operating:
+    """The operating point ``point`` of weights/<set>/<ensemble>.json, checked against what is blended.
+
+    members: names <recipe>_fold<k> of all members; data_hash: that of the data they were trained on;
+    weights: theirs in the blend (only the ratios count), where they are to be checked. Without the
+    file the threshold is 0.5, nothing is calibrated and no score is too close to call; then only
+    the point "eer" can be asked for. UserError where the file is damaged, has no such point, or
+    is of other data, members or weights.
+    """
+    if not path.is_file():
+        if point != "eer":
+            raise UserError(f"{path}: no such file, so no operating point {point!r}; {_remedy(path)}")
+        return Operating(source="no operating point beside the weights: 0.5")
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        points = {entry["name"]: entry for entry in about["thresholds"]}
+        there = str(about.get("data_hash") or "")
+        least_frames = int((about.get("frames") or {}).get("least", 0))
+        calibration = about.get("calibration")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: no table of thresholds ({type(error).__name__}); {_remedy(path)}") from error
+    if point not in points:
+        raise UserError(
+            f"{path}: no threshold named {point!r} in it; there are {', '.join(points) or 'none'}; {_remedy(path)}"
+        )
+    if there != data_hash:
+        raise UserError(
+            f"{path}: its thresholds are of another state of the data than the members "
+            f"({there[:8] or 'none'} there, {data_hash[:8] or 'none'} in the members); {_remedy(path)}"
+        )
+    calibrations = _calibrations(path, calibration, members)
+    _check_weights(path, about.get("weights"), weights)
+    return _operating(path, points[point], calibrations, least_frames)
+
+
+def _operating(path: Path, entry: dict, calibrations: dict[str, Calibration], least_frames: int) -> Operating:
+    name = entry["name"]
+    try:
+        threshold = float(entry["threshold"])
+        low, high = (float(v) for v in entry.get("threshold_interval") or (threshold, threshold))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: the threshold {name!r} is not a number ({entry.get('threshold')}); {_remedy(path)}"
+        ) from error
+    if not 0 <= threshold <= 1 or not low <= threshold <= high:
+        raise UserError(
+            f"{path}: the threshold {name!r} is {threshold} in [{low}, {high}]; expected 0 to 1, within its interval; "
+            f"{_remedy(path)}"
+        )
+    return Operating(threshold, low, high, _source(path, entry), calibrations, name, least_frames)
+
+
+def _source(path: Path, entry: dict) -> str:
+    """``demo.json: APCER <= 5 % on the holdout, 42 videos``."""
+    name, target = entry["name"], entry.get("target")
+    what = "equal error rate" if target is None else f"{name[:5].upper()} <= {100 * float(target):g} %"
+    split = entry.get("split", "out of fold")
+    where = "on the holdout" if split == "holdout" else split
+    videos = f", {entry['videos']} videos" if "videos" in entry else ""
+    return f"{path.name}: {what} {where}{videos}{', approximate' if entry.get('approximate') else ''}"
+
+
+def _calibrations(path: Path, calibration: dict | None, members: list[str]) -> dict[str, Calibration]:
+    """Per member; empty where the file has none at all. UserError where it names other members."""
+    if calibration is None:
+        return {}
+    if not isinstance(calibration, dict) or not isinstance(calibration.get("members"), dict):
+        raise UserError(f"{path}: its calibration names no members; {_remedy(path)}")
+    named = calibration["members"]
+    if set(named) != set(members):
+        other = sorted(set(named) ^ set(members))
+        raise UserError(
+            f"{path}: made for other members than those blended ({', '.join(other[:3])}"
+            f"{', ...' if len(other) > 3 else ''}); {_remedy(path)}"
+        )
+    return {name: from_dict(values, f"{path}: {name}") for name, values in named.items()}
+
+
+def _check_weights(path: Path, there: dict | None, weights: dict[str, float] | None) -> None:
+    if not there or weights is None:
+        return
+    scale, ours = sum(there.values()), sum(weights.values())
+    if any(abs(there.get(name, 0) / scale - weight / ours) > 1e-6 for name, weight in weights.items()):
+        raise UserError(f"{path}: made for other weights of the members than those blended; {_remedy(path)}")
+
+
+def _remedy(path: Path) -> str:
+    return f"run: python -m liveness.evaluate {path.stem} --data {path.parent.name}"

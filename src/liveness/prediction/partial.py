@@ -1,0 +1,166 @@
+"""Finished rows while a folder is being scored: predictions.partial.csv.
+
+The first line says what they were made with: "# " and one JSON value. Then come a header and a row
+per finished video, appended as it gets done: the columns of predictions.csv, and the file's size and
+time of change. Several processes may append; a row is one write. A start with the same fingerprint
+continues from it, any other begins anew. A row that was torn by a kill is left out.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from liveness.errors import UserError
+from liveness.files import sha256_of, written_aside
+from liveness.prediction.engine import LoadedEnsemble, Member
+from liveness.prediction.results import COLUMNS, Row, row_from, row_text
+
+NAME = "predictions.partial.csv"
+PIECES, PIECE = 64, 1 << 16  # of a large file, what its digest looks at
+AGAIN = ("crashed",)  # what may have been the machine's fault is tried again
+
+
+class Partial:
+    """The file of one folder of results."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.path, self.fingerprint = folder / NAME, fingerprint
+        self._handle: int | None = None
+        self.rows: dict[str, tuple[Row, str]] = {}  # file name -> its row, and the state of the file then
+
+    def begin(self, videos: list[Path]) -> str:
+        """Keep the rows that still hold for these videos, drop all others. Returns a line for the user."""
+        there, found = self.path.exists(), self._read()
+        self.rows = {
+            path.name: found[path.name]
+            for path in videos
+            if path.name in found and found[path.name][1] == state_of(path) and found[path.name][0].status not in AGAIN
+        }
+        with written_aside(self.path) as side, open(side, "wb") as file:
+            file.write(f"# {json.dumps({'fingerprint': self.fingerprint})}\n".encode() + _line([*COLUMNS, "file"]))
+            file.writelines(_line([*row_text(row), state]) for row, state in self.rows.values())
+        if self.rows:
+            return f"continuing: {len(self.rows)} of {len(videos)} videos are in {self.path}"
+        anew = "none of its rows is of these videos and what scores them now (weights, settings, hardware)"
+        return f"{self.path} is begun anew: {anew}" if there else ""
+
+    def join(self) -> None:
+        """Read what another process has begun."""
+        self.rows = self._read()
+
+    def add(self, row: Row, path: Path) -> None:
+        """Append a finished row; a UserError where the disk refuses it."""
+        try:
+            if self._handle is None:
+                self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+            line = _line([*row_text(row), state_of(path)])
+            if os.write(self._handle, line) < len(line):
+                raise UserError(f"{self.path}: the disk is full; {self.where()}")
+        except OSError as error:
+            raise UserError(f"{self.path}: {error.strerror}; {self.where()}") from error
+
+    def finished(self) -> dict[str, Row]:
+        """Every row that any process has added, by file name."""
+        return {name: row for name, (row, _) in self._read().items()}
+
+    def where(self) -> str:
+        """For whoever ends early: what is there, and how to go on."""
+        count = len(self._read())
+        if not count:
+            return "no video was finished; start again when there is room"
+        return f"{count} finished rows are in {self.path}; the same command continues"
+
+    def close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def remove(self) -> None:
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def _read(self) -> dict[str, tuple[Row, str]]:
+        """The rows of the file; none where it is absent, damaged from the start, or of another fingerprint."""
+        try:
+            if not self.path.is_file():
+                return {}
+            text = self.path.read_bytes().decode("utf-8", "surrogateescape")
+            first, _, rest = text.partition("\n")
+            if json.loads(first.removeprefix("# "))["fingerprint"] != self.fingerprint:
+                return {}
+        except (ValueError, KeyError, TypeError):
+            return {}
+        rows = {}
+        for values in csv.reader(io.StringIO(rest[: rest.rfind("\n") + 1], newline="")):
+            try:
+                *values, state = values
+                rows[values[0]] = (row_from(values), state)
+            except (ValueError, IndexError):
+                continue  # the header, or a row that was torn
+        return rows
+
+
+def _line(values: list[str]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def state_of(path: Path) -> str:
+    """What changes when a video is replaced: its size and its time of change."""
+    try:
+        found = path.stat()
+    except OSError:
+        return "gone"
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def fingerprint_of(loaded: LoadedEnsemble, settings: dict[str, Any]) -> str:
+    """Whatever a score or a decision depends on besides the video: weights, contracts, operating point, hardware."""
+    from liveness.data.contract import VERSION
+
+    about = {
+        "contract": VERSION,
+        "members": [[m.name, m.weight, m.combine, m.wanted.key, _digest(m)] for m in loaded.members],
+        "operating": repr(loaded.operating),
+        "cascade": asdict(loaded.cascade),
+        "hardware": _hardware(),
+        **settings,
+    }
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(member: Member) -> str:
+    """Of a member's file; of a large one its head (names, shapes, description) and pieces from all over it.
+
+    Reading gigabytes again would cost the first score seconds, and training changes every tensor.
+    """
+    size = member.path.stat().st_size
+    if size <= PIECES * PIECE:
+        return sha256_of(member.path)
+    digest = hashlib.sha256(str(size).encode())
+    with open(member.path, "rb") as file:
+        digest.update(file.read(8 + int.from_bytes(file.read(8), "little")))
+        for piece in range(PIECES):
+            file.seek(piece * (size - PIECE) // (PIECES - 1))
+            digest.update(file.read(PIECE))
+    return digest.hexdigest()
+
+
+def _hardware() -> list[str]:
+    """The GPUs' names, and the CPU's: another kind gives other last bits. Without importing torch."""
+    names = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        names += [line for line in path.read_text().splitlines() if line.startswith("Model")]
+    if names:
+        names.append(f"visible {os.environ.get('CUDA_VISIBLE_DEVICES') != ''}")
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return names + sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})

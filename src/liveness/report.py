@@ -1,0 +1,48 @@
+"""The report of an ensemble: one page that needs no network, and all its figures as JSON.
+
+    python -m liveness.report demo
+    python -m liveness.report zalo2022 --data train
+
+Reads what is there: runs/<set>/<ensemble>/{report.json,oof_video.csv} (python -m liveness.evaluate; needed),
+shift.json (liveness.shift), search.json (liveness.search), weights/<set>/<ensemble>.json,
+runs/<set>/<recipe>_fold<k>/{config.json,runs.json,oof.csv}, data/<set>/{labels_*.csv,frames,faces}.
+Writes result/report.html and result/report.json. Equal inputs give equal files. docs/report.md says what
+is in them.
+"""
+
+import argparse
+import json
+
+from liveness.config import load_ensemble
+from liveness.errors import run
+from liveness.files import plain_name, workspace, write_text
+from liveness.pages.figures import figures, plain_json
+from liveness.pages.report_page import page
+from liveness.pages.sources import read_sources
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    ensemble = plain_name(args.ensemble, "ENSEMBLE")
+    # What evaluate --members wrote has no configuration of its own, but its ensemble's set.
+    data = plain_name(args.data or load_ensemble(ensemble.removesuffix("-subset")).data, "--data")
+    sources = read_sources(ensemble, data)
+    found = plain_json(figures(sources))
+    text = page(found, sources.data_folder)
+    result = workspace() / "result"
+    path = result / "report.html"
+    write_text(result / "report.json", json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, text)
+    print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB); its figures: {result / 'report.json'}")
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m liveness.report", description=__doc__.split("\n")[0])
+    parser.add_argument("ensemble", metavar="ENSEMBLE", help="a file in configs/ensemble, without .yaml")
+    parser.add_argument("--data", metavar="SET", help="the data set, if not the one that the ensemble names")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,437 @@
+"""Which members of an ensemble are worth their time? Subsets and cascades, with their error and their cost.
+
+    python -m liveness.search demo
+    python -m liveness.search demo --data mine --milliseconds runs/mine/demo/search.json
+
+Reads configs/ensemble/<name>.yaml and runs/<set>/<ensemble>/oof_video.csv (liveness.evaluate writes it).
+Milliseconds per video are measured here, on clips of data/<set>/videos with the members' weights, or
+read from a file: {"decode": 40, "views": {"RECIPE RECIPE": 25}, "members": {"RECIPE_fold0": 80}}.
+Prints tables and, where a cascade is worth it, the lines for the ensemble's file; writes
+runs/<set>/<ensemble>/search.json. docs/ensembles.md says what such figures can tell.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from liveness.config import Ensemble, load_ensemble
+from liveness.data.labels import read_table
+from liveness.errors import UserError, run
+from liveness.evaluation import calibration, metrics, report, search
+from liveness.files import find_videos, plain_name, workspace, write_text
+
+CLIPS, REPEATS = 5, 3  # how many videos are timed, and how often each
+LEAST = 4  # videos of each class that a comparison needs
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    ensemble = load_ensemble(args.ensemble)
+    data = plain_name(args.data or ensemble.data, "--data")
+    recipes = {f"{member.recipe}_fold{member.fold}": member.recipe for member in ensemble.members}
+    table = calibrated(read_scores(data, ensemble), ensemble)
+    home, left_out = out_of_fold(table, ensemble, recipes)
+    held = holdout(table, ensemble)
+    costs, device = read_costs(args.milliseconds, recipes) if args.milliseconds else measure(ensemble, data)
+    found = {
+        "version": 1,
+        "ensemble": args.ensemble,
+        "data": data,
+        "costs": {
+            "device": device,
+            "decode": costs.decode,
+            "views": {" ".join(sharing): value for sharing, value in costs.views.items()},
+            "members": costs.members,
+        },
+        "members": member_rows(table, ensemble, costs),
+        **searched(home, search.family_candidates(home, recipes, costs), list(recipes), costs, args.tolerance),
+        "left_out": left_out,
+        "holdout": None,
+    }
+    if held is not None:
+        candidates = search.member_candidates(held, recipes, costs)
+        found["holdout"] = searched(held, candidates, list(recipes), costs, args.tolerance)
+    path = workspace() / "runs" / data / args.ensemble / "search.json"
+    write_text(path, json.dumps(plain(found), indent=1, ensure_ascii=False) + "\n")
+    print(rendered(found, ensemble))
+    print(f"  all figures: {path.relative_to(workspace())}")
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m liveness.search", description=__doc__.split("\n")[0])
+    parser.add_argument("ensemble", metavar="ENSEMBLE", help="a file in configs/ensemble, without .yaml")
+    parser.add_argument("--data", metavar="SET", help="the data set, if not the one that the ensemble names")
+    parser.add_argument("--milliseconds", metavar="FILE.json", type=Path, help="take these, measure none (see above)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.005,
+        metavar="SHARE",
+        help="a cascade is proposed if its EER rises by at most this (default 0.005 = half a percentage point)",
+    )
+    args = parser.parse_args(argv)
+    if not 0 <= args.tolerance < 0.5:
+        parser.error(f"--tolerance {args.tolerance}: expected 0 to below 0.5")
+    return args
+
+
+def read_scores(data: str, ensemble: Ensemble) -> pd.DataFrame:
+    """oof_video.csv: label and fold as numbers, a column of raw scores per member, nan for none."""
+    path = workspace() / "runs" / data / ensemble.name / "oof_video.csv"
+    again = f"run: python -m liveness.evaluate {ensemble.name} --data {data}"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {again}")
+    names = [f"{member.recipe}_fold{member.fold}" for member in ensemble.members]
+    table = read_table(path, ["filename", "label", "group", "fold"])
+    missing = [name for name in names if name not in table.columns]
+    if missing:
+        raise UserError(f"{path}: no column {missing[0]}; the ensemble changed since; {again}")
+    runs = workspace() / "runs" / data
+    newer = [n for n in names if (runs / n / "oof.csv").is_file() and _time(runs / n / "oof.csv") > _time(path)]
+    if newer:
+        raise UserError(f"{path}: older than the scores of {newer[0]}; {again}")
+    numbers = {column: pd.to_numeric(table[column], errors="coerce") for column in ("label", "fold", *names)}
+    table = table.assign(**numbers)
+    if not table["label"].isin((0, 1)).all() or table["fold"].isna().any():
+        raise UserError(f"{path}: labels other than 0 and 1, or a fold that is no number; {again}")
+    return table.astype({"label": int, "fold": int})
+
+
+def _time(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def calibrated(table: pd.DataFrame, ensemble: Ensemble) -> pd.DataFrame:
+    """The table with every member's scores on the common scale, as the evaluation blends them."""
+    folds = {f"{member.recipe}_fold{member.fold}": member.fold for member in ensemble.members}
+    fits = calibration.calibrate(ensemble.calibration, table[list(folds)], table, folds)
+    return table.assign(**{name: fit.scores for name, fit in fits.items()})
+
+
+def out_of_fold(
+    table: pd.DataFrame, ensemble: Ensemble, recipes: dict[str, str]
+) -> tuple[search.Judged, dict[str, int]]:
+    """The videos that a member of every recipe held out and scored, and how many are left out and why."""
+    home = (table["fold"] >= 0).to_numpy()
+    by_recipe = [
+        table[[name for name, its in recipes.items() if its == recipe]].notna().any(axis=1)
+        for recipe in dict.fromkeys(recipes.values())
+    ]
+    some, every = np.any(by_recipe, axis=0), np.all(by_recipe, axis=0)
+    judged = judged_rows(table[home & every], ensemble, table["fold"][home & every].to_numpy(int))
+    if min(np.bincount(judged.labels, minlength=2)) < LEAST:
+        raise UserError(
+            f"{ensemble.name}: {int((home & every).sum())} videos have an out-of-fold score of every recipe; "
+            f"expected at least {LEAST} live and {LEAST} attack ones, so that recipes can be compared on them"
+        )
+    return judged, {"no_score": int((home & ~some).sum()), "not_of_every_recipe": int((home & some & ~every).sum())}
+
+
+def holdout(table: pd.DataFrame, ensemble: Ensemble) -> search.Judged | None:
+    """The videos that no member was trained on (fold -1) and all scored; None without enough of them."""
+    names = [f"{member.recipe}_fold{member.fold}" for member in ensemble.members]
+    rows = table[(table["fold"] < 0) & table[names].notna().all(axis=1)]
+    if min(np.bincount(rows["label"].to_numpy(int), minlength=2)) < LEAST:
+        return None
+    return judged_rows(rows, ensemble, search.deal(rows["label"].to_numpy(int), rows["group"].to_numpy()))
+
+
+def judged_rows(rows: pd.DataFrame, ensemble: Ensemble, parts: np.ndarray) -> search.Judged:
+    weights = {f"{member.recipe}_fold{member.fold}": member.weight for member in ensemble.members}
+    scores = rows[list(weights)].reset_index(drop=True)
+    return search.Judged(rows["label"].to_numpy(int), rows["group"].to_numpy(), parts, scores, weights)
+
+
+def searched(
+    judged: search.Judged, candidates: list[search.Candidate], names: list[str], costs: search.Costs, tolerance: float
+) -> dict:
+    """Subsets, the search's own pick, cascades: everything that one kind of videos can tell."""
+    whole = next(candidate for candidate in candidates if candidate.members == tuple(names))
+    # One fold of a recipe has the same score as all of them: to choose between the two is not to choose by error.
+    rivals = [candidate for candidate in candidates if candidate.folds != "one"]
+    firsts: dict[tuple, search.Candidate] = {}
+    for candidate in sorted(candidates, key=lambda candidate: candidate.milliseconds):
+        if candidate.size == 1 and candidate.columns != whole.columns:
+            firsts.setdefault(candidate.columns, candidate)
+    cascades = [row for first in firsts.values() for row in search.judge_cascades(judged, first, whole, costs)]
+    cascades.sort(key=lambda row: (row["milliseconds"], row["eer"]))
+    rows = search.judge(judged, candidates, names)
+    alike = [row for row in rows if row["folds"] != "one" and row["against_full"] != "worse"]
+    return {
+        "videos": len(judged.labels),
+        "groups": len(set(judged.groups)),
+        "tried": len(candidates),
+        "subsets": rows,
+        "cheapest_alike": min(alike, key=lambda row: (row["milliseconds"], row["eer"]))["members"],
+        "pick": search.own_pick(judged, rivals, names),
+        "cascades": cascades,
+        "cascade": search.chosen_cascade(cascades, whole.milliseconds, tolerance),
+    }
+
+
+def member_rows(table: pd.DataFrame, ensemble: Ensemble, costs: search.Costs) -> list[dict]:
+    """Each member on its own held-out fold; folds differ, so these figures do not rank members of one recipe."""
+    rows = []
+    for member in ensemble.members:
+        name = f"{member.recipe}_fold{member.fold}"
+        mine = table[(table["fold"] == member.fold) & table[name].notna()]
+        judged = judged_rows(mine, ensemble, mine["fold"].to_numpy(int))
+        scores = judged.scores[name].to_numpy()
+        limits = search.intervals.bootstrap(judged.labels, scores, judged.clusters)["eer"].as_list()
+        row = {"name": name, "recipe": member.recipe, "fold": member.fold, "milliseconds": costs.members[name]}
+        rows.append({**row, "videos": len(mine), "eer": metrics.eer(judged.labels, scores).value, "interval": limits})
+    return rows
+
+
+def read_costs(path: Path, recipes: dict[str, str]) -> tuple[search.Costs, str]:
+    """The file of --milliseconds, or the ``costs`` of a search.json, checked."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values = values.get("costs", values)
+        costs = search.Costs(
+            float(values["decode"]),
+            {tuple(key.split()): float(value) for key, value in values.get("views", {}).items()},
+            {name: float(values["members"][name]) for name in recipes},
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f'{path}: expected {{"decode": 40, "views": {{...}}, "members": {{"RECIPE_fold0": 80, ...}}}} with every '
+            f"member of the ensemble ({type(error).__name__}: {error})"
+        ) from error
+    if not all(math.isfinite(ms) and ms >= 0 for ms in (costs.decode, *costs.views.values(), *costs.members.values())):
+        raise UserError(f"{path}: milliseconds that are no number from 0 up")
+    return costs, str(values.get("device", "given"))
+
+
+def measure(ensemble: Ensemble, data: str) -> tuple[search.Costs, str]:
+    """Time decoding, views and forward passes with the ensemble's weights; medians over a few clips."""
+    import torch
+
+    from liveness.prediction.engine import load_members
+
+    loaded = load_members(ensemble, data)
+    folder = workspace() / "data" / data / "videos"
+    videos = find_videos(folder)
+    if not videos:
+        raise UserError(f"{folder}: no videos to time; give --milliseconds FILE.json")
+    chosen = [videos[round(i)] for i in np.linspace(0, len(videos) - 1, min(CLIPS, len(videos)))]
+    print(f"timing {len(loaded.members)} members on {len(chosen)} clips", flush=True)
+    try:
+        timed = [clip_times(path, loaded.members) for path in (chosen[0], *chosen)][1:]  # the first time warms up
+    finally:
+        loaded.close()
+    keys = {member.wanted.key: [] for member in loaded.members}
+    for member in loaded.members:
+        keys[member.wanted.key].append(member.name.rsplit("_fold", 1)[0])
+    # Members of a recipe are one model with other weights, so that they share one time.
+    named = {member.name: member.name.rsplit("_fold", 1)[0] for member in loaded.members}
+    forward = {
+        name: middle([times[other] for times in timed for other in named if named[other] == recipe], recipe)
+        for name, recipe in named.items()
+    }
+    costs = search.Costs(
+        middle([times["decode"] for times in timed], "decoding"),
+        {
+            tuple(dict.fromkeys(sharing)): middle([times[key] for times in timed], "views")
+            for key, sharing in keys.items()
+        },
+        forward,
+    )
+    on_gpu = torch.cuda.is_available()
+    return costs, torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+
+
+def clip_times(path: Path, members: list[Any]) -> dict[str, float]:
+    """Milliseconds of one clip: "decode", each view (by its key) and each member; nan where it has none."""
+    from liveness.data.contract import to_tensor
+    from liveness.data.dataset import stack
+    from liveness.media.video import VideoError, read_frames
+    from liveness.prediction.prepare import prepare
+
+    wanted = {member.wanted.key: member.wanted for member in members}
+
+    def decode(plans: list) -> float:
+        return fastest(read_frames, path, plans, None)
+
+    times: dict[str, float] = dict.fromkeys(("decode", *wanted, *(member.name for member in members)), math.nan)
+    try:
+        times["decode"] = decode([item.plan for item in wanted.values()])
+    except VideoError:
+        return times
+    for key, item in wanted.items():
+        times[key] = max(0.0, fastest(prepare, path, [item]) - decode([item.plan]))
+        prepared = prepare(path, [item])
+        if key in prepared.views:
+            views = stack([to_tensor(view, item.view) for view in prepared.views[key]])
+            count = len(prepared.frames_of[key])
+            for member in members:
+                if member.wanted.key == key:
+                    times[member.name] = fastest(member.scorer.frames, views, count)
+    return times
+
+
+def fastest(action: Any, *arguments: Any) -> float:
+    """Milliseconds of the fastest of a few runs: what else the machine does only ever adds."""
+    found = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        action(*arguments)
+        found.append(1000 * (time.perf_counter() - started))
+    return min(found)
+
+
+def middle(values: list[float], what: str) -> float:
+    """The median of those clips that have a time, to the microsecond."""
+    there = [value for value in values if math.isfinite(value)]
+    if not there:
+        raise UserError(f"{what}: none of {len(values)} clips could be timed; give --milliseconds FILE.json")
+    return round(float(np.median(there)), 3)
+
+
+def rendered(found: dict, ensemble: Ensemble) -> str:
+    """Everything as text of at most 110 columns."""
+    costs = found["costs"]
+    counts = report.plural(found["videos"], "video")
+    left = sum(found["left_out"].values())
+    lines = [
+        "",
+        f"{found['ensemble']} on {found['data']}: {counts} that every recipe scores out of fold"
+        + (f" ({left} others left out)" if left else ""),
+        f"  milliseconds per video ({costs['device']}): decoding {costs['decode']:.1f}, views "
+        f"{sum(costs['views'].values()):.1f}, all members {sum(costs['members'].values()):.1f}",
+        "",
+        *subset_lines(found),
+        *cascade_lines(found, ensemble),
+    ]
+    if found["holdout"]:
+        held = found["holdout"]
+        lines += ["", f"on the holdout, {report.plural(held['videos'], 'video')} that no member was trained on:", ""]
+        lines += [*subset_lines(held), *cascade_lines(held, ensemble)]
+    return "\n".join(lines)
+
+
+def subset_lines(found: dict) -> list[str]:
+    """Subsets, cheapest first; those on the front are marked."""
+    one = {tuple(sorted(recipes_of(row["members"]))): row for row in found["subsets"] if row["folds"] == "one"}
+    rows = [("system", "ms", "ms, one fold each", "EER", "95 % interval", "front", "against all members")]
+    most = max(row["size"] for row in found["subsets"])
+    for row in found["subsets"]:
+        if row["folds"] == "one":
+            continue
+        names = recipes_of(row["members"]) if row["folds"] else [member_text(name) for name in row["members"]]
+        lone = one.get(tuple(sorted(names)))
+        rows.append(
+            (
+                shortened(names),
+                f"{row['milliseconds']:.1f}",
+                f"{lone['milliseconds']:.1f}" if lone else "",
+                report.percent(row["eer"]),
+                report.percent_range(row["interval"]),
+                "*" if row["pareto"] else "",
+                "(all members)" if row["size"] == most else against(row),
+            )
+        )
+    pick, cheap = found["pick"], found["cheapest_alike"]
+    alike = next(row for row in found["subsets"] if row["members"] == cheap)
+    more = found["tried"] - len(found["subsets"])
+    lines = columns(rows) + ([f"  {more} more were tried and are less telling"] if more > 0 else [])
+    lines += [
+        "",
+        f"  lowest EER: {system_text(pick)}, {report.percent(pick['eer'])} on the videos that it was chosen on;",
+        f"    chosen on some folds and judged on the others: {report.percent(pick['nested_eer'])} "
+        f"({report.percent_range(pick['interval'])})",
+        f"  cheapest that is not told to be worse than all members: {system_text(alike)}, "
+        f"{alike['milliseconds']:.1f} ms",
+    ]
+    return lines
+
+
+def cascade_lines(found: dict, ensemble: Ensemble) -> list[str]:
+    """Cascades, cheapest first, and the lines that put the proposed one to use."""
+    if not found["cascades"]:
+        return ["", "  no cascade can be judged: that takes a second recipe, or a holdout, and two folds"]
+    rows = [("cascade: first", "rule", "ms", "escalated", "EER", "95 % interval", "change", "95 % interval")]
+    for row in found["cascades"]:
+        limits = row["difference_interval"]
+        rows.append(
+            (
+                shortened([member_text(name) for name in row["first"]]),
+                row["rule"],
+                f"{row['milliseconds']:.1f}",
+                report.percent(row["escalated"]),
+                report.percent(row["eer"]),
+                report.percent_range(row["interval"]),
+                report.points(row["difference"]),
+                "–" if any(math.isnan(v) for v in limits) else " to ".join(report.points(v) for v in limits),
+            )
+        )
+    lines = ["", *columns(rows), ""]
+    chosen = found["cascade"]
+    if chosen is None:
+        return [*lines, "  no cascade saves time at the same error"]
+    first = ", ".join(member_text(name) for name in chosen["first"])
+    return [
+        *lines,
+        f"  to use the cheapest that keeps the error, put into configs/ensemble/{ensemble.name}.yaml:",
+        f"    cascade: {{first: [{first}], low: {chosen['low']}, high: {chosen['high']}}}",
+    ]
+
+
+def recipes_of(members: list[str]) -> list[str]:
+    return list(dict.fromkeys(name.rsplit("_fold", 1)[0] for name in members))
+
+
+def member_text(name: str) -> str:
+    """``recipe:fold``, as ensembles and --members write it."""
+    return ":".join(name.rsplit("_fold", 1))
+
+
+def against(row: dict) -> str:
+    return report.verdict({"verdict": row["against_full"], "videos_to_tell": row["videos_to_tell"]})
+
+
+def system_text(row: dict) -> str:
+    return shortened(recipes_of(row["members"]) if row["folds"] else [member_text(name) for name in row["members"]])
+
+
+def shortened(names: list[str]) -> str:
+    text = " + ".join(names)
+    return text if len(text) <= 60 else f"{names[0]} + {len(names) - 1} more"
+
+
+def columns(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows as aligned text: figures to the right, words (first and last column) to the left."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    last = len(widths) - 1
+    return [
+        "  "
+        + "  ".join(
+            cell.ljust(width) if i in (0, last) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def plain(value: Any) -> Any:
+    """The same value with nan as None and numpy's numbers as Python's, which JSON can say."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # dashes that not every terminal's encoding knows
+    run(main)

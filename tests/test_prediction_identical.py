@@ -1,0 +1,191 @@
+"""The same video gets the same bytes in submission.csv, whatever surrounds it."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_prediction import put_member
+
+from liveness.config import Cascade, Ensemble, EnsembleMember
+from liveness.model.score import MOST_VIEWS, Lanes, Packs, Scorer, halve
+from liveness.prediction.engine import load_members, score_one, score_videos
+from liveness.prediction.results import score_text, write_submission, write_times
+
+MEMBERS = [EnsembleMember("convnext_xlarge", 0, 3.0), EnsembleMember("convnext_large", 1)]
+
+
+@pytest.fixture
+def clips(workspace, tiny_clips) -> list[Path]:
+    sizes = ((64, 96), (96, 64), (128, 128))
+    return [tiny_clips(workspace / "clips" / f"{n}.mp4", 6 + n, sizes[n % 3], seed=n) for n in range(7)]
+
+
+@pytest.fixture
+def members(workspace) -> None:
+    put_member("convnext_xlarge", 0)
+    put_member("convnext_large", 1, "train", "view.size=64")
+
+
+def texts(rows) -> dict[str, tuple[str, str]]:
+    return {row.fname: (score_text(row.score), row.decision) for row in rows}
+
+
+def test_order_company_workers_turns_and_one_by_one_do_not_change_a_score(workspace, clips, members):
+    loaded = load_members(Ensemble("mine", "train", MEMBERS))
+    plain = list(score_videos(clips, loaded, 1))
+    assert [row.fname for row in plain] == [path.name for path in clips]
+    expected = texts(plain)
+    assert len({score for score, _ in expected.values()}) == len(clips)
+    shuffled = [clips[i] for i in np.random.default_rng(5).permutation(len(clips))]
+    assert texts(score_videos(shuffled, loaded, 3)) == expected
+    assert texts(score_videos(clips[2:4], loaded)) == {path.name: expected[path.name] for path in clips[2:4]}
+    one_by_one = [score_one(path, loaded) for path in clips]
+    assert texts(one_by_one) == expected
+    in_turns = load_members(Ensemble("mine", "train", MEMBERS), memory="turns")
+    assert all(member.scorer is None for member in in_turns.members)
+    assert texts(score_videos(clips, in_turns)) == expected
+    # What the notebook writes.
+    written = write_submission(one_by_one, workspace / "b.csv").read_bytes()
+    assert written == write_submission(plain, workspace / "a.csv").read_bytes()
+    with open(write_times(one_by_one, workspace / "times.csv"), newline="") as file:
+        times = list(csv.DictReader(file))
+    assert [row["fname"] for row in times] == [path.name for path in clips]
+    assert all(float(row["time"]) > 0 for row in times)
+
+
+def test_the_number_of_threads_does_not_change_a_bit(workspace):
+    put_member("convnext_large", 0, "train", "model.kwargs.dims=[48,96,192,384]", "view.size=96")
+    scorer = load_members(Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)])).members[0].scorer
+    videos = [torch.randn(n, 3, 96, 96, generator=torch.Generator().manual_seed(n)) for n in (1, 3, 3, 2, 5)]
+    before = torch.get_num_threads()
+    try:
+        alone = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            alone.append([scorer.frames(views, len(views)) for views in videos])
+            assert torch.get_num_threads() == threads
+        for other in alone[1:]:
+            assert all(np.array_equal(a, b) for a, b in zip(alone[0], other, strict=True))
+        for threads in (1, 4):
+            many = list(scorer.stream(((n, views, len(views)) for n, views in enumerate(videos)), threads))
+            assert [name for name, _ in many] == list(range(len(videos)))
+            assert all(np.array_equal(a, b) for a, (_, b) in zip(alone[0], many, strict=True))
+        assert torch.get_num_threads() == 5
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_stream_passes_over_videos_without_frames(workspace):
+    put_member("convnext_large", 0)
+    scorer = load_members(Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)])).members[0].scorer
+    views = torch.zeros(4, 3, 48, 48)
+    found = dict(scorer.stream([("none", None, 0), ("two", views, 2), ("last", None, 0)], 2))
+    assert {name: len(scores) for name, scores in found.items()} == {"none": 0, "two": 2, "last": 0}
+    assert np.array_equal(found["two"], scorer.frames(views, 2))
+
+
+@pytest.mark.parametrize("memory", ["resident", "turns"])
+def test_a_cascade_asks_the_other_members_only_about_what_its_first_leave_open(workspace, clips, members, memory):
+    def rows(members, cascade=None):
+        return list(score_videos(clips, load_members(Ensemble("mine", "train", members, "none", cascade), "", memory)))
+
+    off = Cascade()
+    first, both = rows(MEMBERS[1:], off), rows(MEMBERS, off)
+    scores = sorted(row.score for row in first)
+    cascade = Cascade(["convnext_large:1"], scores[1], scores[-2])
+    found = rows(MEMBERS, cascade)
+    final = [row.score <= scores[1] or row.score >= scores[-2] for row in first]
+    assert sum(final) == 4
+    expected = [a.score if early else b.score for a, b, early in zip(first, both, final, strict=True)]
+    assert [score_text(row.score) for row in found] == [score_text(score) for score in expected]
+    assert {row.status for row in found} == {"ok"}
+
+
+def test_calibrated_scores_are_blended_and_decided(workspace, clips, members):
+    names = ["convnext_xlarge_fold0", "convnext_large_fold1"]
+    raw = [
+        [row.score for row in score_videos(clips, load_members(Ensemble("raw", "train", [member])))]
+        for member in MEMBERS
+    ]
+    platt = {names[0]: {"slope": 0.5, "offset": 0.25}, names[1]: {"slope": 2.0, "offset": -1.0}}
+    point = {"name": "eer", "threshold": 0.5, "threshold_interval": [0.4, 0.6]}
+    members = {name: {"how": "platt", **values} for name, values in platt.items()}
+    about = {"thresholds": [point], "calibration": {"how": "platt", "members": members}}
+    (workspace / "weights" / "train" / "mine.json").write_text(json.dumps(about))
+    found = list(score_videos(clips, load_members(Ensemble("mine", "train", MEMBERS))))
+
+    def calibrated(score, slope, offset):
+        return 1 / (1 + np.exp(-(slope * np.log(score / (1 - score)) + offset)))
+
+    expected = [
+        0.75 * calibrated(a, *platt[names[0]].values()) + 0.25 * calibrated(b, *platt[names[1]].values())
+        for a, b in zip(*raw, strict=True)
+    ]
+    assert [row.score for row in found] == pytest.approx(expected, abs=1e-9)
+    for row in found:
+        assert row.decision == ("live" if row.score >= 0.6 else "attack" if row.score <= 0.4 else "abstain")
+
+
+def test_two_processes_give_the_bytes_of_one(run_driver, workspace, clips, members):
+    (clips[0].parent / "broken.mp4").write_bytes(b"no video")
+    one, two = ["--members", "convnext_xlarge:0", "convnext_large:1"], {"NGPU": "2", "OMP_NUM_THREADS": None}
+    done = run_driver("predict.sh", clips[0].parent, workspace / "two", *one, env=two)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("load time") == done.stdout.count("submission.csv") == 1
+    assert done.stderr.count("broken.mp4: unreadable") == 1
+    loaded = load_members(Ensemble("mine", "train", [EnsembleMember(m.recipe, m.fold) for m in MEMBERS]))
+    rows = list(score_videos([*clips, clips[0].parent / "broken.mp4"], loaded))
+    expected = write_submission(rows, workspace / "one.csv").read_bytes()
+    assert (workspace / "two" / "submission.csv").read_bytes() == expected
+    assert sorted(path.name for path in (workspace / "two").iterdir()) == ["predictions.csv", "submission.csv"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("threads", ["1", "3", None])
+def test_omp_num_threads_does_not_change_the_submission(run_driver, workspace, clips, members, threads):
+    options = ["--members", "convnext_xlarge:0", "convnext_large:1", "--workers", "2"]
+    done = run_driver("predict.sh", clips[0].parent, workspace / "out", *options, env={"OMP_NUM_THREADS": threads})
+    assert done.returncode == 0, done.stderr
+    loaded = load_members(Ensemble("mine", "train", [EnsembleMember(m.recipe, m.fold) for m in MEMBERS]))
+    expected = write_submission(list(score_videos(clips, loaded)), workspace / "one.csv").read_bytes()
+    assert (workspace / "out" / "submission.csv").read_bytes() == expected
+
+
+def test_the_function_gives_a_table(workspace, clips, monkeypatch):
+    from liveness.predict import score_videos as table_of
+
+    for fold in range(5):
+        put_member("convnext_xlarge", fold)
+    for fold in range(3):
+        put_member("convnext_large", fold)
+    shutil.copy(clips[0], clips[0].parent / "again.mp4")
+    table = table_of([*clips[:2], clips[0].parent / "again.mp4"])
+    assert list(table.fname) == ["0.mp4", "1.mp4", "again.mp4"]
+    assert table.score[0] == table.score[2] != table.score[1]
+    assert set(table.status) == {"ok"} and (table.milliseconds > 0).all()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_company_in_a_batch_and_half_weights_do_not_change_a_bit(workspace):
+    put_member("convnext_large", 0, "train", "model.kwargs.dims=[48,96,192,384]", "view.size=96")
+    member = load_members(Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)])).members[0]
+    from liveness.model.checkpoint import load_member
+
+    device = torch.device("cuda", 0)
+    whole, halved = (Scorer(change(load_member(member.path)[0]), device, member.amp) for change in (lambda m: m, halve))
+    videos = [torch.randn(1 + n % 5, 3, 96, 96, generator=torch.Generator().manual_seed(n)) for n in range(40)]
+    alone = [whole.views(views) for views in videos]
+    with Packs(device) as packs:
+        futures = [packs.submit([halved], views)[0] for views in videos]
+        together = [packs.result(future).scores for future in futures]
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_lanes_hand_a_models_error_on(workspace):
+    scorer = Scorer(torch.nn.Conv2d(3, 1, 99), torch.device("cpu"))
+    with Lanes(2) as lanes, pytest.raises(RuntimeError, match="[Kk]ernel size"):
+        lanes.result(lanes.submit([scorer], torch.zeros(MOST_VIEWS, 3, 8, 8))[0])

@@ -1,0 +1,329 @@
+"""The report in headless Chromium: the slider moves the table, nothing fails, nothing leaves the page.
+
+The browser is driven by the DevTools protocol over a pipe, with the standard library alone.
+"""
+
+import base64
+import fcntl
+import json
+import os
+import re
+import select
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_set import make_configs, make_set, percent
+from scipy.stats import beta, norm
+
+from liveness import evaluate, report
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+class Browser:
+    """A headless Chromium with one page open; ``call`` speaks to the page, ``events`` is what it told."""
+
+    def __init__(self, binary: str, profile: Path):
+        ends = os.pipe() + os.pipe()
+        # Out of the way of 3 and 4, which the browser reads from and writes to.
+        to_read, self._write, self._read, to_write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+        for end in ends:
+            os.close(end)
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
+        flags += [f"--user-data-dir={profile}", "--no-first-run", "--disable-background-networking", "about:blank"]
+        command = ["bash", "-c", f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}', binary, *flags]
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen(command, pass_fds=(to_read, to_write), **quiet)
+        os.close(to_read)
+        os.close(to_write)
+        self._buffer, self._number, self._session = b"", 0, None
+        self.events: list[dict] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, timeout: float = 60, **params) -> dict:
+        """A command's result; events that come meanwhile are kept."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        end = time.monotonic() + timeout
+        while True:
+            answer = self._next(end)
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self.events.append(answer)
+
+    def _next(self, end: float) -> dict:
+        while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._read], [], [], max(0, end - time.monotonic()))
+            assert ready, "the browser does not answer"
+            part = os.read(self._read, 1 << 16)
+            assert part, "the browser has ended"
+            self._buffer += part
+        message, self._buffer = self._buffer.split(b"\0", 1)
+        return json.loads(message)
+
+    def open(self, path: Path, width: int = 1200) -> None:
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.call("Page.navigate", url=path.as_uri())
+        end = time.monotonic() + 60
+        while self.run("document.readyState") != "complete":
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    def run(self, script: str) -> object:
+        """The value of an expression in the page."""
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def press(self, key: str, code: int) -> None:
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+    def told(self, *methods: str) -> list[dict]:
+        return [event["params"] for event in self.events if event.get("method") in methods]
+
+    def close(self) -> None:
+        try:
+            self._session = None
+            self.call("Browser.close", timeout=10)
+            self._process.wait(10)
+        except (AssertionError, OSError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait(10)
+        finally:
+            os.close(self._write)
+            os.close(self._read)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> dict[str, Path]:
+    """Workspaces with a report: ``plain`` (scores overlap, two species) and ``aside`` (with a holdout)."""
+    made = {}
+    for name, aside in (("plain", 0), ("aside", 8)):
+        folder = tmp_path_factory.mktemp(name)
+        with pytest.MonkeyPatch.context() as patch:
+            make_configs(folder / "configs", patch)
+            patch.setenv("LIVENESS_ROOT", str(folder / "root"))
+            make_set(folder / "root", aside=aside, apart=0.15)
+            evaluate.main(["mix"])
+            report.main(["mix"])
+        made[name] = folder / "root"
+    return made
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not binary:
+        pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} is installed")
+    started = Browser(binary, tmp_path_factory.mktemp("profile"))
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def opened(browser, pages) -> Iterator[Browser]:
+    """The plain report at 1200 pixels; afterwards: no complaint, and no request but for the page itself."""
+    browser.events.clear()
+    path = pages["plain"] / "result" / "report.html"
+    browser.open(path)
+    yield browser
+    browser.run("0")  # whatever is still to come
+    assert not browser.told("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+    asked = {event["request"]["url"] for event in browser.told("Network.requestWillBeSent")}
+    assert {url for url in asked if not url.startswith("data:")} == {path.as_uri()}
+
+
+def interval(errors: int, total: int) -> str:
+    """Clopper and Pearson's, from SciPy's beta distribution."""
+    low = beta.ppf(0.025, errors, total - errors + 1) if errors else 0.0
+    high = beta.ppf(0.975, errors + 1, total - errors) if errors < total else 1.0
+    return f"{100 * low:.1f}–{100 * high:.1f} %"
+
+
+def expected(root: Path, threshold: float, held: bool = False) -> dict[str, str]:
+    """What the table must say at a threshold, counted with NumPy from oof_video.csv."""
+    table = pd.read_csv(root / "runs" / "tiny" / "mix" / "oof_video.csv")
+    species = pd.read_csv(root / "data" / "tiny" / "labels_video.csv", keep_default_na=False)
+    kinds = dict(zip(species["filename"], species["species"], strict=True))
+    table = table[(table.fold < 0) == held]
+    table = table.assign(species=table.filename.map(kinds))
+    live, attack = table.score[table.label == 1].to_numpy(), table[table.label == 0]
+    passed, missed = int((attack.score >= threshold).sum()), int((live < threshold).sum())
+    cells = {"hter": percent((passed / len(attack) + missed / len(live)) / 2)}
+    rows = [("bpcer", missed, len(live)), ("pooled", passed, len(attack))]
+    rates = {}
+    for i, (name, part) in enumerate(attack.groupby("species")):
+        rows.append((f"species-{i}", int((part.score >= threshold).sum()), len(part)))
+        rates[name] = (part.score >= threshold).mean()
+    for name, errors, total in rows:
+        cells |= {f"{name}-value": percent(errors / total), f"{name}-interval": interval(errors, total)}
+        cells[f"{name}-count"] = f"{errors} of {total}"
+    worst = max(rates, key=rates.get)
+    cells["worst"] = f"{worst}: {percent(rates[worst])}"
+    counts = [len(live) - missed, missed, passed, len(attack) - passed]
+    return cells | {f"confusion-{i}": str(count) for i, count in enumerate(counts)}
+
+
+def cells(browser: Browser, panel: int = 0) -> dict[str, str]:
+    """Every cell that the slider moves, as the page shows it."""
+    return browser.run(
+        f"Object.fromEntries([...document.querySelectorAll('[data-split=\"{panel}\"] [data-cell]')]"
+        ".map((cell) => [cell.dataset.cell, cell.textContent]).filter(([name]) => name !== 'abstain'))"
+    )
+
+
+def slide(browser: Browser, value: float, panel: int = 0, kind: str = "range") -> None:
+    browser.run(
+        f"(() => {{ const input = document.querySelector('[data-split=\"{panel}\"] input[type={kind}]');"
+        f" input.value = {value!r}; input.dispatchEvent(new Event('input', {{bubbles: true}})); }})()"
+    )
+
+
+@pytest.mark.full
+def test_the_table_says_at_the_start_what_was_printed_into_it(opened, pages):
+    start = float(opened.run("document.querySelector('[data-split]').dataset.start"))
+    assert cells(opened) == expected(pages["plain"], start)
+
+
+@pytest.mark.full
+def test_the_slider_moves_the_table_to_what_numpy_counts(opened, pages):
+    seen = set()
+    for threshold in (0.0, 0.05, 0.2, 0.313, 0.45, 0.5, 0.62, 0.8, 0.95, 1.0):
+        slide(opened, threshold)
+        assert cells(opened) == expected(pages["plain"], threshold), threshold
+        seen.add(cells(opened)["bpcer-count"])
+    assert len(seen) > 5
+    # Every score itself is a threshold: the video that has it is taken for live.
+    for score in sorted(pd.read_csv(pages["plain"] / "runs" / "tiny" / "mix" / "oof_video.csv").score)[::7]:
+        slide(opened, score, kind="number")
+        assert cells(opened) == expected(pages["plain"], score), score
+
+
+@pytest.mark.full
+def test_the_buttons_set_the_shipped_points_and_go_score_by_score(opened, pages):
+    root = pages["plain"]
+    points = json.loads((root / "weights" / "tiny" / "mix.json").read_text())["thresholds"]
+    buttons = "document.querySelectorAll('button[data-point]:not([data-point=own])')"
+    assert opened.run(f"{buttons}.length") == len(points) == 6
+    scores = np.sort(pd.read_csv(root / "runs" / "tiny" / "mix" / "oof_video.csv").score)
+    for i, point in enumerate(points):
+        opened.run(f"{buttons}[{i}].click()")
+        assert cells(opened) == expected(root, point["threshold"]), point["name"]
+        assert opened.run(f"{buttons}[{i}].getAttribute('aria-pressed')") == "true"
+        low, high = point["threshold_interval"]
+        inside = int(((scores > low) & (scores < high)).sum())
+        told = opened.run("document.querySelector('[data-cell=abstain]').textContent")
+        assert told.endswith(f"{inside} of these {len(scores)} videos.")
+    slide(opened, 0.5)
+    for step in (1, 1, -1, -1, -1):
+        before = cells(opened)
+        opened.run(f"document.querySelector('button[data-step=\"{step}\"]').click()")
+        after = cells(opened)
+        moved = sum(int(after[f"confusion-{i}"]) - int(before[f"confusion-{i}"]) for i in (1, 3))
+        assert moved == step  # one video more, or one less, is taken for an attack
+
+
+@pytest.mark.full
+def test_the_slider_is_moved_by_keys_and_says_what_it_does(opened, pages):
+    slide(opened, 0.4)
+    opened.run("document.querySelector('input[type=range]').focus()")
+    opened.press("ArrowRight", 39)
+    assert opened.run("document.querySelector('input[type=range]').value") == "0.401"
+    assert opened.run("document.querySelector('input[type=number]').value") == "0.401"
+    assert cells(opened) == expected(pages["plain"], 0.401)
+    spoken = opened.run("document.querySelector('input[type=range]').getAttribute('aria-valuetext')")
+    assert spoken.startswith("0.401: APCER of the worst species ") and cells(opened)["bpcer-value"] in spoken
+    opened.press("End", 35)
+    assert cells(opened)["confusion-0"] == cells(opened)["confusion-2"] == "0"
+    # By tab to the next control, and a button by the space bar.
+    opened.press("Tab", 9)
+    assert opened.run("document.activeElement.dataset.step") == "-1"
+
+
+@pytest.mark.full
+def test_the_marks_lie_where_the_threshold_is(opened, pages):
+    for threshold in (0.25, 0.5, 0.61):
+        slide(opened, threshold)
+        places = opened.run(
+            "[...document.querySelectorAll('[data-split] svg[data-plot]')].map((plot) => [plot.dataset.plot,"
+            " plot.dataset.box, plot.dataset.range, plot.querySelector('[data-mark]').getAttribute('transform'),"
+            " ...['cx', 'cy'].map((name) => plot.querySelector('[data-mark] circle')?.getAttribute(name))])"
+        )
+        told = expected(pages["plain"], threshold)
+        apcer, bpcer = (np.divide(*map(int, told[name].split(" of "))) for name in ("pooled-count", "bpcer-count"))
+        for kind, box, ends, turned, x, y in places:
+            left, top, right, bottom = map(float, box.split())
+            if kind == "histogram":
+                assert float(turned[10:].split()[0]) == pytest.approx(threshold * (right - left), abs=1e-6)
+                continue
+            shares = (apcer, 1 - bpcer)
+            if kind == "det":
+                low, high = map(float, ends.split())
+                span = norm.ppf(high) - norm.ppf(low)
+                shares = [(norm.ppf(np.clip(rate, low, high)) - norm.ppf(low)) / span for rate in (apcer, bpcer)]
+            assert float(x) == pytest.approx(left + shares[0] * (right - left), abs=1e-3)
+            assert float(y) == pytest.approx(bottom - shares[1] * (bottom - top), abs=1e-3)
+
+
+@pytest.mark.full
+def test_every_split_has_its_own_slider(browser, pages):
+    browser.open(pages["aside"] / "result" / "report.html")
+    first = cells(browser, 0)
+    slide(browser, 0.37, panel=1)
+    assert cells(browser, 1) == expected(pages["aside"], 0.37, held=True)
+    assert cells(browser, 0) == first
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("width", [390, 320, 1200])
+def test_nothing_hangs_over_the_edge_of_a_screen(browser, pages, width):
+    for root in pages.values():
+        browser.open(root / "result" / "report.html", width)
+        assert browser.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        assert browser.run("document.documentElement.clientWidth") <= width
+
+
+@pytest.mark.full
+def test_the_page_forbids_what_it_does_not_need(browser, pages):
+    """Were a name ever to become markup, it still could not run or reach anything."""
+    browser.open(pages["plain"] / "result" / "report.html")
+    browser.events.clear()
+    browser.run(
+        "(() => { const image = new Image(); image.src = 'http://127.0.0.1:9/x.png'; document.body.append(image);"
+        " const script = document.createElement('script'); script.textContent = 'window.broken = 1';"
+        " document.body.append(script); document.body.insertAdjacentHTML('beforeend',"
+        " '<i id=trap onclick=\"window.broken = 2\"></i>'); document.getElementById('trap').click(); })()"
+    )
+    time.sleep(0.3)
+    assert browser.run("window.broken === undefined")
+    loaded = {event["requestId"] for event in browser.told("Network.responseReceived")}
+    asked = {event["requestId"]: event["request"]["url"] for event in browser.told("Network.requestWillBeSent")}
+    assert not loaded & asked.keys()
+    blocked = [event for event in browser.told("Network.loadingFailed") if event.get("blockedReason") == "csp"]
+    assert asked and {event["requestId"] for event in blocked} == asked.keys()
+
+
+@pytest.mark.full
+def test_it_prints_with_everything_unfolded(browser, pages):
+    browser.open(pages["plain"] / "result" / "report.html")
+    closed = "document.querySelectorAll('details:not([open])').length"
+    assert browser.run(closed) > 0
+    browser.run("window.onbeforeprint = () => { window.left = " + closed + " }")
+    data = base64.b64decode(browser.call("Page.printToPDF")["data"])
+    assert data.startswith(b"%PDF") and len(re.findall(rb"/Type\s*/Page\b", data)) >= 4
+    assert browser.run("window.left") == 0
+    assert browser.run(closed) > 0
