@@ -14,6 +14,7 @@ Stages, each a process of its own:
               after the other in float32 with all cores (or the GPU)
     decode    floor: FFmpeg's decoder alone (PyAV, no conversion) up to the last frame needed, on all cores
     ffmpeg    the same with the ffmpeg program, where there is one
+    prepared  the project's decoders alone: also JPEG there and back, and the resampling of every view
     forward   floor: the bare forward passes of the same models at the same shapes, nothing else. On the CPU the
               faster of one thread per core and all cores per pass; on a GPU batches of 32 views in mixed precision
     notebook  score_one in a loop after a warm-up: milliseconds per video as the notebook counts them
@@ -124,7 +125,8 @@ def benchmark(args: argparse.Namespace, work: Path) -> dict:
 
 def compare(args: argparse.Namespace, work: Path, name: str, gpu: bool) -> dict:
     """All stages of one ensemble, in turns."""
-    names = [stage for stage in ("ours", "plain", "decode", "ffmpeg") if stage != "ffmpeg" or shutil.which("ffmpeg")]
+    stages = ("ours", "plain", "decode", "ffmpeg", "prepared")
+    names = [stage for stage in stages if stage != "ffmpeg" or shutil.which("ffmpeg")]
     runs: dict[str, dict[int, list[dict]]] = {stage: {10: [], args.count: []} for stage in names}
     once: dict[str, list[dict]] = {"forward": [], "notebook": []}
     for turn in range(args.repeat):
@@ -331,6 +333,15 @@ def ffmpeg(args: argparse.Namespace) -> dict:
     return {}
 
 
+def prepared(args: argparse.Namespace) -> dict:
+    from liveness.config import Ensemble, EnsembleMember
+    from liveness.prediction.engine import decode_ahead, read_ensemble
+
+    members = [EnsembleMember(*member) for member in MEMBERS[args.ensembles[0]]]
+    wanted = read_ensemble(Ensemble("bench", "train", members)).wanted()
+    return {"videos": sum(1 for _ in decode_ahead(sorted(args.folder.glob("*.mp4")), wanted))}
+
+
 def plan_of(args: argparse.Namespace) -> list[list]:
     plan = json.loads((args.work / "plan.json").read_text(encoding="utf-8"))
     return plan[: len(list(args.folder.glob("*.mp4")))]
@@ -444,7 +455,14 @@ def notebook(args: argparse.Namespace) -> dict:
     return {"median": round(float(np.median(times)), 1), "p95": round(float(np.percentile(times, 95)), 1)}
 
 
-STAGES = {"plain": plain, "decode": decode, "ffmpeg": ffmpeg, "forward": forward, "notebook": notebook}
+STAGES = {
+    "plain": plain,
+    "decode": decode,
+    "ffmpeg": ffmpeg,
+    "prepared": prepared,
+    "forward": forward,
+    "notebook": notebook,
+}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import torch
 from test_prediction import put_member
 
 from liveness.config import Cascade, Ensemble, EnsembleMember
+from liveness.files import CODE
 from liveness.model.score import MOST_VIEWS, Lanes, Packs, Scorer, halve
 from liveness.prediction.engine import load_members, score_one, score_videos
 from liveness.prediction.results import score_text, write_submission, write_times
@@ -150,6 +154,21 @@ def test_omp_num_threads_does_not_change_the_submission(run_driver, workspace, c
     options = ["--members", "convnext_xlarge:0", "convnext_large:1", "--workers", "2"]
     done = run_driver("predict.sh", clips[0].parent, workspace / "out", *options, env={"OMP_NUM_THREADS": threads})
     assert done.returncode == 0, done.stderr
+    loaded = load_members(Ensemble("mine", "train", [EnsembleMember(m.recipe, m.fold) for m in MEMBERS]))
+    expected = write_submission(list(score_videos(clips, loaded)), workspace / "one.csv").read_bytes()
+    assert (workspace / "out" / "submission.csv").read_bytes() == expected
+
+
+@pytest.mark.full
+def test_shared_memory_is_not_needed(workspace, clips, members):
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("this user may not make a mount namespace here")
+    options = f"{clips[0].parent} {workspace / 'out'} --members convnext_xlarge:0 convnext_large:1"
+    script = f"mount -t tmpfs -o size=64k,ro tmpfs /dev/shm && bash {CODE / 'predict.sh'} {options}"
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(["unshare", "-rm", "bash", "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "no GPU here: the models run on the CPU" in done.stderr or torch.cuda.is_available()
     loaded = load_members(Ensemble("mine", "train", [EnsembleMember(m.recipe, m.fold) for m in MEMBERS]))
     expected = write_submission(list(score_videos(clips, loaded)), workspace / "one.csv").read_bytes()
     assert (workspace / "out" / "submission.csv").read_bytes() == expected

@@ -112,16 +112,16 @@ def score_folder(
     from liveness.prediction.engine import read_ensemble
     from liveness.prediction.partial import Partial, fingerprint_of
 
-    before = signal.signal(signal.SIGTERM, _terminated)
     loaded = read_ensemble(ensemble, arguments.data, arguments.point)
     partial = Partial(output, fingerprint_of(loaded, {}))
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         with _process_group():
             _begin(partial, videos)
             left = [path for path in videos if path.name not in partial.rows]
             _say(f"{len(videos)} videos in {_where(videos)}; ensemble {loaded.name}, {len(loaded.members)} members")
-            if left:
-                _score(left[RANK::RANKS], loaded, partial, arguments, started)
+            if mine := left[RANK::RANKS]:
+                _score(mine, loaded, partial, arguments, started)
             _wait_for_all(partial)
             if RANK:
                 return 0
@@ -243,7 +243,12 @@ def _finish(rows: list[Row], output: Path, strict: bool) -> int:
     from liveness.prediction.partial import NAME
     from liveness.prediction.results import write
 
-    path = write(rows, output)
+    try:
+        path = write(rows, output)
+    except OSError as error:
+        raise UserError(
+            f"{output}: {error.strerror}; all rows are in {NAME} there, the same command ends it"
+        ) from error
     (output / NAME).unlink(missing_ok=True)
     for row in rows:
         if row.status != "ok":

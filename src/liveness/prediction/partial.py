@@ -41,9 +41,13 @@ class Partial:
             for path in videos
             if path.name in found and found[path.name][1] == state_of(path) and found[path.name][0].status not in AGAIN
         }
-        with written_aside(self.path) as side, open(side, "wb") as file:
-            file.write(f"# {json.dumps({'fingerprint': self.fingerprint})}\n".encode() + _line([*COLUMNS, "file"]))
-            file.writelines(_line([*row_text(row), state]) for row, state in self.rows.values())
+        lines = [_line([*row_text(row), state]) for row, state in self.rows.values()]
+        try:
+            with written_aside(self.path) as side, open(side, "wb") as file:
+                file.write(f"# {json.dumps({'fingerprint': self.fingerprint})}\n".encode() + _line([*COLUMNS, "file"]))
+                file.writelines(lines)
+        except OSError as error:
+            raise UserError(f"{self.path}: {error.strerror}; expected room for a row per video") from error
         if self.rows:
             return f"continuing: {len(self.rows)} of {len(videos)} videos are in {self.path}"
         anew = "none of its rows is of these videos and what scores them now (weights, settings, hardware)"
