@@ -78,7 +78,10 @@ def load_member(path: Path) -> tuple[Any, dict[str, Any]]:
 
     description = describe_member(path)
     config = from_dict(Model, description["recipe"]["model"], str(path))
-    size, state = description["recipe"]["view"]["size"], load_file(path)
+    size = description["recipe"]["view"]["size"]
+    # Copies: the tensors of a mapped file lie where the file has them, and matrix products round by alignment. With
+    # torch's own a member scores as it did when it was trained, to the last bit.
+    state = {key: value.clone() for key, value in load_file(path).items()}
     model = _without_weights(config, size)
     if model is not None:
         load_strictly(model, state, str(path), assign=True)

@@ -30,7 +30,7 @@ from liveness.files import write_text, written_aside
 from liveness.model.build import build, parameter_count
 from liveness.model.checkpoint import load_pretrained, member_path, save_member
 from liveness.model.losses import class_weights
-from liveness.model.score import Scorer, pick_device, use_all_cores
+from liveness.model.score import Scorer, pick_device, share_of_cores, use_all_cores
 from liveness.training import loop, range_test, tracking
 
 STOPPED = 143  # exit code after SIGTERM or ctrl-C: 128 + 15
@@ -242,15 +242,16 @@ def score_held_out(model: Any, device: Any, videos: Any, prepared: PreparedSet, 
     from torch.utils.data import DataLoader, Subset
 
     scorer = Scorer(model, device, recipe.train.amp)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     mine = list(range(distributed.rank(), len(videos), distributed.size()))
     loader = DataLoader(
         Subset(videos, mine), batch_size=None, num_workers=recipe.train.workers, collate_fn=lambda item: item
     )
     scored: list[tuple[str, int, float]] = []
     with torch.random.fork_rng(devices=[]):  # the loader draws a seed; training must not notice
-        for name, frame_ids, views in loader:
-            for frame_id, score in zip(frame_ids, scorer.frames(views, len(frame_ids)), strict=True):
-                scored.append((name, frame_id, float(score)))
+        videos_of_mine = (((name, frame_ids), views, len(frame_ids)) for name, frame_ids, views in loader)
+        for (name, frame_ids), scores in scorer.stream(videos_of_mine, share_of_cores(processes)):
+            scored += [(name, frame_id, float(score)) for frame_id, score in zip(frame_ids, scores, strict=True)]
     found = {(name, frame_id): score for name, frame_id, score in distributed.gather(scored)}
     rows = []
     for name in videos.filenames:
