@@ -92,9 +92,7 @@ def views_of(rgb: np.ndarray, face: Any | None, view: View) -> list[np.ndarray]:
     """
     scales = view.scales if view.kind == "face" else [1.0]
     cuts = [cut(rgb, face, view, scale) for scale in scales]
-    views = [
-        resize(central(piece, share), view) for piece in cuts if piece is not None for share in (1.0, *view.crops)
-    ]
+    views = [resize(central(piece, share), view) for piece in cuts if piece is not None for share in (1.0, *view.crops)]
     if view.mirror:
         views = [turned for piece in views for turned in (piece, np.ascontiguousarray(piece[:, ::-1]))]
     return views
