@@ -350,10 +350,11 @@ def _require_writable(folder: Path) -> None:
     """Find out before the work, not after it, whether the results can be written."""
     from liveness.files import written_aside
 
+    probe = folder / f".writable-{os.getpid()}"  # of this process alone: several may look at once
     try:
-        with written_aside(folder / ".writable"):
+        with written_aside(probe):
             pass
-        (folder / ".writable").unlink()
+        probe.unlink()
     except OSError as error:
         raise UserError(
             f"{folder}: cannot write there ({error.strerror}); expected a folder for submission.csv"
