@@ -68,14 +68,14 @@ def prepare(path: Path, wanted: list[Wanted]) -> Prepared:
     try:
         decoded = read_frames(path, [item.plan for item in wanted], None)
         prepared.status, prepared.reason, prepared.frames = decoded.status, decoded.reason, len(decoded.frames)
-        _cut_all(decoded, wanted, prepared)
+        cut_all(decoded, wanted, prepared)
     except VideoError as error:
         prepared.status, prepared.reason = "unreadable", str(error)
     prepared.milliseconds = 1000 * (time.perf_counter() - started)
     return prepared
 
 
-def _cut_all(decoded: Any, wanted: list[Wanted], prepared: Prepared) -> None:
+def cut_all(decoded: Any, wanted: list[Wanted], prepared: Prepared) -> None:
     from liveness.media.faces import choose_face
     from liveness.media.video import choose_frames, jpeg_round_trip
 

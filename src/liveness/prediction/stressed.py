@@ -43,7 +43,7 @@ def stress_task(task: Task) -> dict[Stress, Prepared]:
             times, duration, frames = _stressed(decoded, stress, plans, task.draws(stress))
             info = replace(decoded.info, frames=len(times), times=times, duration=duration)
             worse = Decoded(info, frames, decoded.status, decoded.reason)
-            prepare._cut_all(worse, list(task.wanted), found[stress])
+            prepare.cut_all(worse, list(task.wanted), found[stress])
             found[stress].frames = len(frames)
     except VideoError as error:
         return {stress: Prepared(task.path, "unreadable", str(error)) for stress in task.stresses}
