@@ -32,6 +32,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, none is here"))
 
 
+@pytest.fixture(autouse=True)
+def ordinary_priority():
+    """No test leaves its process at a real-time priority: all that later tests start would inherit it and hang."""
+    yield
+    if hasattr(os, "sched_getscheduler"):
+        found = os.sched_getscheduler(0)
+        if found != os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        assert found == os.SCHED_OTHER, f"this test left its thread at scheduling policy {found}"
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh, empty LIVENESS_ROOT, for calls in this process and for drivers alike."""

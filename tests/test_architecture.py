@@ -29,7 +29,7 @@ def check_imports(root: Path) -> subprocess.CompletedProcess:
         env={**os.environ, "PYTHONPATH": str(root / "src")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 

@@ -153,7 +153,7 @@ def test_the_driver_names_every_step():
 
     command = ["bash", str(CODE / "download_weights.sh")]
     env = {**os.environ, "DRY_RUN": "1", "PYTHON": sys.executable}
-    lines = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60).stdout.splitlines()
+    lines = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300).stdout.splitlines()
     assert [line.split(" -m ")[1] for line in lines] == [
         "liveness.download weights pretrained",
         "liveness.download weights zalo2022_published",
@@ -171,7 +171,7 @@ def test_the_driver_names_every_step():
 )
 def test_a_mirror_that_is_not_there_is_one_line(run_driver, workspace, url, expected):
     env = {"LIVENESS_DATA_URL": url, "no_proxy": "127.0.0.1"}
-    result = run_driver("scripts/download_data.sh", "train", env=env, timeout=60)
+    result = run_driver("scripts/download_data.sh", "train", env=env, timeout=300)
     assert result.returncode == 1
     assert expected in result.stderr
     assert len(result.stderr.splitlines()) == 1

@@ -26,7 +26,7 @@ def common(text: str, env: dict[str, str] | None = None, code: Path = CODE) -> s
         env=clean,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
 
@@ -169,7 +169,7 @@ def test_launch_works_where_the_name_of_the_host_is_unknown(tmp_path):
     text = f"""source '{CODE}/scripts/common.sh'; hostname no-such-host-anywhere; launch show"""
     env = {**os.environ, "PYTHON": sys.executable, "NGPU": "2", "PYTHONPATH": str(tmp_path)}
     command = ["unshare", "--uts", "bash", "-c", text]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert result.stdout.split() == ["met", "met"], result.stderr
 
 

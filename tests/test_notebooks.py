@@ -109,7 +109,7 @@ def test_jupyter_lab_is_served_to_those_who_have_the_token(tmp_path, driver, tok
     with open(tmp_path / "said.txt", "w") as said:
         server = subprocess.Popen(["bash", str(CODE / driver)], env=values, cwd=tmp_path, stdout=said, stderr=said)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while True:
             try:
                 ask(port, "/api")
@@ -125,7 +125,7 @@ def test_jupyter_lab_is_served_to_those_who_have_the_token(tmp_path, driver, tok
         assert ask(port, "/lab", token or "zac2022")[0] == 200
     finally:
         server.terminate()
-        code = server.wait(timeout=30)
+        code = server.wait(timeout=120)
     assert code in (0, -15)
 
 

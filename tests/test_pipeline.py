@@ -18,7 +18,7 @@ SHORT = ["train.epochs=1", "train.batch=8", "train.workers=0", "view.size=64"]
 
 def drive(root: Path, *command: str, **more: str) -> subprocess.CompletedProcess:
     values = {**os.environ, "LIVENESS_ROOT": str(root), "PYTHON": sys.executable, **more}
-    done = subprocess.run(["bash", *command], cwd=CODE, env=values, capture_output=True, text=True, timeout=1100)
+    done = subprocess.run(["bash", *command], cwd=CODE, env=values, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 

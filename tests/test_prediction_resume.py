@@ -106,7 +106,7 @@ def test_told_to_stop_it_says_where_the_finished_rows_are(run_driver, workspace,
             os.killpg(process.pid, which)
         else:
             process.send_signal(which)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     # torchrun tells of the signal too, in a line of its own form.
     lines = [line for line in err.splitlines() if not re.match(r"warning: no GPU|W\d{4} .* death signal", line)]

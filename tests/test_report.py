@@ -416,7 +416,7 @@ def test_training_ends_with_the_evaluation_and_the_report(own, tmp_path):
             env={**env, "NODE_RANK": rank, "NNODES": "2" if rank == "1" else "1", "MASTER_ADDR": "127.0.0.1"},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
         lines = noted.read_text().splitlines()

@@ -49,7 +49,7 @@ class Browser:
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
 
-    def call(self, method: str, timeout: float = 60, **params) -> dict:
+    def call(self, method: str, timeout: float = 120, **params) -> dict:
         """A command's result; events that come meanwhile are kept."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params}

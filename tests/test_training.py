@@ -171,7 +171,7 @@ def test_a_killed_launcher_takes_its_workers_along_and_the_next_start_ends_with_
             break
     process.kill()  # -9: torchrun itself, which has taken the driver's place
     process.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while processes_of(root) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert processes_of(root) == []
@@ -193,7 +193,7 @@ def test_five_kills_at_random_moments_end_with_the_same_bytes(trained, root):
         except subprocess.TimeoutExpired:
             process.kill()
         process.communicate()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while processes_of(root) and time.monotonic() < deadline:
             time.sleep(0.2)
     done = drive(root, "scripts/train_convnext_xlarge_fold0.sh", "-o", *NARROW)
@@ -209,7 +209,7 @@ def test_sigterm_saves_the_step_and_the_next_start_ends_with_the_same_bytes(root
         if "epochs of" in line:
             break
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode != 0
     if "stopped in epoch" in out:  # else it came before the first step: then there is nothing to save
         assert (root / "runs/train/convnext_xlarge_fold0/last.pt").is_file()
@@ -237,7 +237,7 @@ def test_a_signal_to_another_rank_alone_saves_the_step_too(root):
         if "epoch " in line and "held-out" in line:
             break
     os.kill(pid_of_rank(root, 1), signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode != 0
     assert "the same command continues" in out
     assert (root / "runs/train/convnext_xlarge_fold0/last.pt").is_file()
@@ -268,7 +268,7 @@ def test_a_mistake_is_one_line_without_a_traceback(root, command, words):
         env=environment(root),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -283,7 +283,7 @@ def test_an_unprepared_set_names_the_command(tmp_path):
         env=environment(tmp_path),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 1 and "bash prepare_data.sh mine" in done.stderr
     assert not (tmp_path / "runs").exists()

@@ -4,7 +4,9 @@ The crafted clips carry their own truth: every frame shows its number as a bar c
 corners have four colours, so neither our decoder nor another is the reference.
 """
 
+import functools
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -57,6 +59,23 @@ def corners(rgb: np.ndarray) -> list[str]:
     return [min(names, key=lambda n: np.abs(rgb[p].astype(int) - names[n]).sum()) for p in points]
 
 
+def in_a_thread(call):
+    """The same call in a thread that ends with it.
+
+    Where it may (as root), the encoder of AV1 raises the thread that calls it to real-time priority and leaves it
+    there; whatever that thread starts afterwards inherits this, and threads that wait by spinning then starve each
+    other for minutes.
+    """
+
+    @functools.wraps(call)
+    def wrapped(*args, **kwargs):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(call, *args, **kwargs).result()
+
+    return wrapped
+
+
+@in_a_thread
 def write(
     path: Path,
     count: int = 12,

@@ -16,7 +16,7 @@ from namespaces import SERVE_AND_ASK, Container, code_tree, reason_against
 
 from liveness.files import CODE
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
 
 # The tables that the baseline's README lists below data/train/.
 BASELINES_TABLES = {"labels.csv"} | {
