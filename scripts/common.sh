@@ -93,6 +93,9 @@ gpus() {
   echo "$count"
 }
 
+# NGPU=0 means the CPU, also for a process that would find a GPU by itself.
+[[ ${NGPU:-} != 0 ]] || export CUDA_VISIBLE_DEVICES=
+
 # run COMMAND ARGS…: run it; under DRY_RUN=1 print it, quoted for the shell, instead.
 run() {
   if [[ ${DRY_RUN:-0} == 1 ]]; then

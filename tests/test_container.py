@@ -94,7 +94,9 @@ def test_any_user_may_run_it_where_it_may_write(judged, tmp_path):
     out, foreign = tmp_path / "out", made_by_docker(tmp_path)
     out.mkdir()
     os.chown(out, SOME_USER, SOME_USER)
-    box = Container(judged / "code", [(judged / "clips", "/data", True), (out, "/result", False)], user=SOME_USER)
+    data = mounted(tmp_path, ".", judged / "clips")
+    (data / "lost+found").mkdir(mode=0o700)  # as at the root of a mounted disk
+    box = Container(judged / "code", [(data, "/data", True), (out, "/result", False)], user=SOME_USER)
     done = box.run("/bin/bash", "predict.sh")
     assert done.returncode == 0, done.stdout + done.stderr
     assert submission(out) == submission(judged / "here")

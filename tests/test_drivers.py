@@ -141,6 +141,12 @@ def test_gpus_are_counted(tmp_path, env, expected):
     assert result.stdout.strip() == expected
 
 
+def test_zero_gpus_hide_them_also_from_a_process_that_would_look_by_itself():
+    show = 'echo "[${CUDA_VISIBLE_DEVICES-unset}]"'
+    assert common(show, {"NGPU": "0"}).stdout.strip() == "[]"
+    assert common(show, {"NGPU": "1"}).stdout.strip() == "[unset]"
+
+
 def test_no_gpu_tool_means_no_gpu(tmp_path):
     path = fake(tmp_path / "bin", "nvidia-smi", "echo 'has failed' >&2; exit 9")
     assert common("gpus", {"PATH": f"{path}:{os.environ['PATH']}"}).stdout.strip() == "0"

@@ -10,9 +10,10 @@ import torch
 
 from liveness.config import Detector, Model, View, load_recipe, to_dict
 from liveness.convert import convert, convert_state
-from liveness.data.contract import to_tensor
+from liveness.data.contract import resize, to_tensor
 from liveness.errors import UserError
 from liveness.files import CODE
+from liveness.media.video import VideoError
 from liveness.model import checkpoint
 from liveness.model.build import build, parameter_count
 from liveness.model.score import Scorer
@@ -142,6 +143,26 @@ def test_a_members_file_is_the_same_bytes_for_the_same_training(tmp_path):
         tmp_path / "2.safetensors", dict(reversed(state.items())), dict(reversed(description.items()))
     )
     assert (tmp_path / "1.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
+
+
+def test_weights_that_changed_on_the_way_are_refused(tmp_path):
+    path = tmp_path / "member.safetensors"
+    recipe = load_recipe("convnext_large", NARROW)
+    description = {"recipe": to_dict(recipe), "fold": 0, "contract": {}}
+    checkpoint.save_member(path, build(recipe.model, 32).state_dict(), description)
+    checkpoint.load_member(path)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1  # a bit of a tensor: the file is as whole as before
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="its weights are damaged"):
+        checkpoint.load_member(path)
+
+
+def test_a_ribbon_is_refused_where_only_its_short_side_has_a_size():
+    view = View(kind="frame", size=32, resize="short_side")
+    assert resize(np.zeros((32, 256, 3), np.uint8), view).shape == (32, 256, 3)
+    with pytest.raises(VideoError, match="3000 x 32; expected at most 8 times"):
+        resize(np.zeros((32, 3000, 3), np.uint8), view)
 
 
 def test_missing_pretrained_weights_name_the_file_and_the_way(workspace):

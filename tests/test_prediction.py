@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from liveness.config import Data, Ensemble, EnsembleMember, load_recipe, to_dict
 from liveness.data.contract import make_contract
@@ -16,7 +17,7 @@ from liveness.errors import UserError
 from liveness.files import sha256_of
 from liveness.media.faces import detector_path
 from liveness.model.build import build
-from liveness.model.checkpoint import member_path, save_member
+from liveness.model.checkpoint import describe_member, member_path, save_member
 from liveness.prediction.engine import load_members, score_videos
 
 NARROW = ["model.name=convnext_tiny", "model.kwargs.depths=[1,1,1,1]", "model.kwargs.dims=[8,16,16,16]", "view.size=48"]
@@ -96,6 +97,11 @@ def test_the_containers_layouts_are_read_and_labelled_sets_passed_over(run_drive
         results.append((workspace / name / "submission.csv").read_bytes())
     assert results[0] == results[1] == results[2]
     assert "train is a training set" in done.stderr
+    # Labels do not keep the only videos that were mounted from their scores.
+    shutil.rmtree(workspace / "sets" / "private_test")
+    done = run_driver("predict.sh", workspace / "sets", workspace / "d")
+    assert done.returncode == 0 and "train has labels; there are no other videos, so its are scored" in done.stderr
+    assert (workspace / "d" / "submission.csv").read_bytes() == results[0]
 
 
 def test_scores_do_not_depend_on_the_other_videos_their_order_or_the_workers(run_driver, workspace, clips, members):
@@ -230,6 +236,30 @@ def test_the_ensembles_score_is_the_weighted_mean_and_its_shipped_threshold_deci
     decisions = [row.decision for row in score_videos(paths, loaded)]
     assert decisions == ["live" if score >= middle else "attack" for score in blended]
     assert sorted(decisions) == ["attack", "live", "live"]
+
+
+def test_a_member_that_gives_no_number_is_named_and_its_videos_are_not_called_faceless(run_driver, workspace, clips):
+    path = put_member("convnext_large", 0)
+    state, description = load_file(path), describe_member(path)
+    state["head.fc.bias"].fill_(float("nan"))
+    save_member(path, state, description)
+    put_member("convnext_xlarge", 0)
+    done = run_driver(
+        "predict.sh", clips, workspace / "out", "--members", "convnext_large:0", "convnext_xlarge:0", "--strict"
+    )
+    assert done.returncode == 1
+    for row in table(workspace / "out" / "predictions.csv"):
+        assert (row["status"], row["decision"]) == ("failed", "abstain")
+        assert row["reason"].startswith("no finite score from convnext_large_fold0")
+    done = run_driver("predict.sh", clips, workspace / "out", "--members", "convnext_large:0")
+    assert done.returncode == 1 and "no member gave any video a finite score" in done.stderr
+
+
+def test_a_colon_in_a_name_is_no_protocol(run_driver, workspace, clips, members):
+    (clips / "2.mp4").rename(clips / "2022-01-01T12:30.mp4")
+    done = run_driver("predict.sh", ".", workspace / "out", cwd=clips)
+    assert done.returncode == 0, done.stderr
+    assert {row["status"] for row in table(workspace / "out" / "predictions.csv")} == {"ok"}
 
 
 def test_names_that_are_not_text_and_links_that_lead_nowhere_have_their_row(run_driver, workspace, clips, members):

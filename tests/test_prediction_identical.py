@@ -204,6 +204,27 @@ def test_on_a_gpu_company_in_a_batch_and_half_weights_do_not_change_a_bit(worksp
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
+def test_a_path_that_is_given_twice_has_two_rows_in_its_places(clips, members):
+    paths = [clips[0], clips[1], clips[1], clips[0], clips[2]]
+    rows = list(score_videos(paths, load_members(Ensemble("mine", "train", MEMBERS))))
+    assert [row.fname for row in rows] == [path.name for path in paths]
+    assert rows[1] == rows[2] and rows[0] == rows[3]
+
+
+def test_a_script_of_a_few_lines_scores_without_a_guard(workspace, clips, members):
+    """Workers do not run the script again: one without ``if __name__ == "__main__"`` is what people type."""
+    script = workspace / "few_lines.py"
+    script.write_text(
+        "from liveness.prediction.engine import load_members, score_videos\n"
+        "from liveness.config import Ensemble, EnsembleMember\nfrom pathlib import Path\nprint('begun')\n"
+        "loaded = load_members(Ensemble('mine', 'train', [EnsembleMember('convnext_large', 1)]))\n"
+        f"print([row.status for row in score_videos([Path({str(clips[0])!r})], loaded)])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(CODE / "src")}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines() == ["begun", "['ok']"], done.stderr
+
+
 def test_lanes_hand_a_models_error_on(workspace):
     scorer = Scorer(torch.nn.Conv2d(3, 1, 99), torch.device("cpu"))
     with Lanes(2) as lanes, pytest.raises(RuntimeError, match="[Kk]ernel size"):

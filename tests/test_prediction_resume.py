@@ -17,6 +17,7 @@ from liveness import predict
 from liveness.config import Cascade, Ensemble, EnsembleMember
 from liveness.errors import UserError
 from liveness.files import CODE
+from liveness.prediction import engine
 from liveness.prediction.engine import load_members, read_ensemble, score_videos
 from liveness.prediction.partial import NAME, Partial, fingerprint_of
 from liveness.prediction.results import Row, write_submission
@@ -92,6 +93,16 @@ def test_killed_without_warning_it_continues(run_driver, workspace, many):
     with open(output / NAME, "ab") as file:
         file.write(b"399.mp4,0.1234")  # a row that was being written
     continues(run_driver, many, output, workspace)
+
+
+def test_a_second_prediction_into_the_same_folder_is_refused(run_driver, workspace, many):
+    """Its rows, of other weights perhaps, would get between those of the first."""
+    output = workspace / "out"
+    with started(many, output):
+        second = run_driver("predict.sh", many, output, *OPTIONS)
+    assert second.returncode == 1
+    assert f"error: {output}: another prediction writes there" in second.stderr
+    assert finished(output) >= 3
 
 
 @pytest.mark.parametrize("ranks", ["1", pytest.param("2", marks=pytest.mark.full)])
@@ -194,6 +205,34 @@ def test_rows_hold_only_for_the_same_weights_settings_and_videos(workspace, tiny
     assert "begun anew" in Partial(folder, prints[1]).begin(clips)
     (folder / NAME).write_bytes(b"\0\xff no such thing\n")
     assert "begun anew" in Partial(folder, prints[1]).begin(clips)
+
+
+def test_members_that_take_turns_leave_rows_now_and_then(workspace, tiny_clips, monkeypatch):
+    """A stop between two rounds loses the last one, not all that came before."""
+    put_member("convnext_large", 0)
+    clips = [tiny_clips(workspace / f"{n}.mp4", 4, (64, 64), seed=n) for n in range(5)]
+    monkeypatch.setattr(engine, "TURN", 2)
+    loaded, asked = load_members(Ensemble("mine", "train", MEMBER), memory="turns"), []
+
+    def one_by_one():
+        for prepared in engine.decode_ahead(clips, loaded.wanted(), 1):
+            asked.append(prepared.path)
+            yield prepared
+
+    rows = engine.score_prepared(one_by_one(), loaded)
+    assert [next(rows)[1].status for _ in range(2)] == ["ok", "ok"] and len(asked) == 2
+    assert len(list(rows)) == 3
+
+
+def test_an_earlier_runs_results_do_not_pass_for_this_ones(run_driver, workspace, many):
+    output = workspace / "out"
+    output.mkdir()
+    (output / "submission.csv").write_text("fname,liveness_score\nold.mp4,0.1\n")
+    with started(many, output) as process:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (output / "submission.csv").exists()
+    assert (output / "previous_submission.csv").read_text().endswith("old.mp4,0.1\n")
 
 
 def test_a_row_that_cannot_be_written_is_a_users_line(workspace, tiny_clips):

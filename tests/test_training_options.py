@@ -15,6 +15,7 @@ import pytest
 import torch
 from tiny_set import write_set
 
+from liveness import distributed
 from liveness.config import Recipe, load_recipe
 from liveness.data.dataset import batches, load_set, split
 from liveness.errors import UserError
@@ -385,6 +386,27 @@ def workers(root: Path) -> dict[str, int]:
         if f"LIVENESS_ROOT={root}" in values:
             found |= {text.removeprefix("RANK="): int(entry.name) for text in values if text.startswith("RANK=")}
     return found
+
+
+def test_more_processes_than_gpus_is_a_line_and_the_asked_for_backend_and_patience_are_taken(monkeypatch):
+    """Prediction exchanges only presence: over gloo with GPUs too, for as long as the slowest share takes."""
+    asked = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: asked.update(device=device))
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda url: iter([(torch.distributed.HashStore(), 1, 3)]))
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **more: asked.update(more, b=backend))
+    for name, value in (("WORLD_SIZE", "3"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "_store", None)
+    distributed.start("gloo", 3600)
+    assert (asked["b"], asked["timeout"].total_seconds(), asked["device"]) == ("gloo", 3600, 1)
+    asked.clear()
+    distributed.start()
+    assert asked["b"] == "nccl" and "timeout" not in asked
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="process 2 has no GPU, only 2 are here; set NGPU=2"):
+        distributed.start()
 
 
 @pytest.mark.full

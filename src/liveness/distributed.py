@@ -5,7 +5,10 @@ counts as rank 0 of 1, and every function below works there without a process gr
 """
 
 import os
+from datetime import timedelta
 from typing import Any
+
+from liveness.errors import UserError
 
 _store: Any = None  # where the processes of a training meet; None in a process that is alone
 
@@ -14,9 +17,9 @@ def start(backend: str = "", patience: float = 0) -> tuple[int, int, int]:
     """Join the process group that torchrun describes. Returns (rank, world size, local rank).
 
     ``backend``: nccl or gloo (default: by whether there are GPUs); ``patience``: seconds that a
-    collective may wait for another process (default: torch's).
+    collective may wait for another process (default: torch's). A UserError where torchrun started
+    more processes than there are GPUs.
     """
-
     import torch
     import torch.distributed as dist
 
@@ -24,10 +27,15 @@ def start(backend: str = "", patience: float = 0) -> tuple[int, int, int]:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            if local >= there:
+                raise UserError(f"process {local} has no GPU, only {there} are here; set NGPU={there}")
+            torch.cuda.set_device(local)
+        backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
+        limit = {"timeout": timedelta(seconds=patience)} if patience else {}
         _store, own_rank, world = next(dist.rendezvous("env://"))
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=dist.PrefixStore("group", _store), rank=own_rank, world_size=world)
+        store = dist.PrefixStore("group", _store)
+        dist.init_process_group(backend, store=store, rank=own_rank, world_size=world, **limit)
     return rank(), size(), int(os.environ.get("LOCAL_RANK", "0"))
 
 

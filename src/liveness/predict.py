@@ -19,6 +19,7 @@ In Python: ``table = liveness.predict.score_videos(paths, "demo")``.
 import argparse
 import contextlib
 import csv
+import fcntl
 import os
 import signal
 import sys
@@ -76,13 +77,34 @@ def main() -> int:
     names = read_names([arguments.sample] if arguments.sample else find_samples(source, videos))
     _require_writable(output)
     _require_room_for_sockets(output)
-    found = score_folder(videos, ensemble, output, arguments, started)
-    if isinstance(found, int):
-        return found
-    rows = arrange(found, videos, names)
-    if names:
-        _tell_of_the_sample(rows, videos, names)
-    return _finish(rows, output, arguments.strict)
+    with _alone_in(output):
+        found = score_folder(videos, ensemble, output, arguments, started)
+        if isinstance(found, int):
+            return found
+        rows = arrange(found, videos, names)
+        if names:
+            _tell_of_the_sample(rows, videos, names)
+        return _finish(rows, output, arguments.strict)
+
+
+@contextlib.contextmanager
+def _alone_in(output: Path) -> Iterator[None]:
+    """Hold OUTPUT against a second prediction into it, whose rows would get between ours. Ends with the process."""
+    folder = -1
+    try:
+        if RANK == 0:
+            folder = os.open(output, os.O_RDONLY)
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(folder)
+        raise UserError(f"{output}: another prediction writes there; expected to be alone") from error
+    except OSError:
+        pass  # a file system that locks no folders
+    try:
+        yield
+    finally:
+        if folder >= 0:
+            os.close(folder)
 
 
 def score_videos(paths: list[Path], ensemble: str = "zalo2022", data: str = "", workers: int = 0) -> Any:
@@ -168,11 +190,23 @@ def _begin(partial: Any, videos: list[Path]) -> None:
         line = partial.begin(videos)
         if line:
             _note(line)
+        _put_aside(partial.path.parent)
     if RANKS > 1:
         from liveness import distributed
 
         distributed.barrier()
         partial.join()
+
+
+def _put_aside(output: Path) -> None:
+    """An earlier run's results get another name: a submission that is there is always this run's."""
+    from liveness.prediction.results import FILES, PREVIOUS
+
+    names = [name for name in FILES if (output / name).exists()]
+    for name in names:
+        (output / name).replace(output / f"{PREVIOUS}{name}")
+    if names:
+        _note(f"{output}: the results of an earlier run are now {', '.join(PREVIOUS + name for name in names)}")
 
 
 def _score(paths: list[Path], loaded: Any, partial: Any, arguments: argparse.Namespace, started: float) -> None:
@@ -253,6 +287,8 @@ def _finish(rows: list[Row], output: Path, strict: bool) -> int:
     for row in rows:
         if row.status != "ok":
             print(f"warning: {row.fname}: {row.status}: {row.reason}", file=sys.stderr)
+    if all(row.status == "failed" for row in rows):
+        raise UserError(f"{path}: no member gave any video a finite score; {rows[0].reason}")
     counts = {kind: sum(row.decision == kind for row in rows) for kind in ("live", "attack", "abstain")}
     print(f"{counts['live']} live, {counts['attack']} attack, {counts['abstain']} abstain")
     print(path)
@@ -280,23 +316,29 @@ def videos_below(folder: Path) -> list[Path]:
     """The videos of a folder in one of the layouts of the judging container, natural order.
 
     Flat, or in ``videos/``, or in ``<set>/videos/`` of one or several sets. Of those sets, one to
-    train on (labelled or prepared) is passed over, with a note.
+    train on is passed over, with a note: what was prepared, and what has labels if there are videos
+    without (in the workspace's own data/, always).
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected a folder of videos")
     found = find_videos(folder)
-    if not found and (folder / "videos").is_dir():
+    if not found and _is_folder(folder / "videos"):
         found = find_videos(folder / "videos")
     if found:
         _note_what_is_left(folder, found)
         return found
-    for candidate in sorted((p for p in folder.iterdir() if p.is_dir()), key=lambda p: natural_key(p.name)):
-        if not (candidate / "videos").is_dir():
-            continue
-        if _is_to_train_on(candidate):
-            _note(f"{candidate} is a training set, its videos are not scored")
-        else:
+    sets = [p for p in sorted(folder.iterdir(), key=lambda p: natural_key(p.name)) if _is_folder(p / "videos")]
+    labelled = [p for p in sets if _has_labels(p) and not _is_prepared(p)]
+    chosen = [p for p in sets if not _is_prepared(p) and p not in labelled]
+    if not chosen and folder.resolve() != (workspace() / "data").resolve():
+        chosen = labelled
+        for candidate in labelled:
+            _note(f"{candidate} has labels; there are no other videos, so its are scored")
+    for candidate in sets:
+        if candidate in chosen:
             found += find_videos(candidate / "videos")
+        else:
+            _note(f"{candidate} is a training set, its videos are not scored")
     if not found:
         raise NoVideos(f"{folder}: no videos in it, in its videos/ or in a <set>/videos/; expected mp4, mov, avi, ...")
     require_distinct_stems(found)
@@ -306,8 +348,12 @@ def videos_below(folder: Path) -> list[Path]:
 def _note_what_is_left(folder: Path, found: list[Path]) -> None:
     """Say which folders of videos inside ``folder`` are not scored, since there are videos above them."""
     top = found[0].parent
-    inside = [folder / "videos", *(p / "videos" for p in folder.iterdir() if p.is_dir())]
-    left = [str(p) for p in inside if p.is_dir() and p != top and not _is_to_train_on(p.parent) and any(p.iterdir())]
+    inside = [p / "videos" for p in (folder, *folder.iterdir()) if _is_folder(p / "videos")]
+    left = [
+        str(p)
+        for p in inside
+        if p != top and not _is_prepared(p.parent) and not _has_labels(p.parent) and any(p.iterdir())
+    ]
     if left:
         _note(f"only the videos in {top} are scored, not those in {', '.join(sorted(left))}")
 
@@ -317,10 +363,18 @@ def _note(text: str) -> None:
         print(f"note: {text}", file=sys.stderr, flush=True)
 
 
-def _is_to_train_on(folder: Path) -> bool:
-    """Whether a set was made by prepare_data.sh, or has labels (0 or 1; a sample submission has neither)."""
-    if (folder / "folds.csv").exists() or (folder / "prepare.json").exists():
-        return True
+def _is_folder(path: Path) -> bool:
+    """Whether a folder is there that this user may look into (lost+found of a mounted disk is none)."""
+    return os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)
+
+
+def _is_prepared(folder: Path) -> bool:
+    """Whether a set was made by prepare_data.sh."""
+    return (folder / "folds.csv").exists() or (folder / "prepare.json").exists()
+
+
+def _has_labels(folder: Path) -> bool:
+    """Whether a set has labels (0 or 1; a sample submission has neither)."""
     for name in ("label.csv", "labels.csv"):
         if (folder / name).is_file():
             with open(folder / name, encoding="utf-8-sig", errors="replace", newline="") as file:

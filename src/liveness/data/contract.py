@@ -14,6 +14,7 @@ from liveness.errors import UserError
 
 # Raised whenever the same contract would give other tensors than before.
 VERSION = 1
+LONGEST = 8  # times the short side: a longer frame is no picture of a person, and its view would fill the memory
 CONTRACT_KEYS = {"version", "frames", "view", "combine", "jpeg_quality", "detector", "detector_sha256"}
 
 
@@ -60,12 +61,19 @@ def cut(rgb: np.ndarray, face: Any | None, view: View, scale: float) -> np.ndarr
 
 
 def resize(rgb: np.ndarray, view: View) -> np.ndarray:
-    """Resample uint8 RGB to the model's input size with PIL's antialiased filters."""
+    """Resample uint8 RGB to the model's input size with PIL's antialiased filters.
+
+    A VideoError where only the short side has a size and the other is more than LONGEST times as long.
+    """
     from PIL import Image
 
     height, width = rgb.shape[:2]
     if view.resize == "stretch":
         target = (view.size, view.size)
+    elif max(height, width) > LONGEST * min(height, width):
+        from liveness.media.video import VideoError
+
+        raise VideoError(f"its frames are {width} x {height}; expected at most {LONGEST} times as long as wide")
     elif width <= height:
         target = (view.size, int(view.size * height / width))
     else:

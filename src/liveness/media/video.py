@@ -6,6 +6,7 @@ presentation order, from 0. Preparation and prediction both come through ``read_
 Pixels are those of OpenCV's VideoCapture for ordinary 8-bit clips: swscale's default conversion.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,8 @@ def _opened(path: Path) -> av.container.InputContainer:
     """Open a file for demuxing: this file only, and of a known kind."""
     options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
     try:
-        return av.open(str(path), options=options)
+        # By its absolute path: FFmpeg takes what stands before a colon in a relative one for a protocol.
+        return av.open(os.path.abspath(path), options=options)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"cannot be opened: {_why(error)}") from error
 

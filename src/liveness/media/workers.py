@@ -6,6 +6,7 @@ replaced, and its task is reported as failed. One task per worker is in flight, 
 grow with the number of tasks.
 """
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -140,9 +141,23 @@ def _start(function: Callable, gib: float) -> _Worker:
     context.set_forkserver_preload([function.__module__, *PRELOAD, *(name for name in IF_HERE if name in sys.modules)])
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, function, gib), daemon=True)
-    process.start()
+    with _no_main_module():
+        process.start()
     theirs.close()
     return _Worker(process, ours)
+
+
+@contextlib.contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Workers need nothing of the program that was started: one would run a script of a few lines, which has no
+    ``if __name__ == "__main__"``, once more from its top."""
+    main = sys.modules["__main__"]
+    kept = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(kept)
 
 
 def _end(worker: _Worker) -> None:

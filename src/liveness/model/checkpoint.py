@@ -4,11 +4,12 @@ Nothing is ever unpickled freely: .safetensors, or torch.load with weights_only 
 class (argparse.Namespace, which lies beside the weights in files written by training scripts).
 
 A member is one .safetensors file. Its metadata hold one JSON value under "liveness": format, recipe,
-fold, preprocessing contract, out-of-fold figures and the digest of the data; no dates and no
-speeds, so that equal training gives equal bytes.
+fold, preprocessing contract, out-of-fold figures, the digest of the data and that of the weights; no
+dates and no speeds, so that equal training gives equal bytes.
 """
 
 import argparse
+import hashlib
 import importlib.metadata
 import json
 import sys
@@ -32,9 +33,22 @@ def save_member(path: Path, state: dict[str, Any], description: dict[str, Any]) 
     from safetensors.torch import save_file
 
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    text = json.dumps({"format": FORMAT, **description}, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    description = {"format": FORMAT, **description, "weights_sha256": digest_of(state)}
+    text = json.dumps(description, sort_keys=True, ensure_ascii=False, allow_nan=False)
     with written_aside(path) as side:
         save_file(state, side, metadata={"liveness": text})
+
+
+def digest_of(state: dict[str, Any]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of contiguous CPU tensors, in the names' order."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()
 
 
 def describe_member(path: Path) -> dict[str, Any]:
@@ -70,7 +84,8 @@ def load_member(path: Path) -> tuple[Any, dict[str, Any]]:
     """A member ready for scoring: the model (float32, evaluation mode, on the CPU) and its description.
 
     Everything needed is in the file itself. Of the recipe only the model is read, so that weights
-    outlive changes of what training can be told.
+    outlive changes of what training can be told. A UserError where the weights are not those that
+    were saved (a copy that went wrong would score all the same); files from before have no digest.
     """
     from safetensors.torch import load_file
 
@@ -82,6 +97,8 @@ def load_member(path: Path) -> tuple[Any, dict[str, Any]]:
     # Copies: the tensors of a mapped file lie where the file has them, and matrix products round by alignment. With
     # torch's own a member scores as it did when it was trained, to the last bit.
     state = {key: value.clone() for key, value in load_file(path).items()}
+    if description.get("weights_sha256", digest := digest_of(state)) != digest:
+        raise UserError(f"{path}: its weights are damaged (SHA-256 differs from its description); copy the file again")
     model = _without_weights(config, size)
     if model is not None:
         load_strictly(model, state, str(path), assign=True)

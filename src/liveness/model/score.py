@@ -41,7 +41,7 @@ def autocast(device: Any, enabled: bool = True) -> Any:
 def half_type() -> Any:
     import torch
 
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def halve(model: Any) -> Any:

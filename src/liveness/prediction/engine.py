@@ -29,7 +29,8 @@ from liveness.prediction.prepare import Prepared, Wanted, prepare_task, wanted_o
 from liveness.prediction.results import NO_SCORE, Row
 
 SECONDS, GIB = 120.0, 4.0  # what one video may take to decode; see media/workers.py
-CHUNK = 1 << 30  # bytes of views that are kept while the members take turns
+# While the members take turns, the videos between two rows on the disk: at most so many, and so many bytes of views.
+TURN, CHUNK = 100, 1 << 30
 MODES = ("auto", "resident", "turns")
 
 
@@ -176,17 +177,18 @@ def score_one(path: Path, loaded: LoadedEnsemble) -> Row:
 
 
 def score_videos(paths: list[Path], loaded: LoadedEnsemble, workers: int = 0) -> Iterator[Row]:
-    """Score videos; yields one row for each, in the given order, whatever happens to it.
+    """Score videos; yields one row for each path, in the given order, whatever happens to it.
 
     ``workers``: decoding processes; 0 = one per core.
     """
     rows: dict[Path, Row] = {}
     order = iter(paths)
     due = next(order, None)
-    for prepared, row in score_prepared(decode_ahead(paths, loaded.wanted(), workers), loaded):
+    once = list(dict.fromkeys(paths))
+    for prepared, row in score_prepared(decode_ahead(once, loaded.wanted(), workers), loaded):
         rows[prepared.path] = row
         while due in rows:
-            yield rows.pop(due)
+            yield replace(rows[due])
             due = next(order, None)
 
 
@@ -231,8 +233,8 @@ class _Video:
     scores: dict[str, float] = field(default_factory=dict)  # member -> video score, nan without one
     tickets: dict[str, Any] = field(default_factory=dict)  # member -> future of its views' scores
     most_frames: int = 0  # the most that any member scored
+    broken: list[str] = field(default_factory=list)  # members that gave a view no finite score
     milliseconds: float = 0.0
-    views: dict[str, Any] = field(default_factory=dict)  # key -> float32 views
 
     def ready(self) -> bool:
         return all(future.done() for future in self.tickets.values())
@@ -304,7 +306,7 @@ def _chunks(videos: Iterable[Prepared]) -> Iterator[list[_Video]]:
     for prepared in videos:
         chunk.append(_Video(prepared))
         size += sum(views.nbytes for views in prepared.views.values())
-        if size >= CHUNK:
+        if size >= CHUNK or len(chunk) == TURN:
             yield chunk
             chunk, size = [], 0
     if chunk:
@@ -343,6 +345,8 @@ def _collect(video: _Video, loaded: LoadedEnsemble) -> None:
             continue
         done = future.result()
         frames = frame_scores(done.scores, len(video.prepared.frames_of[member.wanted.key]))
+        if not np.isfinite(frames).all():
+            video.broken.append(member.name)
         score = frames_to_video(frames, member.combine)
         video.scores[member.name] = loaded.operating.calibrate(member.name, score)
         video.most_frames = max(video.most_frames, int(np.isfinite(frames).sum()))
@@ -366,7 +370,7 @@ def _blend(video: _Video, loaded: LoadedEnsemble) -> float:
 
 def _row(video: _Video, loaded: LoadedEnsemble) -> Row:
     prepared, score = video.prepared, _blend(video, loaded)
-    status, reason = _status(prepared, video.scores)
+    status, reason = _status(video, loaded)
     if not np.isfinite(score):
         score = NO_SCORE
     faces = None if prepared.faces < 0 else prepared.faces
@@ -382,10 +386,16 @@ def _tensors(views: np.ndarray, wanted: Wanted) -> Any:
     return stack([to_tensor(view, wanted.view) for view in views])
 
 
-def _status(prepared: Prepared, scores: dict[str, float]) -> tuple[str, str]:
-    without = [name for name, score in scores.items() if not np.isfinite(score)]
-    if prepared.status in ("ok", "partial") and without:
-        others = len(scores) - len(without)
+def _status(video: _Video, loaded: LoadedEnsemble) -> tuple[str, str]:
+    prepared = video.prepared
+    if prepared.status not in ("ok", "partial"):
+        return prepared.status, prepared.reason
+    if video.broken:
+        return "failed", f"no finite score from {', '.join(video.broken)}: damaged weights, or an overflow"
+    key_of = {member.name: member.wanted.key for member in loaded.members}
+    without = [name for name in video.scores if key_of[name] not in prepared.views]
+    if without:
+        others = len(video.scores) - len(without)
         extra = f"; scored by the {others} members that see the whole frame" if others else ""
         return "no_face", f"no face found in {prepared.frames} frames{extra}"
     return prepared.status, prepared.reason

@@ -76,7 +76,7 @@ class Partial:
         """For whoever ends early: what is there, and how to go on."""
         count = len(self._read())
         if not count:
-            return "no video was finished; start again when there is room"
+            return "no video was finished; the same command starts again"
         return f"{count} finished rows are in {self.path}; the same command continues"
 
     def close(self) -> None:

@@ -14,9 +14,11 @@ from liveness.files import written_aside
 
 NO_SCORE = 0.5
 # What can happen to a video. These two are scored whole; "no_face" (a member needs a face and found
-# none), "unreadable", "crashed" (its decoder died twice) and "missing" (the sample submission names it,
-# and it is not there) are not.
+# none), "unreadable", "crashed" (its decoder died twice), "failed" (a member gave no finite score) and
+# "missing" (the sample submission names it, and it is not there) are not.
 SCORED = ("ok", "partial")
+FILES = ("submission.csv", "predictions.csv")
+PREVIOUS = "previous_"  # before the names of an earlier run's files
 COLUMNS = ("fname", "score", "decision", "status", "reason", "frames", "faces", "milliseconds")
 
 
