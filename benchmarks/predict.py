@@ -66,11 +66,7 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="bench-predict-", dir=args.work) as folder:
         report = benchmark(args, Path(folder))
-    text = json.dumps(report, indent=1) + "\n"
-    print(text, end="")
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
+    prepare.tell(report, args.out)
     return 0
 
 

@@ -53,12 +53,17 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="bench-prepare-", dir=args.work) as folder:
         report = benchmark(args, Path(folder))
+    tell(report, args.out)
+    return 0
+
+
+def tell(report: dict, out: Path | None) -> None:
+    """Print a report as JSON, and write it to a file where one is named."""
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
     print(text, end="")
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
-    return 0
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
 
 
 def benchmark(args: argparse.Namespace, work: Path) -> dict:

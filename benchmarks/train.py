@@ -41,6 +41,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 # As the package sets it, before torch is loaded, for all variants: threads that wait must not count as work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import prepare  # noqa: E402  (benchmarks/prepare.py: how a report is told)
+
 PLAIN = ("plain", "plain_channels_last", "plain_compiled")
 VARIANTS = (*PLAIN, "ours", "ours_compiled")
 WARM_UP = 3  # steps that are not counted; compiled: the compilation lies in them
@@ -56,11 +58,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-train-", dir=args.work) as folder:
         make_frames(args, Path(folder))
         report = benchmark(args, Path(folder))
-    text = json.dumps(report, indent=1) + "\n"
-    print(text, end="")
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
+    prepare.tell(report, args.out)
     return 0
 
 
