@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from liveness.config import load_recipe
 from liveness.errors import UserError
 from liveness.evaluation import combine, metrics
 
@@ -208,3 +209,14 @@ def test_recipes_are_joined_over_their_folds():
     joined = combine.by_recipe(table, {"x_fold0": "x", "x_fold1": "x", "y": "y"})
     np.testing.assert_allclose(joined["x"], [0.1, 0.2, np.nan])
     assert list(joined.columns) == ["x", "y"] and list(joined.index) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("how", ["mean", "low1", "top12", "trimmed49", "trimmed50", "top0", "best", "mean2"])
+def test_a_recipe_takes_what_combines_frames_and_nothing_else(how):
+    try:
+        combine.check_how(how)
+    except ValueError:
+        with pytest.raises(UserError, match=f"combine={how}; expected mean"):
+            load_recipe("convnext_large", [f"combine={how}"])
+    else:
+        assert load_recipe("convnext_large", [f"combine={how}"]).combine == how

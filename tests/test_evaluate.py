@@ -219,6 +219,10 @@ def test_thresholds_come_from_the_holdout_and_the_headline_from_the_folds(ensemb
     assert (shipped["thresholds"][0]["threshold"], shipped["thresholds"][0]["value"]) == (equal.threshold, equal.value)
     assert report["holdout"]["pooled"]["eer"] == equal.value
     assert all(row["videos"] <= 40 for rows in report["combinations"].values() for row in rows)
+    for how, learned in report["learned_weights"].items():
+        assert list(learned) == members and sum(learned.values()) == pytest.approx(1), how
+        assert f"to blend by '{how}', learned on all folds, put into configs/ensemble/mix.yaml:" in text
+    assert learned["convnext_xlarge_fold0"] == learned["convnext_xlarge_fold1"]
     for point in shipped["thresholds"]:
         passed = (aside["score"][aside.label == 0] >= point["threshold"]).mean()
         missed = (aside["score"][aside.label == 1] < point["threshold"]).mean()

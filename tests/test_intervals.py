@@ -139,6 +139,14 @@ def test_delong_is_the_published_formula():
         assert intervals.delong(labels, np.round(first, digits), np.round(second, digits)) == pytest.approx(expected)
 
 
+def test_systems_that_no_video_told_apart_may_still_differ():
+    labels = np.arange(56) % 2
+    found = intervals.compare_eer(labels, 0.1 + 0.8 * labels, 0.2 + 0.6 * labels)
+    assert found.verdict == "cannot be told apart" and found.difference == 0
+    upper = stats.binomtest(0, 28).proportion_ci(0.95, "exact").high
+    assert found.interval.as_list() == pytest.approx([-upper, upper])
+
+
 def test_verdict_needs_evidence():
     labels, first, second = two_systems(second=4.5)
     for compare in (intervals.compare_eer, intervals.compare_auc):

@@ -128,6 +128,13 @@ def test_other_weights_are_refused_and_equal_ratios_are_not(tmp_path):
         read_operating(path, MEMBERS, "abc", weights={"a_fold0": 1.0, "a_fold1": 1.0})
 
 
+def test_a_member_that_was_trained_again_has_no_threshold_yet(tmp_path):
+    path = write(tmp_path, weights_sha256={"a_fold0": "11", "a_fold1": "22"})
+    read_operating(path, MEMBERS, "abc", digests={"a_fold0": "11"})  # an older file tells no digest
+    with pytest.raises(UserError, match="before a_fold1 was trained again; run: python -m liveness.evaluate mine"):
+        read_operating(path, MEMBERS, "abc", digests={"a_fold0": "11", "a_fold1": "33"})
+
+
 def test_a_file_that_is_no_json_is_one_line(tmp_path):
     path = tmp_path / "mine.json"
     for text in ("{", "[]", "3", '{"thresholds": [3]}'):

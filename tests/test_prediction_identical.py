@@ -14,6 +14,7 @@ import torch
 from test_prediction import put_member
 
 from liveness.config import Cascade, Ensemble, EnsembleMember
+from liveness.errors import UserError
 from liveness.files import CODE
 from liveness.model.score import MOST_VIEWS, Lanes, Packs, Scorer, halve
 from liveness.prediction.engine import load_members, score_one, score_videos
@@ -107,6 +108,8 @@ def test_a_cascade_asks_the_other_members_only_about_what_its_first_leave_open(w
     expected = [a.score if early else b.score for a, b, early in zip(first, both, final, strict=True)]
     assert [score_text(row.score) for row in found] == [score_text(score) for score in expected]
     assert {row.status for row in found} == {"ok"}
+    with pytest.raises(UserError, match="--point apcer5: with a cascade only eer"):
+        load_members(Ensemble("mine", "train", MEMBERS, "none", cascade), point="apcer5")
 
 
 def test_calibrated_scores_are_blended_and_decided(workspace, clips, members):

@@ -248,6 +248,9 @@ SHIFT = {
 }  # fmt: skip
 SEARCH = {
     "version": 1,
+    "ensemble": "mix",
+    "data": "tiny",
+    "data_hash": HASH,
     "members": [
         {"name": f"{recipe}_fold{fold}", "milliseconds": 20.0, "eer": 0.2, "interval": [0.1, 0.3]}
         for recipe, fold in MEMBERS
@@ -289,8 +292,9 @@ def test_shift_search_and_naive_gap_are_shown(own):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"data_hash": "another"}, "another ensemble or state of the data"),
-        ({"ensemble": "other"}, "another ensemble or state of the data"),
+        ({"data_hash": "another"}, "another ensemble, state of the data or training"),
+        ({"ensemble": "other"}, "another ensemble, state of the data or training"),
+        ({"weights_sha256": {"second_fold0": "0" * 64}}, "another ensemble, state of the data or training"),
         ({"version": 2}, "a form that this report does not know"),
         ({"rows": "many"}, "a form that this report does not know"),
     ],

@@ -117,6 +117,16 @@ def test_focal_loss_is_that_of_torchvision(root):
     assert metrics.train_loss[0] == pytest.approx(expected, rel=1e-5)
 
 
+def test_class_balance_counts_the_attacks_that_live_samples_become(root):
+    recipe = narrow("train.class_balance=true", "augment.attack_rate=0.25")
+    prepared = load_set("tiny", recipe.frames)
+    rows, _ = split(prepared, 0, recipe.view)
+    state, _ = member._start(recipe, prepared, rows, root / "none.pt", torch.device("cpu"))
+    attack, live = state.class_weights
+    lives = 0.75 * (rows.label == 1).sum()
+    assert live * lives == pytest.approx(len(rows) / 2) and attack * (len(rows) - lives) == pytest.approx(len(rows) / 2)
+
+
 def test_class_balance_weighs_as_scikit_learn_does(root):
     from sklearn.utils.class_weight import compute_class_weight
 
@@ -407,6 +417,42 @@ def test_more_processes_than_gpus_is_a_line_and_the_asked_for_backend_and_patien
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match="process 2 has no GPU, only 2 are here; set NGPU=2"):
         distributed.start()
+
+
+@pytest.mark.parametrize("select", ["logloss", pytest.param("last", marks=pytest.mark.full)])
+def test_a_stop_at_any_step_and_while_the_fold_is_scored_changes_nothing(root, monkeypatch, select):
+    """A signal in an epoch, at its last step and between two held-out videos: rows and weights are the undisturbed."""
+    recipe = narrow("train.epochs=2", f"train.select={select}", "train.lr=1e-2")
+    asked = {"left": math.inf}
+
+    def stop_now(*_):
+        asked["left"] -= 1
+        return asked["left"] < 0
+
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(member, "_stop_now", stop_now)
+    monkeypatch.setattr(member.os, "_exit", leave)
+    path = member_path("tiny", "convnext_xlarge", 0)
+
+    def trained(folder, stops) -> tuple[bytes, list]:
+        path.unlink(missing_ok=True)
+        folder.mkdir()
+        for left in (*stops, math.inf):
+            asked["left"] = left
+            try:
+                member.train_member(recipe, 0, "tiny", folder)
+            except SystemExit as stopped:
+                assert stopped.code == member.STOPPED and not path.exists()
+        table = pd.read_csv(folder / "metrics.csv").drop(columns=["seconds", "images_per_second"])
+        return path.read_bytes(), table.to_dict("records")
+
+    whole = trained(root / "whole", [])
+    steps = int(whole[1][0]["step"])
+    assert steps >= 2 and len(whole[1]) == 2
+    for stops in ([0], [steps - 1], [steps], [steps + 2, steps + 1], [steps - 1, 0, 0]):
+        assert trained(root / "-".join(map(str, stops)), stops) == whole, stops
 
 
 @pytest.mark.full

@@ -182,7 +182,9 @@ class Recipe:
     data: str = "train"  # the data set, where DATA or --data names no other
     frames: FramePlan = field(default_factory=FramePlan)
     view: View = field(default_factory=View)
-    combine: str = "mean"  # frames -> video: mean | median | logit_mean
+    combine: str = (
+        "mean"  # frames -> video: mean | median | logit_mean | top2 | low1 | trimmed20 (evaluation/combine.py)
+    )
     tracker: str = "none"  # none | tensorboard | wandb, besides metrics.csv
     model: Model = field(default_factory=Model)
     train: Train = field(default_factory=Train)
@@ -218,6 +220,7 @@ class Ensemble:
     cascade: Cascade = field(default_factory=Cascade)
 
 
+COMBINE = r"mean|median|logit_mean|(top|low)[1-9]\d*|trimmed([0-9]|[1-4]\d)"  # what evaluation/combine.py knows
 SCHEMAS = {"recipe": Recipe, "data": Data, "ensemble": Ensemble}
 
 
@@ -414,7 +417,6 @@ def _check_recipe(recipe: Recipe) -> None:
         ("view.kind", view.kind, ("frame", "face")),
         ("view.resize", view.resize, ("stretch", "short_side")),
         ("view.interpolation", view.interpolation, ("bicubic", "bilinear")),
-        ("combine", recipe.combine, ("mean", "median", "logit_mean")),
         ("tracker", recipe.tracker, ("none", "tensorboard", "wandb")),
         ("train.loss", train.loss, ("bce", "focal")),
         ("train.select", train.select, ("last", "logloss")),
@@ -423,6 +425,10 @@ def _check_recipe(recipe: Recipe) -> None:
         _require(value in allowed, f"{where}: {key}={value!r}; expected one of {', '.join(allowed)}")
     _require(view.size >= 16, f"{where}: view.size={view.size}; expected at least 16")
     _require(len(view.mean) == len(view.std) == 3, f"{where}: view.mean and view.std need three numbers each")
+    _require(
+        re.fullmatch(COMBINE, recipe.combine),
+        f"{where}: combine={recipe.combine}; expected mean, median, logit_mean, top<k>, low<k> or trimmed<percent>",
+    )
     _require(
         len(view.train_scales) == 2 and 1 <= view.train_scales[0] <= view.train_scales[1],
         f"{where}: view.train_scales={view.train_scales}; expected [low, high] with 1 <= low <= high",

@@ -21,6 +21,7 @@ import argparse
 import json
 import math
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from liveness.data.labels import read_table, table_text
 from liveness.errors import UserError, run
 from liveness.evaluation import calibration, combine, report, search, thresholds
 from liveness.files import plain_name, workspace, write_text
+from liveness.model.checkpoint import digests_of, member_path
 
 OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]
 FOLD_COLUMNS = ["filename", "label", "group", "fold"]
@@ -49,12 +51,15 @@ def main(argv: list[str] | None = None) -> int:
     judged = judge(folds, trained, ensemble.calibration)
     species = read_species(data, judged.table)
     summary = measured(judged, species, f"{args.ensemble} on {data}")
-    summary = {"ensemble": name, "data": data, "data_hash": data_hash, "weights": judged.weights, **summary}
+    about = {"ensemble": name, "data": data, "data_hash": data_hash, "weights": judged.weights}
+    about["weights_sha256"] = digests_of({m.name: member_path(data, m.recipe, m.fold) for m in trained})
+    summary = about | summary
     basis = thresholds.basis(judged.table, judged.calibrated, judged.weights, species)
     summary["operating_points"] = shipped_points(basis, summary)
     summary["naive_gap"] = naive_gap(folds, trained, data, data_hash, ensemble.calibration)
     if args.combinations:
         summary["combinations"] = compare(folds, trained, ensemble.calibration, judged)
+        summary["learned_weights"] = learned_weights(trained, judged)
     folder = workspace() / "runs" / data / name
     write_text(folder / "oof_video.csv", table_text(judged.table))
     if not args.members:
@@ -63,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     print(report.render(summary, f"{args.ensemble} on {data}{', chosen members only' if args.members else ''}"))
     if args.combinations:
         print(report.render_ways(summary["combinations"]))
+        print(report.render_weights(summary["learned_weights"], name))
     print(f"  per video: {shown(folder / 'oof_video.csv')}; all figures: {shown(folder / 'report.json')}")
     return 0
 
@@ -262,6 +268,22 @@ def compare(folds: pd.DataFrame, trained: list[Trained], how: str, judged: Judge
     return found
 
 
+def learned_weights(trained: list[Trained], judged: Judged) -> dict[str, dict[str, float]]:
+    """What ``weights`` and ``greedy`` learn on all folds, as weights of the members for configs/ensemble/.
+
+    A recipe's weight is shared by its members. Empty where there is one recipe only.
+    """
+    home = judged.out_of_fold()
+    table = judged.table.assign(**judged.calibrated)[home]
+    recipes = {member.name: member.recipe for member in trained}
+    joined = combine.by_recipe(table, recipes)
+    if joined.shape[1] < 2:
+        return {}
+    sizes = Counter(recipes.values())
+    fits = {how: combine.fit(how, joined, table["label"].to_numpy()).weights for how in ("weights", "greedy")}
+    return {how: {name: fit[recipe] / sizes[recipe] for name, recipe in recipes.items()} for how, fit in fits.items()}
+
+
 def read_run_config(path: Path) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -324,7 +346,7 @@ def shipped(summary: dict, basis: thresholds.Basis, frames: int) -> dict:
     alike = basis.alike
     how = summary["calibration"]
     return {
-        **{key: summary[key] for key in ("ensemble", "data", "data_hash", "weights")},
+        **{key: summary[key] for key in ("ensemble", "data", "data_hash", "weights", "weights_sha256")},
         **{key: getattr(basis, key) for key in ("split", "videos", "groups")},
         "frames": {"typical": frames, "least": math.ceil(frames / 2)},
         "calibration": {"how": how["how"], "members": {m["member"]: m["parameters"] for m in how["members"]}},

@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         "version": 1,
         "ensemble": args.ensemble,
         "data": data,
+        **evaluated(data, ensemble.name),
         "costs": {
             "device": device,
             "decode": costs.decode,
@@ -103,6 +104,19 @@ def read_scores(data: str, ensemble: Ensemble) -> pd.DataFrame:
     if not table["label"].isin((0, 1)).all() or table["fold"].isna().any():
         raise UserError(f"{path}: labels other than 0 and 1, or a fold that is no number; {again}")
     return table.astype({"label": int, "fold": int})
+
+
+def evaluated(data: str, name: str) -> dict:
+    """What the scores are of, as the evaluation has noted it: state of the data, members' weights."""
+    path = workspace() / "runs" / data / name / "report.json"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return {key: report[key] for key in ("data_hash", "weights_sha256")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        again = f"python -m liveness.evaluate {name} --data {data}"
+        raise UserError(
+            f"{path}: does not say what its scores are of ({type(error).__name__}); run: {again}"
+        ) from error
 
 
 def _time(path: Path) -> float:
@@ -246,7 +260,7 @@ def measure(ensemble: Ensemble, data: str) -> tuple[search.Costs, str]:
         forward,
     )
     on_gpu = torch.cuda.is_available()
-    return costs, torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    return costs, torch.cuda.get_device_name() if on_gpu else "CPU, one thread a pass"
 
 
 def clip_times(path: Path, members: list[Any]) -> dict[str, float]:

@@ -32,8 +32,10 @@ from liveness.data.labels import read_table, table_text
 from liveness.errors import UserError, run
 from liveness.evaluation import shift
 from liveness.evaluation.combine import blend, frames_to_video
+from liveness.evaluation.intervals import FEW_GROUPS
 from liveness.files import plain_name, workspace, write_text, written_aside
 from liveness.media.stress import CLEAN, SEVERITIES, STRESSORS, Stress, all_stresses
+from liveness.model.checkpoint import digests_of, member_path
 from liveness.prediction.operating import Operating, read_operating
 
 SEED = 1
@@ -77,7 +79,12 @@ def main(argv: list[str] | None = None) -> int:
     for one in systems:
         if one.shipped:
             beside = workspace() / "weights" / data / f"{one.name}.json"
-            one.operating = read_operating(beside, list(one.weights), trained[0].data_hash, weights=one.weights)
+            digests = digests_of(
+                {m.name: member_path(data, m.recipe, m.fold) for m in trained if m.name in one.weights}
+            )
+            one.operating = read_operating(
+                beside, list(one.weights), trained[0].data_hash, weights=one.weights, digests=digests
+            )
     videos = chosen_videos(folds, trained, args.videos, args.seed)
     print(
         f"{len(videos)} held-out videos of {data}, {len(stresses)} stresses, {len(trained)} members "
@@ -87,6 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     scores = score_all(data, members, trained, videos, stresses, args)
     check_road(scores, trained)
     about = {"data": data, "data_hash": trained[0].data_hash, "seed": args.seed}
+    about["weights_sha256"] = digests_of({m.name: member_path(data, m.recipe, m.fold) for m in trained})
     groups = [systems] if args.against else [[one] for one in systems]
     summaries = [report(about, judged, scores, videos, stresses) for judged in groups]
     if args.each:
@@ -344,6 +352,7 @@ def report(about: dict, judged: list[System], scores: Scores, videos: pd.DataFra
         "ensemble": first.name,
         "members": list(first.weights),
         **about,
+        "weights_sha256": {name: value for name, value in about["weights_sha256"].items() if name in first.weights},
         "videos": len(clean),
         "clean": {
             **{key: plain[key] for key in ("eer", "interval", "auc", "videos", "no_score")},
@@ -430,6 +439,8 @@ def render(summary: dict, other: str = "") -> str:
     lines.append(
         "  APCER and BPCER at the clean equal-error threshold; print and replay: against the clean live videos"
     )
+    if clean["groups"] < FEW_GROUPS:
+        lines.append(f"  {clean['groups']} persons: intervals are by video, too narrow to speak for other persons")
     return "\n".join(lines)
 
 

@@ -52,7 +52,7 @@ def main() -> int:
     folder = workspace() / "runs" / name / f"{recipe.name}_fold{arguments.fold}"
 
     from liveness import distributed
-    from liveness.training.member import train_member
+    from liveness.training.member import memory_told, train_member
 
     rank, _, _ = distributed.start()
     try:
@@ -62,7 +62,8 @@ def main() -> int:
                     if path.name != "lock":
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
             distributed.barrier()
-            train_member(recipe, arguments.fold, name, folder, arguments.naive)
+            with memory_told(recipe):
+                train_member(recipe, arguments.fold, name, folder, arguments.naive)
     finally:
         distributed.stop()
     return 0

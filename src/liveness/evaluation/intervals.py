@@ -245,7 +245,8 @@ def compare_eer(
     """Paired bootstrap of the difference in EER: both systems are judged on the same drawn videos.
 
     Arguments as in ``bootstrap``; every video needs a score of both. "better" and "worse" only
-    if the whole interval lies on one side of 0.
+    if the whole interval lies on one side of 0. Where no draw differs, the limits are those of
+    ``zero_errors`` to either side.
     """
     labels, scores_a = metrics.check(labels, scores_a)
     _, scores_b = metrics.check(labels, scores_b)
@@ -263,6 +264,9 @@ def compare_eer(
     tail = _tail(groups, level)
     low, high = (float(v) for v in np.quantile(draws, [tail, 1 - tail]))
     method = "paired bootstrap by video" if groups is None else "paired bootstrap by group"
+    if low == high == 0:  # not one video told the systems apart: that happens up to this difference
+        reach = zero_errors(labels, groups, level)
+        low, high, method = -reach, reach, f"{method}, limits as for zero errors"
     return _comparison(difference, float(draws.std()), Interval(low, high, method), labels.size, -1)
 
 

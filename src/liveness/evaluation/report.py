@@ -215,6 +215,18 @@ def render_ways(combinations: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
+def render_weights(learned: dict[str, dict[str, float]], ensemble: str) -> str:
+    """How to use what was learned: the lines of the ensemble's file, members without a part left out."""
+    lines = []
+    for how, weights in learned.items():
+        lines.append(f"  to blend by {how!r}, learned on all folds, put into configs/ensemble/{ensemble}.yaml:")
+        for name, weight in weights.items():
+            if weight > 0:
+                recipe, _, fold = name.rpartition("_fold")
+                lines.append(f"    - {{recipe: {recipe}, fold: {fold}, weight: {weight:.4f}}}")
+    return "\n".join([*lines, ""] if lines else [])
+
+
 def verdict(row: dict) -> str:
     """The verdict in words, with the size of set that would tell where it is open."""
     if row["verdict"] != "cannot be told apart":

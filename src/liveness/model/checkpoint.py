@@ -80,6 +80,12 @@ def describe_member(path: Path) -> dict[str, Any]:
     return description
 
 
+def digests_of(paths: dict[str, Path]) -> dict[str, str]:
+    """Name -> SHA-256 of a member's weights as its file tells it; without those that are not there or tell none."""
+    told = {name: describe_member(path).get("weights_sha256") for name, path in paths.items() if path.is_file()}
+    return {name: digest for name, digest in told.items() if digest}
+
+
 def load_member(path: Path) -> tuple[Any, dict[str, Any]]:
     """A member ready for scoring: the model (float32, evaluation mode, on the CPU) and its description.
 

@@ -32,7 +32,7 @@ class SampleDropPath(torch.nn.Module):
         self.rate, self.number, self.shared = rate, number, shared
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (N, ...), of which row i belongs to the i-th seed last given to ``set_seeds``."""
+        """x: (N, ...), of which row i belongs to the i-th of the seeds in ``shared``."""
         if not self.training or self.rate == 0:
             return x
         seeds = self.shared["seeds"]
@@ -44,7 +44,7 @@ class SampleDropPath(torch.nn.Module):
 
 
 def replace_drop_path(model: Any) -> dict[str, torch.Tensor]:
-    """Put a SampleDropPath in the place of each of timm's. Returns what ``set_seeds`` fills."""
+    """Put a SampleDropPath in the place of each of timm's. Returns what holds their "seeds", one a sample."""
     from timm.layers import DropPath
 
     shared: dict[str, torch.Tensor] = {}

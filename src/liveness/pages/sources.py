@@ -165,8 +165,9 @@ def optional(sources: Sources, path: Path, rows: str, command: str) -> dict | No
         return None
     ours = {"ensemble": sources.ensemble, "data": sources.data, "data_hash": sources.summary["data_hash"]}
     timed = {row.get("name") for row in value.get("members") or [] if isinstance(row, dict)} or set(sources.members)
-    if any(value.get(key, mine) != mine for key, mine in ours.items()) or timed != set(sources.members):
-        sources.absent[part] = f"{path.name} is of another ensemble or state of the data. Anew: {command}"
+    same = all(value.get(key) == mine for key, mine in ours.items()) and timed == set(sources.members)
+    if not same or (value.get("weights_sha256") or {}) != (sources.summary.get("weights_sha256") or {}):
+        sources.absent[part] = f"{path.name} is of another ensemble, state of the data or training. Anew: {command}"
         return None
     return value
 

@@ -95,16 +95,23 @@ def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> Loa
     missing = [path for path in paths.values() if not path.is_file()]
     if missing:
         raise UserError(_ways_to_get(missing, ensemble.name, data))
-    members, hashes = [], []
+    members, hashes, digests = [], [], {}
     for member in ensemble.members:
         path = paths[member.recipe, member.fold]
         description = describe_member(path)
         members.append(_described(path, description, member.recipe, member.fold, member.weight))
         hashes.append(str(description.get("data_hash") or ""))
+        if digest := description.get("weights_sha256"):
+            digests[members[-1].name] = digest
     of_data = hashes[0] if len(set(hashes)) == 1 else "members of different data"
     beside = workspace() / "weights" / data / f"{ensemble.name}.json"
     weights = {member.name: member.weight for member in members}
-    operating = read_operating(beside, list(weights), of_data, point, weights)
+    if point != "eer" and ensemble.cascade.first:
+        raise UserError(
+            f"--point {point}: with a cascade only eer; its bounds were chosen around that threshold, and what they "
+            "decide never reaches the other members"
+        )
+    operating = read_operating(beside, list(weights), of_data, point, weights, digests)
     return LoadedEnsemble(ensemble.name, members, operating, ensemble.cascade)
 
 

@@ -57,15 +57,21 @@ class Operating:
 
 
 def read_operating(
-    path: Path, members: list[str], data_hash: str, point: str = "eer", weights: dict[str, float] | None = None
+    path: Path,
+    members: list[str],
+    data_hash: str,
+    point: str = "eer",
+    weights: dict[str, float] | None = None,
+    digests: dict[str, str] | None = None,
 ) -> Operating:
     """The operating point ``point`` of weights/<set>/<ensemble>.json, checked against what is blended.
 
     members: names <recipe>_fold<k> of all members; data_hash: that of the data they were trained on;
-    weights: theirs in the blend (only the ratios count), where they are to be checked. Without the
-    file the threshold is 0.5, nothing is calibrated and no score is too close to call; then only
-    the point "eer" can be asked for. UserError where the file is damaged, has no such point, or
-    is of other data, members or weights.
+    weights: theirs in the blend (only the ratios count), where they are to be checked; digests: of the
+    members' weights (member -> SHA-256), as far as they are known: a member that was trained again has
+    other scores, for which no threshold was measured. Without the file the threshold is 0.5, nothing
+    is calibrated and no score is too close to call; then only the point "eer" can be asked for.
+    UserError where the file is damaged, has no such point, or is of other data, members or weights.
     """
     if not path.is_file():
         if point != "eer":
@@ -90,6 +96,7 @@ def read_operating(
         )
     calibrations = _calibrations(path, calibration, members)
     _check_weights(path, about.get("weights"), weights)
+    _check_digests(path, about.get("weights_sha256") or {}, digests or {})
     return _operating(path, points[point], calibrations, least_frames)
 
 
@@ -142,6 +149,12 @@ def _check_weights(path: Path, there: dict | None, weights: dict[str, float] | N
     scale, ours = sum(there.values()), sum(weights.values())
     if any(abs(there.get(name, 0) / scale - weight / ours) > 1e-6 for name, weight in weights.items()):
         raise UserError(f"{path}: made for other weights of the members than those blended; {_remedy(path)}")
+
+
+def _check_digests(path: Path, there: dict[str, str], here: dict[str, str]) -> None:
+    changed = [name for name in here if there.get(name, here[name]) != here[name]]
+    if changed:
+        raise UserError(f"{path}: made before {', '.join(changed[:3])} was trained again; {_remedy(path)}")
 
 
 def _remedy(path: Path) -> str:

@@ -8,6 +8,8 @@ a run that continues from ``last.pt`` does what an undisturbed run does, whateve
 several processes do what one does, up to the rounding of sums.
 """
 
+import ctypes
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -45,6 +47,7 @@ class State:
     samples: int = 0
     history: list[dict] = field(default_factory=list)  # rows of metrics.csv
     best: dict[str, Any] | None = None  # with select=logloss: epoch, logloss and weights of the best epoch
+    unjudged: dict | None = None  # the row of an epoch whose steps are done and whose held-out fold is not scored
 
     @property
     def epoch(self) -> int:
@@ -59,7 +62,9 @@ class State:
     def finish_epoch(self, row: dict, select: str) -> None:
         """Note an epoch's row of metrics.csv, and its weights if they are to be kept."""
         self.history.append(row)
-        if select == "logloss" and (self.best is None or row["logloss"] < self.best["logloss"]):
+        self.unjudged = None
+        # Without a log loss (one class has scores) an epoch is kept only until one has it.
+        if select == "logloss" and (self.best is None or not row["logloss"] >= self.best["logloss"]):
             weights = {key: value.detach().cpu().clone() for key, value in self.best_guess.state_dict().items()}
             self.best = {"epoch": row["epoch"], "logloss": row["logloss"], "weights": weights}
 
@@ -124,6 +129,7 @@ def save(state: State, path: Path) -> None:
         "samples": state.samples,
         "history": state.history,
         "best": state.best,
+        "unjudged": state.unjudged,
         "lr": state.lr,
         "model": state.model.state_dict(),
         "ema": state.ema.state_dict() if state.ema is not None else None,
@@ -167,6 +173,7 @@ def resume(state: State, path: Path) -> None:
     state.optimizer.load_state_dict(content["optimizer"])
     state.scaler.load_state_dict(content["scaler"])
     state.step, state.history, state.best = content["step"], content["history"], content["best"]
+    state.unjudged = content.get("unjudged")
     if distributed.rank() == 0:
         state.loss, state.samples = content["loss"], content["samples"]
 
@@ -219,16 +226,19 @@ def fit(
 ) -> bool:
     """Train from ``state.step`` to the end. ``after_epoch(row of metrics.csv)`` runs on every rank.
 
-    ``stopping()`` is asked after every step. Returns whether training is finished.
+    ``stopping()`` is asked after every step. Returns whether training is finished. A run that left
+    between an epoch's last step and its row begins with that row.
     """
     config = recipe.train
     model = parallel(state, config)
     arriving = samples(frames, shares(len(frames), config, state.step), config, state.device)
-    while state.epoch < config.epochs:
-        row = _run_epoch(state, model, arriving, config, stopping)
-        if row is None:
-            return False
-        after_epoch(row)
+    while state.unjudged or state.epoch < config.epochs:
+        if state.unjudged is None:
+            state.unjudged = _run_epoch(state, model, arriving, config, stopping)
+            if state.unjudged is None or stopping():
+                return False
+        after_epoch(dict(state.unjudged))
+        state.unjudged = None
     return True
 
 
@@ -252,18 +262,20 @@ def samples(frames: TrainingFrames, plan: list[Share], config: Train, device: An
         batch_sampler=[share.keys for share in plan],
         num_workers=config.workers,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_quiet_worker,
+        worker_init_fn=quiet_worker,
     )
     return iter(zip(plan, loader, strict=True))
 
 
-def _quiet_worker(_: int) -> None:
+def quiet_worker(_: int) -> None:
     """A loader worker is one of several and keeps to one thread; ctrl-C and SIGTERM are its parent's
-    affair, which ends it when it has finished."""
+    affair, and it ends with its parent: it has inherited the lock of the run's folder."""
     import signal
 
     import cv2
 
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -272,11 +284,12 @@ def _quiet_worker(_: int) -> None:
 def _run_epoch(
     state: State, model: Any, arriving: Iterator, config: Train, stopping: Callable[[], bool]
 ) -> dict | None:
-    """The rest of an epoch; returns its row for metrics.csv, or None if it was stopped."""
+    """The rest of an epoch; returns its row for metrics.csv, or None if it was stopped before its last step."""
     import torch
     from tqdm import tqdm
 
     started, lr = time.monotonic(), 0.0
+    shown = started
     losses = torch.tensor([state.loss, state.samples], dtype=torch.float64, device=state.device)
     before, pending = state.samples, losses
     end = (state.epoch + 1) * state.steps_per_epoch
@@ -292,9 +305,10 @@ def _run_epoch(
             pending = sums
             losses += sums
             bar.update()
-            if show:
+            if show and time.monotonic() - shown > 0.5:  # reading the loss waits for the step
+                shown = time.monotonic()
                 bar.set_postfix(_gauges(losses, lr, state.device))
-            if stopping():
+            if state.step < end and stopping():
                 state.loss, state.samples = losses[0].item(), int(losses[1].item())
                 return None
     _require_finite_loss(pending, state.step)
@@ -319,8 +333,10 @@ def _gauges(losses: Any, lr: float, device: Any) -> dict[str, str]:
 
     gauges = {"loss": f"{(losses[0] / losses[1]).item():.3f}", "lr": f"{lr:.1e}"}
     if device.type == "cuda":
-        gauges["GB"] = f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f}"
-    return gauges
+        most = torch.cuda.max_memory_allocated(device)
+    else:
+        most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return gauges | {"GB": f"{most / 1e9:.1f}"}
 
 
 def run_step(state: State, model: Any, arriving: Iterator, config: Train, lr: float) -> Any:

@@ -1,9 +1,10 @@
 """One member from a prepared set to its weights: start or continue, fit, score the held-out fold.
 
 Reads data/<set>/ and weights/<pretrained>; writes runs/<set>/<recipe>_fold<k>/{config.json, runs.json,
-last.pt, metrics.csv, oof.csv} and, last, weights/<set>/<recipe>_fold<k>.safetensors.
+last.pt, metrics.csv}, weights/<set>/<recipe>_fold<k>.safetensors and, last, oof.csv.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +70,15 @@ def train_member(recipe: Recipe, fold: int, name: str, folder: Path, naive: bool
     say(f"{title}: {_summary(recipe, state, rows, held_out)}")
     videos = HeldOutVideos(prepared, held_out, recipe.view)
     oof, of_epoch = None, 0
+    signals = _Signals()
+
+    def stopping() -> bool:
+        return _stop_now(rank, signals)
 
     def after_epoch(row: dict) -> None:
         nonlocal oof, of_epoch
-        oof, of_epoch = score_held_out(state.best_guess, device, videos, prepared, recipe), row["epoch"]
+        oof = score_held_out(state.best_guess, device, videos, prepared, recipe, stopping)
+        of_epoch = row["epoch"]
         row.update(_figures(oof, recipe))
         state.finish_epoch(row, recipe.train.select)
         say(
@@ -83,7 +90,7 @@ def train_member(recipe: Recipe, fold: int, name: str, folder: Path, naive: bool
             _write_table(folder / "metrics.csv", pd.DataFrame(state.history))
             log(row)
 
-    _fit(state, frames, recipe, after_epoch, last, say)
+    _fit(state, lambda: loop.fit(state, frames, recipe, after_epoch, stopping), signals, last, say)
     model = state.kept_model()
     if of_epoch != state.kept_epoch:  # an earlier epoch is kept, or the run was stopped after the last one
         oof = score_held_out(model, device, videos, prepared, recipe)
@@ -102,7 +109,20 @@ def find_lr(recipe: Recipe, fold: int, name: str, folder: Path) -> float:
     rows, _ = split(prepared, fold, recipe.view)
     frames, model = _fresh(recipe, prepared, rows)
     load_pretrained(model, recipe.model)
-    return range_test.choose(model, frames, recipe, pick_device(), folder)
+    with memory_told(recipe):
+        return range_test.choose(model, frames, recipe, pick_device(), folder)
+
+
+@contextlib.contextmanager
+def memory_told(recipe: Recipe) -> Iterator[None]:
+    """Where the GPU's memory does not suffice, say which options take less."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of GPU memory; a smaller train.batch_per_process (it is {recipe.train.batch_per_process}; the "
+            "global batch stays), train.checkpoint_activations=true or train.amp=true take less"
+        ) from error
 
 
 def _fresh(recipe: Recipe, prepared: PreparedSet, rows: Any) -> tuple[TrainingFrames, Any]:
@@ -126,7 +146,8 @@ def _start(recipe: Recipe, prepared: PreparedSet, rows: Any, last: Path, device:
         lr = range_test.choose(model, frames, recipe, device, last.parent) if fresh else loop.saved_lr(last)
     state = loop.start(model, recipe, device, loop.count_steps(len(frames), recipe.train), lr)
     if recipe.train.class_balance:
-        live = int((rows.label == 1).sum())
+        # As they are trained on: some of the live samples become attacks.
+        live = (1 - recipe.augment.attack_rate) * int((rows.label == 1).sum())
         state.class_weights = class_weights(live, len(rows) - live)
     if not fresh:
         loop.resume(state, last)
@@ -143,18 +164,14 @@ def _summary(recipe: Recipe, state: Any, rows: Any, held_out: list[str]) -> str:
     )
 
 
-def _fit(state: Any, frames: Any, recipe: Recipe, after_epoch: Any, last: Path, say: Any) -> None:
+def _fit(state: Any, fit: Callable[[], bool], signals: "_Signals", last: Path, say: Any) -> None:
     """Train to the end, or save and leave when a signal came."""
-    signals = _Signals()
-    rank = distributed.rank()
     try:
-        finished = loop.fit(state, frames, recipe, after_epoch, lambda: _stop_now(rank, signals))
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"out of GPU memory in step {state.step + 1}; a smaller train.batch_per_process (it is "
-            f"{recipe.train.batch_per_process}; the global batch stays), train.checkpoint_activations=true or "
-            "train.amp=true take less"
-        ) from error
+        finished = fit()
+    except Stopped:
+        finished = False
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         if signals.came or _stop_was_told():  # rank 0 has left, and this rank was waiting for it
             sys.exit(STOPPED)
@@ -164,8 +181,13 @@ def _fit(state: Any, frames: Any, recipe: Recipe, after_epoch: Any, last: Path, 
         raise
     if not finished:
         loop.save(state, last)
-        say(f"stopped in epoch {state.epoch + 1} after step {state.step}; the same command continues", flush=True)
+        epoch = state.epoch if state.unjudged else state.epoch + 1
+        say(f"stopped in epoch {epoch} after step {state.step}; the same command continues", flush=True)
         os._exit(STOPPED)  # the other ranks wait in a collective, so leaving in good order would hang
+
+
+class Stopped(Exception):
+    """A signal came while the held-out fold was being scored."""
 
 
 def _stop_now(rank: int, signals: "_Signals") -> bool:
@@ -234,10 +256,18 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
     return [] if old == new else [f"{key} is {str(old)[:40]} there, {str(new)[:40]} here"]
 
 
-def score_held_out(model: Any, device: Any, videos: Any, prepared: PreparedSet, recipe: Recipe) -> pd.DataFrame:
+def score_held_out(
+    model: Any,
+    device: Any,
+    videos: Any,
+    prepared: PreparedSet,
+    recipe: Recipe,
+    stopping: Callable[[], bool] = lambda: False,
+) -> pd.DataFrame:
     """The out-of-fold table: every held-out frame scored exactly once, on every rank the same.
 
-    Videos are dealt to the ranks, and each is scored by itself, as in prediction.
+    Videos are dealt to the ranks, and each is scored by itself, as in prediction. Stopped is raised
+    between two videos where ``stopping()`` says so.
     """
     from torch.utils.data import DataLoader, Subset
 
@@ -245,13 +275,19 @@ def score_held_out(model: Any, device: Any, videos: Any, prepared: PreparedSet, 
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     mine = list(range(distributed.rank(), len(videos), distributed.size()))
     loader = DataLoader(
-        Subset(videos, mine), batch_size=None, num_workers=recipe.train.workers, collate_fn=lambda item: item
+        Subset(videos, mine),
+        batch_size=None,
+        num_workers=recipe.train.workers,
+        collate_fn=lambda item: item,
+        worker_init_fn=loop.quiet_worker,
     )
     scored: list[tuple[str, int, float]] = []
     with torch.random.fork_rng(devices=[]):  # the loader draws a seed; training must not notice
         videos_of_mine = (((name, frame_ids), views, len(frame_ids)) for name, frame_ids, views in loader)
         for (name, frame_ids), scores in scorer.stream(videos_of_mine, share_of_cores(processes)):
             scored += [(name, frame_id, float(score)) for frame_id, score in zip(frame_ids, scores, strict=True)]
+            if stopping():
+                raise Stopped
     found = {(name, frame_id): score for name, frame_id, score in distributed.gather(scored)}
     rows = []
     for name in videos.filenames:
@@ -297,12 +333,13 @@ def _write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def finish(model: Any, oof: pd.DataFrame, prepared: PreparedSet, described: dict, folder: Path) -> None:
-    """Write oof.csv, then the weights: the file whose presence means that the member is made."""
+    """Write the weights, then oof.csv, whose presence in the run's folder means that the member is made: weights may
+    lie there from before."""
     recipe = from_dict(Recipe, described["recipe"], "recipe")
-    _write_table(folder / "oof.csv", oof)
     of_fold = oof[oof.fold == described["fold"]]
     figures = {key: value if math.isfinite(value) else None for key, value in _figures(of_fold, recipe).items()}
     contract = make_contract(recipe, prepared.data, prepared.detector_sha256)
     path = _weights(described)
     held_out = {"videos": of_fold.filename.nunique(), **figures}
     save_member(path, model.state_dict(), {**described, "contract": contract, "held_out": held_out})
+    _write_table(folder / "oof.csv", oof)
