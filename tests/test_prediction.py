@@ -255,13 +255,6 @@ def test_a_member_that_gives_no_number_is_named_and_its_videos_are_not_called_fa
     assert done.returncode == 1 and "no member gave any video a finite score" in done.stderr
 
 
-def test_a_colon_in_a_name_is_no_protocol(run_driver, workspace, clips, members):
-    (clips / "2.mp4").rename(clips / "2022-01-01T12:30.mp4")
-    done = run_driver("predict.sh", ".", workspace / "out", cwd=clips)
-    assert done.returncode == 0, done.stderr
-    assert {row["status"] for row in table(workspace / "out" / "predictions.csv")} == {"ok"}
-
-
 def test_names_that_are_not_text_and_links_that_lead_nowhere_have_their_row(run_driver, workspace, clips, members):
     odd = clips / os.fsdecode(b"bad\xff.mp4")
     shutil.copy(clips / "1.mp4", odd)

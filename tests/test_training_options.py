@@ -451,7 +451,7 @@ def test_a_stop_at_any_step_and_while_the_fold_is_scored_changes_nothing(root, m
     whole = trained(root / "whole", [])
     steps = int(whole[1][0]["step"])
     assert steps >= 2 and len(whole[1]) == 2
-    for stops in ([0], [steps - 1], [steps], [steps + 2, steps + 1], [steps - 1, 0, 0]):
+    for stops in ([0, steps - 2, 0], [steps, steps + 1]):  # in an epoch, at its last step; while its fold is scored
         assert trained(root / "-".join(map(str, stops)), stops) == whole, stops
 
 

@@ -205,6 +205,12 @@ def test_colours_are_right_whatever_depth_and_range(tmp_path, name):
         assert np.abs(rgb[place] - colour).max() <= 14, (name, place, rgb[place], colour)
 
 
+def test_a_colon_in_a_relative_name_is_no_protocol(tmp_path, monkeypatch):
+    write(tmp_path / "2022-01-01T12:30.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert numbers(Path("2022-01-01T12:30.mp4")) == list(range(12))
+
+
 def test_pixels_are_those_of_opencv(tmp_path):
     path = write(tmp_path / "a.mp4", count=20, size=(128, 96))
     capture, index = cv2.VideoCapture(str(path)), 0
