@@ -29,4 +29,4 @@ lint-imports --no-cache --no-logo
 # A stray setting of the caller must not decide what the tests see.
 unset LIVENESS_ROOT DATA ENSEMBLE NGPU NNODES NODE_RANK MASTER_ADDR DRY_RUN
 # A file's tests stay together in one process: they share what they make.
-exec "$PY" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+exec "$PY" -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

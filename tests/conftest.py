@@ -11,13 +11,19 @@ import pytest
 
 from liveness.files import CODE
 
+# Files that take longest, so that none of them is left to a single worker at the end.
+FIRST = ("pipeline", "prediction_resume", "training", "walks", "demo", "prepare", "training_options", "prediction",
+         "notebooks", "container", "shift")  # fmt: skip
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="also run the tests marked `full`, which take minutes")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without --full leave out what is marked `full`; without CUDA skip what is marked `gpu`."""
+    """Long files first; without --full leave out what is marked `full`; without CUDA skip what is marked `gpu`."""
+    place = {f"test_{name}.py": number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(FIRST)))
     if not config.getoption("--full"):
         left_out = [item for item in items if "full" in item.keywords]
         if left_out:

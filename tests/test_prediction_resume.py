@@ -52,7 +52,14 @@ def started(folder: Path, output: Path, rows: int = 3, **env: str):
     command = ["bash", str(CODE / "predict.sh"), str(folder), str(output), *OPTIONS]
     environment = {**os.environ, "PYTHON": sys.executable, **env}
     process = subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # As a terminal starts it: tests that a shell runs in the background inherit that ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         deadline = time.monotonic() + 300
@@ -244,21 +251,22 @@ def test_memory_stays_flat_over_many_videos(workspace, many):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         peak = 0
         while process.poll() is None:
-            peak = max(peak, resident(process.pid))
+            peak = max(peak, most_resident(process.pid))
             time.sleep(0.02)
         assert process.returncode == 0
         peaks.append(peak)
-    assert peaks[1] < peaks[0] + 30 * (1 << 20), peaks
+    assert peaks[1] < peaks[0] + 60 * (1 << 20), peaks
 
 
-def resident(pid: int) -> int:
-    """Resident bytes of a process and all its descendants."""
+def most_resident(pid: int) -> int:
+    """The most resident bytes that a process and all its descendants have had, each by itself, so that no peak
+    between two looks is missed."""
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except (OSError, IndexError):
+    except (OSError, ValueError):
         return 0
-    return pages * os.sysconf("SC_PAGE_SIZE") + sum(resident(int(child)) for child in children)
+    return 1024 * int(line) + sum(most_resident(int(child)) for child in children)
 
 
 def test_the_order_is_a_sample_submissions(workspace, tiny_clips, monkeypatch, capsys):
