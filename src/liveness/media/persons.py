@@ -248,35 +248,26 @@ def _retone(rgb: np.ndarray, weight: np.ndarray, lab: tuple, contrast: float, ch
     return np.clip(cv2.cvtColor(mixed, cv2.COLOR_LAB2RGB), 0, 1) * np.float32(255)
 
 
-class Portrait:
-    """A person on the canvas, as on one day.
+class Head:
+    """A person's head on the canvas, bare: what stays the same from clip to clip.
 
-    ``rng`` draws what changes from clip to clip: clothes, light. ``masked`` adds a medical mask.
+    ``open`` and ``shut`` (float32 CANVAS_H x CANVAS_W x 3, eyes open and shut), ``alpha`` (0..1), the tones of skin
+    and hair, ``eyes`` (2 x 2, canvas pixels). Not to be changed: ``head_of`` hands it out again.
     """
 
-    def __init__(self, person: Person, rng: np.random.Generator, masked: bool = False):
+    def __init__(self, person: Person):
         self.person = person
         own = np.random.default_rng(person.seed)
         layers = self._warped()
-        rgb, alpha = self._toned(layers), np.clip(layers[..., 3], 0, 1)
+        rgb, self.alpha = self._toned(layers), np.clip(layers[..., 3], 0, 1)
         skin, hair = np.clip(layers[..., 4], 0, 1), np.clip(layers[..., 5], 0, 1)
-        skin_tone = rgb[skin > 0.9].mean(0)
-        hair_tone = rgb[hair > 0.9].mean(0)
-        self._face(rgb, skin, hair_tone, own)
-        self._fringe(rgb, hair_tone, own)
-        shut = self._shut_eyes(rgb)
-        pictures = []
-        state = rng.bit_generator.state
-        for face in (rgb, shut):
-            rng.bit_generator.state = state
-            pictures.append(self._dressed(face, alpha, (skin_tone, hair_tone), rng, masked))
-        self.open, self.shut = pictures
-        if person.mirrored:
-            self.open, self.shut = (np.ascontiguousarray(p[:, ::-1]) for p in pictures)
-            self.eyes = np.c_[CANVAS_W - 1 - self.eyes[:, 0], self.eyes[:, 1]]
-        self._lid, self._lid_box = self._lids()
+        self.skin_tone = rgb[skin > 0.9].mean(0)
+        self.hair_tone = rgb[hair > 0.9].mean(0)
+        self._face(rgb, skin, self.hair_tone, own)
+        self._fringe(rgb, self.hair_tone, own)
+        self.open, self.shut = rgb, self._shut_eyes(rgb)
 
-    def _point(self, points: np.ndarray, part: str) -> np.ndarray:
+    def point(self, points: np.ndarray, part: str) -> np.ndarray:
         return canvas(self.person.shape.move(points, part))
 
     def _warped(self) -> np.ndarray:
@@ -285,8 +276,8 @@ class Portrait:
                  ("mouth", MOUTH)]  # fmt: skip
         border = np.array([(x, y) for x in (0, 360, 719) for y in (0, 440, 879) if (x, y) != (360, 440)], float)
         source = np.r_[np.concatenate([canvas(points) for _, points in parts]), border]
-        target = np.r_[np.concatenate([self._point(points, part) for part, points in parts]), border]
-        self.eyes = self._point(EYES, "eyes")
+        target = np.r_[np.concatenate([self.point(points, part) for part, points in parts]), border]
+        self.eyes = self.point(EYES, "eyes")
         return thin_plate(_cut_out(), source, target)
 
     def _toned(self, layers: np.ndarray) -> np.ndarray:
@@ -295,7 +286,7 @@ class Portrait:
         keep = np.zeros_like(skin)
         for eye in self.eyes:
             cv2.ellipse(keep, (int(eye[0]), int(eye[1])), (19, 8), 0, 0, 360, 0.85, -1)
-        mouth = self._point(MOUTH, "mouth").mean(0)
+        mouth = self.point(MOUTH, "mouth").mean(0)
         cv2.ellipse(keep, (int(mouth[0]), int(mouth[1] - 3)), (38, 10), 0, 0, 360, 0.7, -1)
         skin = skin * (1 - cv2.GaussianBlur(keep, (0, 0), 3))
         lightness = self.person.skin[0]
@@ -307,7 +298,7 @@ class Portrait:
         person = self.person
         if person.lips == "closed":
             self._closed_lips(rgb)
-        brows = self._point(BROWS, "brows")
+        brows = self.point(BROWS, "brows")
         thick = 3 + 5 * person.brows
         weight = np.zeros(rgb.shape[:2], np.float32)
         for line in (brows[:3], brows[3:]):
@@ -327,7 +318,7 @@ class Portrait:
         rgb *= 1 + (pores * (0.3 + 0.7 * skin))[..., None]
 
     def _closed_lips(self, rgb: np.ndarray) -> None:
-        left, right, top, bottom = self._point(MOUTH, "mouth")
+        left, right, top, bottom = self.point(MOUTH, "mouth")
         centre = (left + right) / 2 + (0, 8)
         half = (right[0] - left[0]) / 2
         patch = np.zeros(rgb.shape[:2], np.uint8)
@@ -355,7 +346,7 @@ class Portrait:
         _over(rgb, cv2.GaussianBlur(line, (0, 0), 1.2) * 0.75, lip * 0.35)
 
     def _beard(self, rgb: np.ndarray, skin: np.ndarray, hair_tone: np.ndarray, own: np.random.Generator) -> None:
-        mouth = self._point(MOUTH, "mouth")
+        mouth = self.point(MOUTH, "mouth")
         centre = mouth.mean(0)
         y, x = np.mgrid[0:CANVAS_H, 0:CANVAS_W].astype(np.float32)
         # The beard's upper edge runs from the ears down to the corners of the mouth.
@@ -373,7 +364,7 @@ class Portrait:
     def _fringe(self, rgb: np.ndarray, hair_tone: np.ndarray, own: np.random.Generator) -> None:
         if not self.person.fringe:
             return
-        line = self._point(HAIRLINE[2:8], "hairline")
+        line = self.point(HAIRLINE[2:8], "hairline")
         depth = 10 + 22 * self.person.fringe
         lower = line + np.c_[np.zeros(len(line)), depth * np.sin(np.linspace(0.3, np.pi - 0.3, len(line)))]
         weight = _filled(np.r_[line - (0, 14), lower[::-1]], 6)
@@ -399,6 +390,27 @@ class Portrait:
         _over(shut, cv2.GaussianBlur(lash, (0, 0), 1.0) * 0.8, (38, 28, 26))
         return shut
 
+
+@lru_cache(maxsize=2)  # 25 MiB each: clips of one person should follow each other
+def head_of(person: Person) -> Head:
+    return Head(person)
+
+
+class Portrait:
+    """A person on the canvas, as on one day.
+
+    ``rng`` draws what changes from clip to clip: clothes, light. ``masked`` adds a medical mask.
+    """
+
+    def __init__(self, person: Person, rng: np.random.Generator, masked: bool = False):
+        self.person, self.head = person, head_of(person)
+        self.eyes = self.head.eyes
+        self.open, self.shut = self._dressed(rng, masked)
+        if person.mirrored:
+            self.open, self.shut = (np.ascontiguousarray(p[:, ::-1]) for p in (self.open, self.shut))
+            self.eyes = np.c_[CANVAS_W - 1 - self.eyes[:, 0], self.eyes[:, 1]]
+        self._lid, self._lid_box = self._lids()
+
     def _lids(self) -> tuple[np.ndarray, tuple[slice, slice]]:
         """How far the lid must be down (0..1) to hide a pixel, in a box about both eyes; 9 = never hidden."""
         size = 1 + self.person.shape.eye_size
@@ -412,25 +424,31 @@ class Portrait:
             level[inside] = ((y - eye[1] + 13 * size) / (24 * size))[inside]
         return level, box
 
-    def _dressed(self, face: np.ndarray, alpha: np.ndarray, tones: tuple, rng: np.random.Generator, masked: bool):
-        """Body behind the head, accessories before it, and light: RGBA uint8."""
-        skin_tone, hair_tone = tones
-        body, cover = self._body(skin_tone, hair_tone, rng)
-        head = face.copy()
-        if self.person.glasses:
-            self._glasses(head)
-        if masked:
-            self._mask(head, rng)
-        if self.person.hat:
-            hat, alpha = self._hat(head, alpha)
-            alpha = np.maximum(alpha, hat)
-        _over(body, alpha, head)
-        cover = np.maximum(cover, alpha)
-        body *= self._light(rng)[..., None]
-        return np.dstack([np.clip(body, 0, 255), cover * 255]).astype(np.uint8)
+    def _dressed(self, rng: np.random.Generator, masked: bool) -> list[np.ndarray]:
+        """Body behind the head, accessories before it, and light, with eyes open and shut: RGBA uint8."""
+        body, cover = self._body(self.head.skin_tone, self.head.hair_tone, rng)
+        faces, state = [], rng.bit_generator.state
+        for bare in (self.head.open, self.head.shut):
+            rng.bit_generator.state = state
+            face, alpha = bare.copy(), self.head.alpha
+            if self.person.glasses:
+                self._glasses(face)
+            if masked:
+                self._mask(face, rng)
+            if self.person.hat:
+                hat, alpha = self._hat(face, alpha)
+                alpha = np.maximum(alpha, hat)
+            faces.append((face, alpha))
+        light, pictures = self._light(rng)[..., None], []
+        for face, alpha in faces:
+            whole = body.copy()
+            _over(whole, alpha, face)
+            whole *= light
+            pictures.append(np.dstack([np.clip(whole, 0, 255), np.maximum(cover, alpha) * 255]).astype(np.uint8))
+        return pictures
 
     def _body(self, skin_tone: np.ndarray, hair_tone: np.ndarray, rng: np.random.Generator):
-        chin = self._point(JAW[6:7], "jaw")[0]
+        chin = self.head.point(JAW[6:7], "jaw")[0]
         body = np.zeros((CANVAS_H, CANVAS_W, 3), np.float32)
         cover = np.zeros((CANVAS_H, CANVAS_W), np.float32)
         x0, y0 = chin
@@ -495,7 +513,7 @@ class Portrait:
         _over(head, cv2.GaussianBlur(frame, (0, 0), 0.8) * 0.92, colour(own, 18, 90, 9))
 
     def _mask(self, head: np.ndarray, rng: np.random.Generator) -> None:
-        points = self._point(MASK, "jaw")
+        points = self.head.point(MASK, "jaw")
         weight = _filled(_smooth(points), 1.3)
         y, x = np.mgrid[0:CANVAS_H, 0:CANVAS_W].astype(np.float32)
         middle, span = points[:, 0].mean(), np.ptp(points[:, 0]) / 2
@@ -511,7 +529,7 @@ class Portrait:
         _over(head, np.clip(drop, 0, 1), (40, 26, 22))
         loops = np.zeros(head.shape[:2], np.float32)
         for corner, low, ear in ((0, 13, (177, 118)), (6, 7, (274, 120))):
-            tip = self._point(np.array([ear], float), "jaw")[0]
+            tip = self.head.point(np.array([ear], float), "jaw")[0]
             for end in (points[corner], points[low]):
                 cv2.line(loops, tuple(np.int32(end)), tuple(np.int32(tip)), 1.0, 3, cv2.LINE_AA)
         _over(head, cv2.GaussianBlur(loops, (0, 0), 0.8) * 0.9, tone * 0.95)
@@ -522,9 +540,9 @@ class Portrait:
         own = np.random.default_rng(self.person.seed + 2)
         tone = colour(own, 30, 200, 26)
         eye = self.eyes.mean(0)
-        face = self._point(JAW, "jaw")
+        face = self.head.point(JAW, "jaw")
         left, right, chin = face[:, 0].min(), face[:, 0].max(), face[:, 1].max()
-        brow = self._point(HAIRLINE[3:6], "hairline")[:, 1].mean()
+        brow = self.head.point(HAIRLINE[3:6], "hairline")[:, 1].mean()
         y, x = np.mgrid[0:CANVAS_H, 0:CANVAS_W].astype(np.float32)
         texture = 1 + 0.06 * clouds(own, CANVAS_H, CANVAS_W, 60, 3) + 0.05 * np.sin(x * 0.55)
         wide = (right - left) / 2 + (26 if self.person.hat == "beanie" else 38)
