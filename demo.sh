@@ -8,6 +8,7 @@
 # A second run keeps what is finished. Figures on drawn faces show that the pipeline works, not how
 # well it does on people.
 
+[ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 

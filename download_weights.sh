@@ -11,6 +11,7 @@
 # Digests of first downloads are recorded in weights/digests.json. LIVENESS_WEIGHTS_URL names a
 # mirror (http, https or file) laid out like weights/. DRY_RUN=1 prints the commands.
 
+[ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 

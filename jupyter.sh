@@ -10,6 +10,7 @@
 # Settings JUPYTER_TOKEN (default zac2022), JUPYTER_PORT (9777), JUPYTER_IP (0.0.0.0), PYTHON, and
 #          those of predict.sh for its notebook: ENSEMBLE, DATA
 
+[ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 

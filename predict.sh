@@ -12,6 +12,7 @@
 # Settings ENSEMBLE (a name in configs/ensemble; default zalo2022), DATA (weights/<set>/; default:
 #          the ensemble's), NGPU (default: all GPUs), PYTHON. More: python -m liveness.predict -h
 
+[ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 

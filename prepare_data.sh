@@ -13,6 +13,7 @@
 # missing is done; run it again at any time. docs/preparation.md has the details.
 # Environment: PYTHON (interpreter), LIVENESS_ROOT (workspace), SHARD (i/n).
 
+[ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 

@@ -7,6 +7,7 @@
 #
 # Makes .venv with the development tools, unless PYTHON names an interpreter that has them.
 
+[ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 
@@ -29,4 +30,4 @@ lint-imports --no-cache --no-logo
 # A stray setting of the caller must not decide what the tests see.
 unset LIVENESS_ROOT DATA ENSEMBLE NGPU NNODES NODE_RANK MASTER_ADDR DRY_RUN
 # A file's tests stay together in one process: they share what they make.
-exec "$PY" -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
+exec "$PY" -m pytest -n "$(cores)" --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

@@ -10,6 +10,7 @@
 # Settings DATA (the set; default: the ensemble's), NGPU, NNODES, NODE_RANK, MASTER_ADDR,
 #          DRY_RUN=1 (print the commands), PYTHON
 
+[ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 

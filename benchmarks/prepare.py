@@ -69,7 +69,7 @@ def tell(report: dict, out: Path | None) -> None:
 def benchmark(args: argparse.Namespace, work: Path) -> dict:
     """Make or take the clips, run every stage on 1, 10 and all of them, compare."""
     from liveness.files import find_videos
-    from liveness.media.workers import cores
+    from liveness.machine import cores
 
     workers = args.workers or cores()
     if args.clips:

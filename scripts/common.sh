@@ -3,7 +3,7 @@
 #
 #   CODE    the repository                 ROOT  the workspace (raw/ data/ runs/ weights/ result/)
 #   PY      the interpreter, once pick_python has run
-#   usage, misuse, pick_python, run, launch, gpus    see each
+#   usage, misuse, pick_python, run, launch, gpus, cores    see each
 #
 # Environment: PYTHON, LIVENESS_ROOT, NGPU, DRY_RUN, NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT,
 # OMP_NUM_THREADS.
@@ -96,6 +96,11 @@ gpus() {
 # NGPU=0 means the CPU, also for a process that would find a GPU by itself.
 [[ ${NGPU:-} != 0 ]] || export CUDA_VISIBLE_DEVICES=
 
+# cores: print how many cores this process may use, by affinity and by the container's quota.
+cores() {
+  "$PY" -m liveness.machine
+}
+
 # run COMMAND ARGS…: run it; under DRY_RUN=1 print it, quoted for the shell, instead.
 run() {
   if [[ ${DRY_RUN:-0} == 1 ]]; then
@@ -138,7 +143,7 @@ launch() {
     where=(--nnodes "$NNODES" --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
   fi
   if [[ -z ${OMP_NUM_THREADS:-} ]]; then
-    cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+    cores=$(cores)
     export OMP_NUM_THREADS=$((cores > processes ? cores / processes : 1))
   fi
   set -- "$PY" -m liveness.torchrun "${where[@]}" --nproc_per_node "$processes" -m "$@"

@@ -8,6 +8,7 @@
 # put at raw/<set>.zip by hand is used. LIVENESS_DATA_URL names a mirror (http, https or file) that
 # has <set>.zip. DRY_RUN=1 prints the command.
 
+[ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 

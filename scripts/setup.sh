@@ -10,6 +10,7 @@
 # It installs again when a requirements file or the interpreter changed, and starts over when an
 # earlier installation was interrupted. Needs a network that reaches the package index; writes .venv only.
 
+[ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 

@@ -13,6 +13,7 @@
 # Settings PYTHON, BASE (keep the base in this folder, and use it when it is there), TMPDIR
 # Exit 1: something is wrong with the image; 3: it cannot be tried here. Leaves nothing but BASE behind.
 
+[ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 

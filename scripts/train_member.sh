@@ -7,6 +7,7 @@
 # Settings DATA (the set in data/; default: the recipe's), NGPU, NNODES, NODE_RANK, MASTER_ADDR,
 #          DRY_RUN=1 (print the command), PYTHON
 
+[ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 

@@ -188,7 +188,7 @@ def test_launch_shares_the_cores_among_the_processes(tmp_path):
         "os.write(1, ('process ' + ' '.join(values) + '\\n').encode())\n"
     )
     env = {"NGPU": "2", "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": ""}
-    result = common("nproc() { echo 6; }; launch show", env)
+    result = common("cores() { echo 6; }; launch show", env)
     assert result.returncode == 0, result.stderr
     assert sorted(result.stdout.splitlines()) == ["process 0 2 3", "process 1 2 3"]
     result = common("launch show", {**env, "OMP_NUM_THREADS": "5"})

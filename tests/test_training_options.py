@@ -22,6 +22,7 @@ from liveness.errors import UserError
 from liveness.evaluation.combine import video_scores
 from liveness.evaluation.metrics import log_loss
 from liveness.files import CODE
+from liveness.machine import cores
 from liveness.model.checkpoint import describe_member, load_member, member_path
 from liveness.training import loop, member, range_test
 
@@ -238,7 +239,7 @@ def test_every_start_records_how_it_was_made(root):
     assert start["data_hash"] == load_set("tiny", recipe.frames).digest
     assert start["versions"]["python"] == platform.python_version()
     assert start["versions"]["timm"] == timm.__version__ and start["versions"]["torch"].startswith("2.")
-    assert start["hardware"]["cores"] == os.cpu_count() and start["hardware"]["device"] == "cpu"
+    assert start["hardware"]["cores"] == cores() and start["hardware"]["device"] == "cpu"
     if (CODE / ".git").exists():
         head = subprocess.run(["git", "-C", str(CODE), "rev-parse", "HEAD"], capture_output=True, text=True).stdout
         assert start["commit"].rstrip("+") == head.strip()

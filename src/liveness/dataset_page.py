@@ -25,7 +25,7 @@ from liveness.data.labels import read_table
 from liveness.errors import UserError, run
 from liveness.evaluation.combine import HOLDOUT
 from liveness.files import natural_key, plain_name, workspace, write_text
-from liveness.media.workers import cores
+from liveness.machine import cores
 from liveness.pages.house import counted, environment, read_image, spread, thumbnail
 
 # At most so many; a thumbnail is about 4 kB, so that the page stays below 6 MB.

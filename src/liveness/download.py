@@ -39,7 +39,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from liveness.errors import UserError, run
-from liveness.files import VIDEO_ENDINGS, sha256_of, workspace, write_text
+from liveness.files import VIDEO_ENDINGS, sha256_of, workspace, write_text, written_aside
 
 PRETRAINED_URL = "https://dl.fbaipublicfiles.com/convnext"
 DATA_URL = "https://dl-challenge.zalo.ai/liveness-detection"
@@ -67,6 +67,9 @@ WAIT = 2.0  # seconds before the second attempt; doubled for each further one
 TIMEOUT = 60  # seconds without a byte
 CHUNK = 1 << 20
 PAGE = 1 << 20  # most that is read of a web page
+# Most that is taken of a reply that does not say how long it is (bytes): more than any file that is fetched here
+# (checkpoints of up to 6 GB, sets of a few GB), less than a disk.
+LONGEST_UNSAID = 16 << 30
 RATIO = 100  # videos hardly shrink in an archive: one that grows by more than this is an attack
 
 
@@ -151,21 +154,66 @@ def weight_items(name: str) -> list[Item]:
 
 def fetch_all(items: list[Item]) -> None:
     """Fetch every item; a UserError at the end if some failed."""
+    check_before(items)
     for_each(items, fetch)
 
 
 def fetch_sets(names: list[str]) -> None:
     """Fetch and unpack data sets into raw/<set>; sets that are there already are left alone."""
+    base = workspace() / "raw"
+    for name in names:
+        if (base / name).exists() and not (base / name).is_dir():
+            raise UserError(f"{base / name}: is a file; expected a folder for the set {name}, or nothing; move it away")
+    check_before([set_item(name) for name in names if not is_there(base / name)])
     for_each(names, fetch_set)
 
 
+def is_there(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def set_item(name: str) -> Item:
+    """A set's archive."""
+    url = (os.environ.get("LIVENESS_DATA_URL") or DATA_URL).rstrip("/")
+    return Item(f"{name}.zip", workspace() / "raw", f"{url}/{name}.zip", f"{url}/{name}.zip")
+
+
+def check_before(items: list[Item]) -> None:
+    """What would make a download useless, found out before its first byte: a UserError.
+
+    The address's kind, the record of digests, whether the folders can be written to, and whether a folder lies
+    where a file should come. How much room a file needs is known when the server answers.
+    """
+    for item in items:
+        require_scheme(item, item.url)
+    for base in dict.fromkeys(item.base for item in items):
+        read_digests(base / "digests.json")
+    for item in items:
+        for path in (item.target, item.target.with_name(item.target.name + ".partial")):
+            if path.is_dir():
+                raise UserError(f"{path}: is a folder; expected a file there, or nothing; move it away")
+    for folder in dict.fromkeys(path for item in items for path in (item.base, item.target.parent)):
+        try:
+            with written_aside(folder / f".writable-{os.getpid()}") as probe:
+                probe.write_bytes(b"x")
+            (folder / f".writable-{os.getpid()}").unlink()
+        except OSError as error:
+            raise UserError(f"{folder}: cannot write there ({error.strerror}); expected a folder to fill") from error
+
+
+def require_scheme(item: Item, url: str) -> str:
+    """The address's scheme; a UserError for one that cannot be fetched."""
+    scheme = urllib.parse.urlsplit(url).scheme
+    if scheme not in ("file", "http", "https"):
+        raise UserError(f"{item.key}: {url}: expected an address that begins with http, https or file")
+    return scheme
+
+
 def fetch_set(name: str) -> None:
-    base, url = workspace() / "raw", (os.environ.get("LIVENESS_DATA_URL") or DATA_URL).rstrip("/")
-    folder = base / name
-    if folder.is_dir() and any(folder.iterdir()):
+    folder, item = workspace() / "raw" / name, set_item(name)
+    if is_there(folder):
         print(f"{name}: there already ({folder})")
         return
-    item = Item(f"{name}.zip", base, f"{url}/{name}.zip", f"{url}/{name}.zip")
     fetch(item)
     count = unpack(item.target, folder)
     item.target.unlink()
@@ -260,7 +308,7 @@ def receive(item: Item, answer: Answer, partial: Path) -> bool:
     free = shutil.disk_usage(partial.parent).free
     if need > free:
         raise UserError(f"{item.key}: {need} more bytes needed, {free} free in {partial.parent}; make room, run again")
-    size = answer.start
+    size, most = answer.start, LONGEST_UNSAID if answer.total is None else answer.total
     with open(partial, "r+b") as out:
         # Only now, when an answer is there: a refusal must not cost the bytes that we have.
         out.truncate(answer.start)
@@ -269,8 +317,12 @@ def receive(item: Item, answer: Answer, partial: Path) -> bool:
         bar = tqdm(total=answer.total, initial=size, unit="B", unit_scale=True, desc=item.target.name, disable=None)
         with bar:
             while chunk := read_some(answer.stream):
-                out.write(chunk)
                 size += len(chunk)
+                if size > most:
+                    out.truncate(0)  # whatever it is, it is not the file
+                    said = "the server does not say how long it is" if answer.total is None else "as announced"
+                    raise UserError(f"{item.key}: more than {most} bytes came ({said}); given up; {item.advice}")
+                out.write(chunk)
                 bar.update(len(chunk))
     return answer.total is None or size == answer.total
 
@@ -398,11 +450,8 @@ def ask(item: Item, offset: int, tag: str) -> Answer:
 
 def request(item: Item, url: str, offset: int, tag: str) -> Answer:
     """One request. Interrupted for what may pass, Unreachable without a network, a UserError for the rest."""
-    scheme = urllib.parse.urlsplit(url).scheme
-    if scheme == "file":
+    if require_scheme(item, url) == "file":
         return open_file(item, url, offset)
-    if scheme not in ("http", "https"):
-        raise UserError(f"{item.key}: {url}: expected an address that begins with http, https or file")
     headers = {"User-Agent": "liveness-download", "Accept-Encoding": "identity"}
     if offset:
         headers["Range"] = f"bytes={offset}-"
@@ -560,7 +609,7 @@ def plan_of(archive: Path, source: zipfile.ZipFile) -> dict[PurePosixPath, zipfi
     plan: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for entry in source.infolist():
         path = safe_path(archive, entry)
-        if entry.is_dir() or path.parts[0] == "__MACOSX" or path.name == ".DS_Store":
+        if entry.filename.endswith(("/", "\\")) or path.parts[0] == "__MACOSX" or path.name == ".DS_Store":
             continue
         if path in plan:
             raise UserError(f"{archive}: has {str(path)!r} twice; nothing was unpacked")
@@ -579,9 +628,10 @@ def plan_of(archive: Path, source: zipfile.ZipFile) -> dict[PurePosixPath, zipfi
 
 def safe_path(archive: Path, entry: zipfile.ZipInfo) -> PurePosixPath:
     """The entry's path if it stays inside and is a plain file or a folder."""
-    path, mode = PurePosixPath(entry.filename), entry.external_attr >> 16
+    # Archives made on Windows may part folders by backslashes.
+    path, mode = PurePosixPath(entry.filename.replace("\\", "/")), entry.external_attr >> 16
     bad = ""
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in entry.filename or ":" in path.parts[0]:
+    if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0]:
         bad = "would leave its folder"
     elif stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
         bad = "is a link or a device, not a plain file"

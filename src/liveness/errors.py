@@ -6,10 +6,13 @@ Anything else that is raised is our own defect and keeps its traceback.
 """
 
 import errno
+import io
 import os
 import sys
 import time
 from collections.abc import Callable
+
+from liveness.machine import make_room_for_sockets
 
 REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
@@ -20,6 +23,11 @@ class UserError(Exception):
 
 def run(main: Callable[[], int | None]) -> None:
     """Run an entry point and exit: 0 or main's own code, 1 on a UserError, 130 on ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks (LANG=C, latin-1), or that is no UTF-8, is shown in escapes.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    make_room_for_sockets()
     try:
         code = main()
         sys.stdout.flush()

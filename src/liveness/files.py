@@ -5,10 +5,14 @@ environment variable LIVENESS_ROOT names another folder. configs/ always come fr
 """
 
 import contextlib
+import fcntl
+import functools
 import hashlib
 import os
 import re
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,23 +31,32 @@ def workspace() -> Path:
     return Path(os.environ.get("LIVENESS_ROOT") or CODE).resolve()
 
 
+# A side file's name: this mark, who wrote it (kernel and process namespace, then the process), a random part.
+ASIDE = ".aside-"
+ABANDONED = 3600.0  # seconds without a write after which a stranger's unlocked side file counts as left behind
+LONGEST_ENDING = 16  # bytes of an ending that the side name keeps; a longer "ending" is part of the name
+_swept: set[str] = set()  # folders in which this process has looked for what dead ones left
+
+
 @contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a side path in the same folder; rename it onto ``path`` if the block succeeds.
 
-    The data reaches the disk before the rename, so that after a crash ``path`` is the old file
-    or the new one, never a part. The side file is removed when the block raises.
+    The data reaches the disk before the rename (unless not ``durable``), so that after a crash ``path`` is the old
+    file or the new one, never a part. The side file is removed when the block raises. A ``path`` that is a link
+    stays one: the file that it leads to is written. What dead processes left in the folder is swept.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept, so that writers which look at it (images, torch) do as they should.
-    handle, side = tempfile.mkstemp(prefix=".aside-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    side = Path(side)
+    if (folder := str(path.parent)) not in _swept:
+        sweep(path.parent)
+        _swept.add(folder)
+    held, side = _side_file(path)
     try:
         yield side
-        with open(side, "rb+") as stream:
-            os.fsync(stream.fileno())
+        if durable:
+            with open(side, "rb+") as stream:
+                os.fsync(stream.fileno())
         # mkstemp makes the file private; give it the mode that a plain open would have.
         umask = os.umask(0)
         os.umask(umask)
@@ -51,6 +64,103 @@ def written_aside(path: Path) -> Iterator[Path]:
         os.replace(side, path)
     finally:
         side.unlink(missing_ok=True)
+        os.close(held)
+
+
+def _side_file(path: Path) -> tuple[int, Path]:
+    """A new side file for ``path``, and the descriptor that holds its lock: locked, it is a living process's."""
+    # The ending is kept, so that writers which look at it (images, torch) do as they should.
+    ending = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_ENDING else ""
+    while True:
+        held, name = tempfile.mkstemp(prefix=f"{ASIDE}{_here()}-{os.getpid()}-", suffix=ending, dir=path.parent)
+        if _lock(held) is not False and _same_file(held, name):
+            return held, Path(name)
+        os.close(held)  # a sweep took it in the moment before it was locked
+
+
+@functools.cache
+def _here() -> str:
+    """Eight digits for this kernel and process namespace, in which a process number has one meaning."""
+    try:
+        kernel = Path("/proc/sys/kernel/random/boot_id").read_text()
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        kernel, space = socket.gethostname(), ""
+    return hashlib.sha256(f"{kernel} {space}".encode()).hexdigest()[:8]
+
+
+def _lock(file: int) -> bool | None:
+    """Whether the file could be locked; None on a file system without locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _same_file(file: int, name: str | Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(name))
+    except OSError:
+        return False
+
+
+def sweep(folder: Path, patience: float = ABANDONED) -> None:
+    """Remove the side files of dead processes in ``folder``.
+
+    A locked one is a living process's. An unlocked one goes at once if it was written here by a process that is no
+    more; one of another machine or container, or of no known writer, after ``patience`` seconds without a write
+    (some shared file systems lock within one machine only).
+    """
+    for side in folder.glob(f"{ASIDE}*"):
+        try:
+            file = os.open(side, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:  # gone meanwhile, or another user's
+            continue
+        try:
+            if _left_behind(file, side.name, patience) and _lock(file) is not False and _same_file(file, side):
+                side.unlink(missing_ok=True)
+        except OSError:  # a folder that may be written to, but not this file of it
+            continue
+        finally:
+            os.close(file)
+
+
+def _left_behind(file: int, name: str, patience: float) -> bool:
+    where, _, rest = name.removeprefix(ASIDE).partition("-")
+    process = rest.partition("-")[0]
+    if where == _here() and process.isdecimal():
+        return not _alive(int(process))
+    return time.time() - os.fstat(file).st_mtime >= patience
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def held(path: Path, refusal: str, shared: bool = False) -> Iterator[None]:
+    """Hold the lock file ``path`` while the block runs; a UserError (``refusal``) if another process holds it.
+
+    ``shared``: together with others that share it. Ends with the process, however that ends; the file stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(refusal) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

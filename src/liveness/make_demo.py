@@ -23,12 +23,12 @@ import numpy as np
 
 from liveness.errors import UserError, run
 from liveness.files import workspace, write_text, written_aside
+from liveness.machine import cores
 from liveness.media.attacks import ATTACKS
 from liveness.media.camera import Camera
 from liveness.media.persons import FACE_WIDTH, Person, Portrait, Pose
 from liveness.media.scenes import scene
 from liveness.media.warp import Sway
-from liveness.media.workers import cores
 
 VERSION = 2  # of the pictures: raise it when the same arguments give other clips
 SIZES = ((640, 360), (640, 480), (576, 432), (360, 640), (432, 576), (480, 640))  # height, width

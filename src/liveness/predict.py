@@ -211,7 +211,7 @@ def _put_aside(output: Path) -> None:
 
 def _score(paths: list[Path], loaded: Any, partial: Any, arguments: argparse.Namespace, started: float) -> None:
     """Score this process's share; each row is on the disk as soon as it is there."""
-    from liveness.media.workers import cores
+    from liveness.machine import cores
     from liveness.prediction.engine import decode_ahead, load_weights, score_prepared
 
     workers = arguments.workers or max(1, cores() // RANKS)

@@ -22,9 +22,17 @@ from liveness.data.extract import damaged_files, forget, read_record, task_for, 
 from liveness.data.folds import check_folds as check_against_videos
 from liveness.data.folds import deal_set, fold_set, split_tables, write_split
 from liveness.data.labels import RawSet, find_set, read_table, table_text
-from liveness.data.preparation import WHY, Prepared, prepare_set, read_identities, read_links, tables_of
+from liveness.data.preparation import (
+    WHY,
+    Prepared,
+    names_too_long,
+    prepare_set,
+    read_identities,
+    read_links,
+    tables_of,
+)
 from liveness.errors import UserError, run
-from liveness.files import workspace
+from liveness.files import sweep, workspace
 
 FOLDERS = ("frames", "faces/bbox", "faces/crop", "faces/viz")
 SHOWN = 20  # mismatches of one kind that are printed in full
@@ -53,8 +61,7 @@ def _main(args: argparse.Namespace) -> int:
         for video_id in damaged:
             forget(folder, video_id)
         for name in FOLDERS:
-            for side in (folder / name).glob(".aside-*"):
-                side.unlink(missing_ok=True)
+            sweep(folder / name, patience=0)
         prepare_set(data)
         _fix_folds(folder, raw, data)
         print(f"{args.set}: rebuilt; checking again")
@@ -74,6 +81,7 @@ def _arguments() -> argparse.Namespace:
 def check(folder: Path, raw: RawSet, data: Data) -> tuple[list[Trouble], set[str]]:
     """All mismatches of a prepared set, and the ids of the videos whose output is damaged."""
     left_out, links = read_links(data, raw, quiet=True)
+    left_out |= names_too_long(raw)
     troubles, damaged, records = [], set(), {}
     for video in raw.videos:
         if video.name in left_out:

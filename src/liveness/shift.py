@@ -231,7 +231,8 @@ def score_all(
     stresses: list[Stress], args: argparse.Namespace,
 ) -> Scores:  # fmt: skip
     """Every member's score of every video that it held out, clean and under each stress; one pass."""
-    from liveness.media.workers import Failed, cores, run_tasks
+    from liveness.machine import cores
+    from liveness.media.workers import Failed, run_tasks
     from liveness.prediction.engine import load_members
     from liveness.prediction.prepare import Prepared
     from liveness.prediction.stressed import Task, stress_task

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from liveness.machine import all_cores_for_matrices
+
 HASH_SIDE = 12
 BITS = HASH_SIDE**2
 CROPS = (0.0, 0.025, 0.05)
@@ -98,7 +100,8 @@ def _near(frames: list[list[str]], most: int) -> Iterator[tuple[int, int, int, i
         for top in range(0, len(frames), TILE):
             for left in range(0, len(frames), TILE):
                 # Of +1 and -1 the product is what agrees less what differs: exact in float32, and fast.
-                agree = plain[top : top + TILE] @ others[left : left + TILE].T
+                with all_cores_for_matrices():
+                    agree = plain[top : top + TILE] @ others[left : left + TILE].T
                 rows, columns = np.nonzero(agree >= BITS - 2 * most)
                 apart = (BITS - agree[rows, columns]).astype(int) // 2
                 for row, column, bits in zip(rows.tolist(), columns.tolist(), apart.tolist(), strict=True):

@@ -19,7 +19,7 @@ import numpy as np
 
 from liveness.config import Data, Detector, FramePlan, to_dict
 from liveness.data.duplicates import frames_to_hash, hash_frame
-from liveness.files import sha256_of
+from liveness.files import sha256_of, written_aside
 from liveness.media.faces import Face, FaceDetector, choose_face, crop_square, detector_path, draw_faces
 from liveness.media.video import VideoError, choose_frames, jpeg_decode, jpeg_encode, read_jpegs
 
@@ -251,17 +251,9 @@ def _present(folder: Path, files: dict[str, list[int]]) -> bool:
 
 
 def _put(path: Path, data: bytes) -> list[int]:
-    """Write a file aside and rename it; its size and CRC-32. No fsync: the record's sizes show what a crash lost.
-
-    The side name is fixed, so that what a killed run left behind is overwritten by the next.
-    """
-    side = path.with_name(f".aside-{path.name}")
-    try:
+    """Write a file aside and rename it; its size and CRC-32. No fsync: the record's sizes show what a crash lost."""
+    with written_aside(path, durable=False) as side:
         side.write_bytes(data)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        side.write_bytes(data)
-    os.replace(side, path)
     return [len(data), zlib.crc32(data)]
 
 

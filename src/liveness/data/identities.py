@@ -19,6 +19,7 @@ import pandas as pd
 
 from liveness.data.labels import read_table
 from liveness.errors import UserError
+from liveness.machine import all_cores_for_matrices
 
 TILE = 2048  # videos that are compared with as many others at a time
 
@@ -87,7 +88,8 @@ def find_links(embeddings: Embeddings, similarity: float) -> list[Link]:
     tree = coo_matrix((len(names), len(names)))
     for top in range(0, len(names), TILE):
         for left in range(top, len(names), TILE):
-            alike = vectors[top : top + TILE] @ vectors[left : left + TILE].T
+            with all_cores_for_matrices():
+                alike = vectors[top : top + TILE] @ vectors[left : left + TILE].T
             rows, columns = np.nonzero(alike >= similarity)
             rows, columns, values = rows + top, columns + left, alike[rows, columns]
             upper = rows < columns

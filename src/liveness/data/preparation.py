@@ -6,10 +6,12 @@ the records, the label file and the groups alone. labels_video.csv and prepare.j
 they are, the preparation is whole.
 """
 
+import contextlib
 import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +35,7 @@ from liveness.data.folds import find_groups_file, join, name_groups, places_of, 
 from liveness.data.identities import Link, find_links, read_embeddings
 from liveness.data.labels import RawSet, find_set, table_text
 from liveness.errors import UserError
-from liveness.files import CONFIGS, natural_key, workspace, write_bytes, write_text
+from liveness.files import CONFIGS, held, natural_key, workspace, write_bytes, write_text
 from liveness.media.workers import Failed, run_tasks
 
 READABLE = ("ok", "partial")
@@ -68,6 +70,7 @@ DUPLICATE_COLUMNS = [
 IDENTITY_COLUMNS = ["filename", "other", "similarity", "label", "other_label", "joins_groups"]
 TABLES = ("duplicates", "identities", "labels_keyframes", "labels_bbox", "labels_video")  # the last is written last
 NOT_MAKING = ("workers", "video_seconds", "video_gib")  # settings that do not change what is made
+LONGEST_NAME = 255  # bytes of a file name on every usual file system
 WHY = {
     "new": "not prepared yet",
     "changed": "the file has changed",
@@ -105,15 +108,38 @@ def prepare_set(data: Data, strict: bool = False) -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a set's folder against a second preparation; those of different SHARDs work side by side."""
+    shard = os.environ.get("SHARD", "")
+    refusal = f"{folder}: another process prepares this set; wait for it, then run this again"
+    with held(folder / ".lock", refusal, shared=bool(shard)):
+        if not shard:
+            yield
+            return
+        first, count = shard_of(shard)
+        with held(folder / f".lock-{first}-{count}", f"SHARD={shard}: {refusal}"):
+            yield
+
+
 def _prepare(data: Data, folder: Path, strict: bool) -> None:
     raw = find_set(data.name)
     if raw.labels is not None:
         _check_columns(raw, data.folds.group_column)
     left_out, links = read_links(data, raw)
+    if long := names_too_long(raw):
+        _warn(f"{len(long)} videos are left out, {next(iter(long.values()))}: {_few(list(long))}")
+        left_out |= long
     identities = read_identities(data, raw)
     videos = [path for path in raw.videos if path.name not in left_out]
     if raw.unlabelled:
         _warn(f"{len(raw.unlabelled)} videos are not in {raw.label_file} and are left aside: {_few(raw.unlabelled)}")
+    with alone_in(folder):
+        _bring_up_to_date(Prepared(raw, {}, left_out, links, identities, data.folds), videos, data, folder, strict)
+
+
+def _bring_up_to_date(prepared: Prepared, videos: list[Path], data: Data, folder: Path, strict: bool) -> None:
+    """Records of all ``videos`` (of this SHARD), then the tables."""
     shard = _shard(videos)
     tasks = [task_for(path, folder, data) for path in (videos if shard is None else shard)]
     _work(tasks, data, folder)
@@ -124,9 +150,9 @@ def _prepare(data: Data, folder: Path, strict: bool) -> None:
         return
     for stem in known_records(folder) - {path.stem for path in videos}:
         forget(folder, stem)
-    prepared = Prepared(raw, collect_records(tasks), left_out, links, identities, data.folds)
+    prepared.records = collect_records(tasks)
     _report(prepared, strict)
-    _link_videos(raw, folder)
+    _link_videos(prepared.raw, folder)
     _write_tables(prepared, data, folder)
 
 
@@ -172,6 +198,13 @@ def _warn(text: str) -> None:
 
 def _few(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def names_too_long(raw: RawSet) -> dict[str, str]:
+    """Videos (file name -> why) whose frames' names would be longer than file names may be."""
+    most = LONGEST_NAME - len("-1234567.jpg")
+    why = f"the name is too long to be that of its frames too (at most {most} bytes without the ending); rename it"
+    return {path.name: why for path in raw.videos if len(os.fsencode(path.stem)) > most}
 
 
 def read_links(data: Data, raw: RawSet, quiet: bool = False) -> tuple[dict[str, str], list[list[str]]]:
@@ -223,10 +256,16 @@ def _shard(videos: list[Path]) -> list[Path] | None:
     text = os.environ.get("SHARD", "")
     if not text:
         return None
+    first, count = shard_of(text)
+    return videos[first - 1 :: count]
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """The numbers of SHARD=i/n."""
     first, _, count = text.partition("/")
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
         raise UserError(f"SHARD={text}; expected i/n with 1 <= i <= n, for example SHARD=1/4")
-    return videos[int(first) - 1 :: int(count)]
+    return int(first), int(count)
 
 
 def _work(tasks: list[Task], data: Data, folder: Path) -> None:
@@ -332,8 +371,6 @@ def _write_tables(prepared: Prepared, data: Data, folder: Path) -> None:
     if label_file is not None and label_file.resolve() != (folder / "labels.csv").resolve():
         write_bytes(folder / "labels.csv", label_file.read_bytes())
     tables = tables_of(prepared)
-    for side in folder.glob(".aside-*"):  # of a run that was killed
-        side.unlink(missing_ok=True)
     for name in TABLES:
         if name in tables:
             write_text(folder / f"{name}.csv", table_text(tables[name]))

@@ -9,7 +9,6 @@ grow with the number of tasks.
 import contextlib
 import gc
 import multiprocessing
-import os
 import resource
 import signal
 import sys
@@ -18,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
+
+from liveness.machine import cores, make_room_for_sockets
 
 GIB = 1 << 30
 IDLE = 0.0
@@ -38,11 +39,6 @@ class _Worker:
     pipe: Connection
     task: Any = None
     deadline: float = IDLE
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_tasks(
@@ -137,6 +133,7 @@ def _result(pool: list[_Worker], worker: _Worker, ready: bool, seconds: float, g
 def _start(function: Callable, gib: float) -> _Worker:
     # Workers are forked from a clean server process, which has imported what they need: they start
     # at once, also as replacements, and inherit neither threads nor open files of this process.
+    make_room_for_sockets()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__, *PRELOAD, *(name for name in IF_HERE if name in sys.modules)])
     ours, theirs = context.Pipe()

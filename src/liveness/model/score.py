@@ -18,15 +18,22 @@ from typing import Any
 
 import numpy as np
 
+from liveness.errors import UserError
+from liveness.machine import cores, unusable_gpu
+
 # Views that go through the model at once: on a GPU always this many, on the CPU at most.
 MOST_VIEWS = 32
 
 
 def pick_device(local_rank: int = 0) -> Any:
-    """This process's GPU, or the CPU."""
+    """This process's GPU, or the CPU. A UserError for a GPU that is there and cannot be used."""
     import torch
 
-    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", local_rank)
+    if why := unusable_gpu():
+        raise UserError(why)
+    return torch.device("cpu")
 
 
 def autocast(device: Any, enabled: bool = True) -> Any:
@@ -60,7 +67,7 @@ def share_of_cores(processes: int = 1) -> int:
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdecimal() and int(given) > 0:
         return int(given)
-    return max(1, len(os.sched_getaffinity(0)) // processes)
+    return max(1, cores() // processes)
 
 
 def use_all_cores(processes: int = 1) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from liveness.config import Cascade, Ensemble
 from liveness.errors import UserError
 from liveness.files import workspace
-from liveness.media.workers import Failed, cores, run_tasks
+from liveness.media.workers import Failed, run_tasks
 from liveness.prediction import memory
 from liveness.prediction.operating import Operating, read_operating
 from liveness.prediction.prepare import Prepared, Wanted, prepare_task, wanted_of
@@ -143,7 +143,9 @@ def load_weights(loaded: LoadedEnsemble, mode: str = "resident") -> LoadedEnsemb
     use_all_cores(ranks)
     loaded.device, loaded.threads = pick_device(int(os.environ.get("LOCAL_RANK", "0"))), share_of_cores(ranks)
     sizes = [memory.taken(member.path, loaded.device, member.amp) for member in loaded.members]
-    loaded.resident = mode == "resident" or (mode == "auto" and memory.fits(sizes, loaded.device, ranks))
+    loaded.resident = mode == "resident" or (
+        mode == "auto" and memory.fits(sizes, loaded.device, ranks, loaded.threads)
+    )
     for member in loaded.members if loaded.resident else ():
         member.scorer = _scorer(member, loaded.device)
     loaded.lanes = lanes_of(loaded.device, loaded.threads)

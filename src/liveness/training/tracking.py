@@ -17,6 +17,7 @@ from typing import Any
 
 from liveness.errors import UserError
 from liveness.files import CODE, write_text
+from liveness.machine import cores
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -100,7 +101,7 @@ def _versions() -> dict[str, str]:
 def _hardware(device: Any, processes: int) -> dict[str, Any]:
     import torch
 
-    found = {"machine": platform.machine(), "cores": os.cpu_count(), "processes": processes, "device": device.type}
+    found = {"machine": platform.machine(), "cores": cores(), "processes": processes, "device": device.type}
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
         found["cuda"] = torch.version.cuda
