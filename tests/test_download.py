@@ -3,6 +3,7 @@
 Servers are real ones on the loopback interface, or file:// addresses; nothing leaves the machine.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -53,6 +54,8 @@ class Handler(BaseHTTPRequestHandler):
                 page = CONFIRM_PAGE.format(id=fields["id"], action=server.form_action)
                 return self.answer(200, page.encode(), "text/html; charset=utf-8")
             path = f"/{fields['id']}"
+        if server.endless:
+            return self.endless()
         if path not in server.files:
             return self.answer(404, b"<html><title>Not Found</title></html>", "text/html")
         return self.file(server.files[path])
@@ -76,6 +79,17 @@ class Handler(BaseHTTPRequestHandler):
             return None
         return self.answer(206 if start else 200, body, "application/octet-stream", headers)
 
+    def endless(self) -> None:
+        """A reply without a length, which has no end."""
+        self.send_response(200)
+        self.send_header("Content-Type", "application/octet-stream")
+        self.end_headers()
+        self.close_connection = True
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(1000):
+                self.wfile.write(bytes([7]) * (1 << 16))
+                self.server.sent += 1 << 16
+
     def answer(self, code, body, kind, headers=None, length=None):
         self.send_response(code)
         for key, value in {"Content-Type": kind, **(headers or {})}.items():
@@ -92,6 +106,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch):
     served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     served.files, served.requests, served.break_after, served.errors = {}, [], [], []
+    served.endless, served.sent = False, 0
     served.quota, served.ranges, served.form_action = False, True, "/drive"
     served.url = f"http://127.0.0.1:{served.server_port}"
     thread = threading.Thread(target=served.serve_forever, daemon=True)
@@ -297,6 +312,54 @@ def test_a_full_disk_is_one_line(server, workspace, data, monkeypatch):
 # ---- content --------------------------------------------------------------------------------
 
 
+def test_a_reply_without_a_length_has_an_end(server, workspace, monkeypatch):
+    server.endless = True
+    monkeypatch.setattr(download, "LONGEST_UNSAID", 3_000_000)
+    with pytest.raises(UserError, match="more than 3000000 bytes came .the server does not say") as error:
+        download.fetch(item(workspace, f"{server.url}/a"))
+    assert "by hand" in one_line(error)
+    assert left(workspace) == []  # what came is not the file: it takes no room
+
+
+def test_a_file_that_grows_while_it_is_read_is_bounded_by_what_was_announced(workspace):
+    with pytest.raises(UserError, match="more than 0 bytes came"):
+        download.fetch(item(workspace, "file:///dev/zero"))
+    assert left(workspace) == []
+
+
+def damaged_record(weights: Path) -> None:
+    weights.mkdir()
+    (weights / "digests.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (damaged_record, "digests.json: not JSON"),
+        (lambda weights: (weights / KEY).mkdir(parents=True), "is a folder; expected a file"),
+        (lambda weights: weights.write_text(""), "weights: cannot write there"),
+        (lambda weights: weights.symlink_to("/proc/nowhere"), "weights: cannot write there"),
+    ],
+)
+def test_what_makes_a_download_useless_is_known_before_its_first_byte(server, workspace, data, spoil, expected):
+    server.files["/a"] = data
+    spoil(workspace / "weights")
+    with pytest.raises(UserError, match=expected) as error:
+        download.fetch_all([item(workspace, f"{server.url}/a")])
+    one_line(error)
+    assert server.requests == []
+
+
+def test_a_file_where_a_set_should_come_is_known_before_the_download(server, workspace, monkeypatch, tmp_path):
+    server.files["/train.zip"] = make_zip(tmp_path / "x.zip", GOOD).read_bytes()
+    monkeypatch.setenv("LIVENESS_DATA_URL", server.url)
+    (workspace / "raw").mkdir()
+    (workspace / "raw/train").write_text("mine")
+    with pytest.raises(UserError, match="raw/train: is a file"):
+        download.fetch_sets(["train"])
+    assert server.requests == [] and (workspace / "raw/train").read_text() == "mine"
+
+
 def test_a_wrong_digest_destroys_nothing(server, workspace, data):
     server.files["/x.pth"] = data
     weights = workspace / "weights"
@@ -456,6 +519,11 @@ def link(name: str) -> zipfile.ZipInfo:
         ({"../evil.mp4": b""}, "would leave its folder"),
         ({"/evil.mp4": b""}, "would leave its folder"),
         ({"..\\evil.mp4": b""}, "would leave its folder"),
+        ({"train\\..\\..\\evil.mp4": b""}, "would leave its folder"),
+        ({"\\evil.mp4": b""}, "would leave its folder"),
+        ({"\\\\server\\share\\evil.mp4": b""}, "would leave its folder"),
+        ({"C:\\evil.mp4": b""}, "would leave its folder"),
+        ({"train\\videos\\1.mp4": b"again"}, "twice"),
         ({"C:/evil.mp4": b""}, "would leave its folder"),
         ({"train/videos/9.mp4": link("train/videos/9.mp4")}, "is a link"),
         ({"train/videos": link("train/videos")}, "is a link"),
@@ -473,6 +541,17 @@ def test_an_archive_that_is_not_honest_is_refused_whole(workspace, tmp_path, ent
     assert left(workspace) == []
     assert left(tmp_path) == ["train.zip"]
     assert archive.exists()
+
+
+def test_an_archive_made_on_windows_is_unpacked(workspace, tmp_path):
+    """Some Windows tools part folders by backslashes, and name the folders themselves so."""
+    entries = {name.replace("/", "\\"): content for name, content in GOOD.items()}
+    archive = make_zip(tmp_path / "train.zip", {"train\\": b"", "train\\videos\\": b"", **entries})
+    folder = workspace / "raw" / "train"
+    folder.parent.mkdir()
+    assert download.unpack(archive, folder) == 3
+    assert left(folder) == ["label.csv", "videos/1.mp4", "videos/2.mp4"]
+    assert (folder / "videos/2.mp4").read_bytes() == b"two"
 
 
 def test_an_archive_without_videos_or_damaged_is_refused(workspace, tmp_path):

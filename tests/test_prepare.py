@@ -289,6 +289,55 @@ def test_shards_merge_into_the_tables_of_one_run(clips, workspace, prepare_here,
         prepare_here("s")
 
 
+def test_two_preparations_of_one_set_do_not_meet(clips, workspace, prepare_here, monkeypatch):
+    """Whole runs are alone; those of different shards, on several machines, work side by side."""
+    module = importlib.import_module("liveness.data.preparation")
+    folder = workspace / "data/s"
+
+    def in_the_middle(*_):
+        """What a second run meets while the first is at its videos."""
+        monkeypatch.setattr(module, "_work", work)
+        with pytest.raises(UserError, match="data/s: another process prepares this set"):
+            prepare_here("s", "folds.n=3", verbs=["prepare"])
+        with pytest.raises(UserError, match="another process prepares this set"):
+            prepare_here("s", "folds.n=3", verbs=["make_folds"])
+        others = os.environ.get("SHARD")
+        if not others:
+            return
+        monkeypatch.setenv("SHARD", "2/3")
+        assert "SHARD=2/3: 4 of 12" in prepare_here("s", "folds.n=3", verbs=["prepare"])
+        monkeypatch.delenv("SHARD")
+        with pytest.raises(UserError, match="another process prepares this set"):
+            prepare_here("s", "folds.n=3", verbs=["prepare"])
+        monkeypatch.setenv("SHARD", others)
+
+    work = module._work
+    monkeypatch.setattr(module, "_work", in_the_middle)
+    monkeypatch.setenv("SHARD", "1/3")
+    prepare_here("s", "folds.n=3", verbs=["prepare"])
+    monkeypatch.delenv("SHARD")
+    monkeypatch.setattr(module, "_work", lambda *given: (in_the_middle(), work(*given)))
+    assert "4 already done" in prepare_here("s", "folds.n=3", verbs=["prepare"])
+    assert [path.name for path in folder.glob(".lock*")] == [".lock"]
+
+
+def test_a_set_that_is_not_there_leaves_no_folder(workspace, prepare_here):
+    with pytest.raises(UserError):
+        prepare_here("sett", verbs=["prepare"])
+    assert not (workspace / "data").exists()
+
+
+def test_a_name_too_long_for_its_frames_is_a_row_and_a_warning(workspace, tiny_clips, prepare_here, capsys):
+    names = ["n" * 248 + ".mp4", "m" * 200 + ".mp4"]
+    for i, name in enumerate(names):
+        tiny_clips(workspace / "raw/long/videos" / name, frames=4, seed=i)
+    prepare_here("long", verbs=["prepare", "sanity_check"])
+    videos = read(workspace / "data/long/labels_video.csv").set_index("filename")
+    assert list(videos.loc[names, "status"]) == ["left_out", "ok"]
+    assert "too long" in videos.loc[names[0], "reason"] and "rename" in videos.loc[names[0], "reason"]
+    assert set(read(workspace / "data/long/labels_keyframes.csv")["video_id"]) == {"m" * 200}
+
+
 def test_sanity_check_sees_and_mends(clips, workspace, prepare_here):
     prepare_here("s", "folds.n=3")
     folder = workspace / "data/s"

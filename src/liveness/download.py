@@ -186,19 +186,20 @@ def check_before(items: list[Item]) -> None:
     """
     for item in items:
         require_scheme(item, item.url)
-    for base in dict.fromkeys(item.base for item in items):
-        read_digests(base / "digests.json")
     for item in items:
         for path in (item.target, item.target.with_name(item.target.name + ".partial")):
             if path.is_dir():
                 raise UserError(f"{path}: is a folder; expected a file there, or nothing; move it away")
-    for folder in dict.fromkeys(path for item in items for path in (item.base, item.target.parent)):
+    missing = [item for item in items if not item.target.exists()]
+    for folder in dict.fromkeys(path for item in missing for path in (item.base, item.target.parent)):
         try:
             with written_aside(folder / f".writable-{os.getpid()}") as probe:
                 probe.write_bytes(b"x")
             (folder / f".writable-{os.getpid()}").unlink()
         except OSError as error:
             raise UserError(f"{folder}: cannot write there ({error.strerror}); expected a folder to fill") from error
+    for base in dict.fromkeys(item.base for item in items):
+        read_digests(base / "digests.json")
 
 
 def require_scheme(item: Item, url: str) -> str:

@@ -138,6 +138,11 @@ def _left_behind(file: int, name: str, patience: float) -> bool:
 
 def _alive(process: int) -> bool:
     try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        return state not in ("Z", "X")  # ended, and only not yet collected by its parent
+    except (OSError, IndexError):
+        pass  # another system, or gone
+    try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False

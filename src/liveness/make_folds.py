@@ -12,16 +12,20 @@ while they fit; folds.csv of your own is checked and kept. A set without labels 
 """
 
 import argparse
+import contextlib
 
 from liveness.config import load_data
 from liveness.data.folds import fold_set
+from liveness.data.preparation import alone_in
 from liveness.errors import run
 from liveness.files import workspace
 
 
 def main() -> None:
     args = _arguments()
-    fold_set(workspace() / "data" / args.set, load_data(args.set, args.override).folds, args.force)
+    folder = workspace() / "data" / args.set
+    with alone_in(folder) if folder.is_dir() else contextlib.nullcontext():
+        fold_set(folder, load_data(args.set, args.override).folds, args.force)
 
 
 def _arguments() -> argparse.Namespace:

@@ -115,6 +115,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     refusal = f"{folder}: another process prepares this set; wait for it, then run this again"
     with held(folder / ".lock", refusal, shared=bool(shard)):
         if not shard:
+            for left in folder.glob(".lock-*"):  # of shards, none of which is at work now
+                left.unlink(missing_ok=True)
             yield
             return
         first, count = shard_of(shard)

@@ -208,7 +208,7 @@ def decode_ahead(paths: list[Path], wanted: list[Wanted], workers: int = 0) -> I
     done, alone; then it is given up.
     """
     tasks = ((path, wanted) for path in paths)
-    return _decoded(run_tasks(prepare_task, tasks, workers or cores(), SECONDS, GIB), wanted)
+    return _decoded(run_tasks(prepare_task, tasks, workers, SECONDS, GIB), wanted)
 
 
 def _decoded(results: Iterator[tuple[Any, Any]], wanted: list[Wanted]) -> Iterator[Prepared]:
