@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from liveness.data.folds import join
-from liveness.data.labels import read_table
+from liveness.data.labels import read_table, set_name
 from liveness.errors import UserError, run
 from liveness.evaluation.combine import HOLDOUT
 from liveness.files import natural_key, plain_name, workspace, write_text
@@ -97,7 +97,7 @@ class Measure:
 
 def main() -> None:
     args = _arguments()
-    plain_name(args.set, "name of the set")
+    args.set = plain_name(set_name(args.set), "name of the set")
     folder = workspace() / "data" / args.set
     prepared = read_set(folder)
     path = folder / "dataset.html"

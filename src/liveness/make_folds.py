@@ -15,13 +15,15 @@ import argparse
 
 from liveness.config import load_data
 from liveness.data.folds import fold_set
+from liveness.data.labels import set_name
 from liveness.errors import run
 from liveness.files import workspace
 
 
 def main() -> None:
     args = _arguments()
-    fold_set(workspace() / "data" / args.set, load_data(args.set, args.override).folds, args.force)
+    name = set_name(args.set)
+    fold_set(workspace() / "data" / name, load_data(name, args.override).folds, args.force)
 
 
 def _arguments() -> argparse.Namespace:

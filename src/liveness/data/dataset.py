@@ -17,7 +17,7 @@ import pandas as pd
 from liveness.config import Data, FramePlan, View, from_dict, to_dict
 from liveness.data.augment import Policy, seed_of
 from liveness.data.contract import cut, to_tensor, views_of
-from liveness.data.labels import read_table
+from liveness.data.labels import other_sets, read_table
 from liveness.errors import UserError
 from liveness.evaluation.combine import HOLDOUT
 from liveness.files import workspace
@@ -58,7 +58,9 @@ def load_set(name: str, plan: FramePlan, naive: bool = False) -> PreparedSet:
     folder = workspace() / "data" / name
     missing = [table for table in TABLES if not (folder / table).is_file()]
     if missing:
-        raise UserError(f"{folder}: not prepared ({', '.join(missing)} missing); run: bash prepare_data.sh {name}")
+        raise UserError(
+            f"{folder}: not prepared ({', '.join(missing)} missing); run: bash prepare_data.sh {name}{other_sets(name)}"
+        )
     for table, columns in COLUMNS.items():
         read_table(folder / table, columns)
     strings = {"filename": str, "video_id": str, "status": str, "reason": str, "group": str, "species": str}
