@@ -47,6 +47,8 @@ def write_set(root, count=40, people=10):
     )
     (root / "data" / "tiny").mkdir(parents=True)
     folds.to_csv(root / "data" / "tiny" / "folds.csv", index=False)
+    groups_are = {"kind": "subjects", "source": "subject", "without": 0}
+    (root / "data" / "tiny" / "folds.json").write_text(json.dumps({"groups": groups_are}))
     for recipe, fold in MEMBERS:
         folder = root / "runs" / "tiny" / f"{recipe}_fold{fold}"
         folder.mkdir(parents=True)

@@ -21,6 +21,7 @@ from liveness.data.labels import LABELS, other_sets, read_table, table_text
 from liveness.data.names import Names, one_spelling
 from liveness.errors import UserError
 from liveness.evaluation.combine import HOLDOUT
+from liveness.evaluation.grouping import sentence, warning
 from liveness.files import CODE, CONFIGS, natural_key, sha256_of, workspace, write_text
 
 TRIES = 50  # orders that are compared; the best balanced is taken
@@ -295,8 +296,9 @@ def fold_set(folder: Path, config: Folds, force: bool = False) -> None:
     if folds is None:
         folds = _deal(folder, videos, config)
         print(f"{folder.name}: {config.n} folds dealt, seed {config.seed}")
-    _write(folder, folds, dealt_from, config.test)
+    groups_are = _write(folder, folds, dealt_from, config.test)
     _print_folds(folds)
+    print("  " + "; ".join(text for text in (sentence(groups_are), warning(groups_are)) if text))
 
 
 def _deal(folder: Path, videos: pd.DataFrame, config: Folds) -> pd.DataFrame:
@@ -311,7 +313,7 @@ def _deal(folder: Path, videos: pd.DataFrame, config: Folds) -> pd.DataFrame:
                 continue
             raise UserError(
                 f"{error}. With {n} it works: bash prepare_data.sh {folder.name} -o folds.n={n}; then train an "
-                f"ensemble of the folds 0 to {n - 1} (one with `folds: all`, as efficientnet_lite0, has those that the set has)"
+                f"ensemble of the folds 0 to {n - 1} (`folds: all`, as efficientnet_lite0 says, is those of the set)"
             ) from error
         raise
 
@@ -424,14 +426,15 @@ def _deal_anew(folder: Path) -> str:
     return f"to deal anew: python -m liveness.make_folds {folder.name} --force"
 
 
-def _write(folder: Path, folds: pd.DataFrame, dealt_from: dict, test: int) -> None:
-    """The split tables, folds.csv where it changed, and folds.json."""
+def _write(folder: Path, folds: pd.DataFrame, dealt_from: dict, test: int) -> dict:
+    """The split tables, folds.csv where it changed, and folds.json; returned is what the groups are."""
     write_split(folder, folds, test)
     text, path = table_text(folds), folder / "folds.csv"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
     about = dealt_from | {"folds_sha256": sha256_of(path), "groups": describe(folder)}
-    write_text(folder / "folds.json", json.dumps(about, indent=1) + "\n")
+    write_text(folder / "folds.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    return about["groups"]
 
 
 def _print_folds(folds: pd.DataFrame) -> None:

@@ -36,14 +36,16 @@ def describe(folder: Path) -> dict:
     groups of its own.
     """
     try:
-        folds = read_table(folder / "folds.csv", ["filename", "group"])
+        own = {}
+        if (folder / "folds.csv").is_file():  # a set without labels has none
+            folds = read_table(folder / "folds.csv", ["filename", "group"])
+            own = dict(zip(folds["filename"], folds["group"], strict=True))
         videos = read_table(folder / "labels_video.csv", ["filename", "status", "group"])
         videos = videos[videos["status"] != "left_out"]
         config = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))["data"].get("folds", {})
         subjects = _subjects(folder, videos, config.get("group_column", Folds().group_column))
     except (OSError, ValueError, KeyError, AttributeError, UserError):
         return dict(UNKNOWN)
-    own = dict(zip(folds["filename"], folds["group"], strict=True))
     if any(own.get(name, group) != group for name, group in zip(videos["filename"], videos["group"], strict=True)):
         return dict(UNKNOWN)
     if subjects:

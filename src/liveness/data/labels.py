@@ -118,9 +118,9 @@ def _why_absent(name: str, names: Names, folder: Path) -> str:
     """Why a name of the label file is no video of ``folder``, and what to do."""
     other = next((path.name for path in sorted(folder.iterdir()) if clean(path.name) == clean(name)), None)
     if other is not None and Path(other).suffix.lower() == ".gif":
-        mp4 = Path(other).stem + ".mp4"
+        gif, mp4 = (shlex.quote(str(folder / file)) for file in (other, f"{Path(other).stem}.mp4"))
         return (
-            f"is a GIF, which is not read; make a video of it and name that in the label file: ffmpeg -i {other} "
+            f"is a GIF, which is not read; make a video of it and name that in the label file: ffmpeg -i {gif} "
             f"-vf 'scale=trunc(iw/2)*2:trunc(ih/2)*2' -pix_fmt yuv420p {mp4} (or delete its row)"
         )
     if other is not None:
@@ -151,7 +151,7 @@ def read_labels(path: Path) -> pd.DataFrame:
         lacks = ("fname" if name is None else "") or "liveness_score"
         raise UserError(
             f"{path}: its columns are {', '.join(columns) or 'none'}; expected fname,liveness_score "
-            f"(or filename,label), and others if you like{nearest(lacks, columns)}{wrong_separator(path)}"
+            f"(or filename,label), and others if you like{wrong_separator(path) or nearest(lacks, columns)}"
         )
     if len(both) > 1 and (table[both[0]] != table[both[1]]).any():
         raise UserError(f"{path}: its columns {both[0]} and {both[1]} contradict each other; expected one of them")

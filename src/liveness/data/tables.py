@@ -40,7 +40,7 @@ def read_table(path: Path, columns: list[str], lines: bool = False) -> pd.DataFr
         known = list(table.columns)
         raise UserError(
             f"{path}: no column {', '.join(missing)}; it has {', '.join(known) or 'none'}, "
-            f"expected {','.join(columns)}{nearest(missing[0], known)}{wrong_separator(path)}"
+            f"expected {','.join(columns)}{wrong_separator(path) or nearest(missing[0], known)}"
         )
     return table
 
