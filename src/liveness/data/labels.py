@@ -250,16 +250,22 @@ def set_name(text: str, say: bool = False) -> str:
 
     A UserError for a path that leads elsewhere.
     """
-    if "/" not in text:
-        return text
+    if "/" not in text.rstrip("/"):
+        return text.rstrip("/") or text
     root, path = workspace(), Path(text)
-    for place in (Path(os.path.abspath(path)), root / path, path.parent.resolve() / path.name):
-        for base in (root / "raw", root / "data"):
-            if place.is_relative_to(base) and place != base and ".." not in place.parts:
-                name = place.relative_to(base).parts[0]
-                if say:
-                    print(f"{text}: the set {name}")
-                return name
+    places = [Path(os.path.abspath(place)) for place in (root / path, path, path.parent.resolve() / path.name)]
+    bases = [root / "raw", root / "data"]
+    found = [
+        base / place.relative_to(base).parts[0]
+        for place in places
+        for base in bases
+        if place.is_relative_to(base) and place != base
+    ]
+    if found:
+        name = next((folder for folder in found if folder.is_dir()), found[0]).name
+        if say:
+            print(f"{text}: the set {name}")
+        return name
     link = f"; to make it a set: ln -s {path.resolve()} {root / 'raw'}/" if path.is_dir() else ""
     raise UserError(f"{text}: expected the name of a set, a folder in {root / 'raw'}{link}{other_sets('')}")
 

@@ -24,7 +24,7 @@ def read_table(path: Path, columns: list[str], lines: bool = False) -> pd.DataFr
     table = _read(path)
     table.columns = [str(column).strip() for column in table.columns]
     table.index += 2
-    table = table[(table != "").any(axis=1)]
+    table = table[table.apply(lambda column: column.str.strip() != "").any(axis=1)]
     table = table if lines else table.reset_index(drop=True)
     missing = []
     for column in columns:
@@ -87,13 +87,14 @@ def _read(path: Path) -> pd.DataFrame:
 
 def _require_utf8(path: Path) -> None:
     """A UserError that names the likely encoding and the command that makes UTF-8 of it."""
-    data, mend = path.read_bytes(), f"{shlex.quote(str(path))} > mended.csv"
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4096]:
-        tabs = "" if b"\t" not in data else " | tr '\\t' ,"
+    data = path.read_bytes()
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if marked or b"\0" in data[:4096]:
+        name = "UTF-16" if marked else "UTF-16LE" if data[1:2] == b"\0" else "UTF-16BE"
+        tabs = " | tr '\\t' ," if b"\t" in data else ""
         raise UserError(
-            f"{path}: not a csv file in UTF-8 but in UTF-16, as Excel's “Unicode text” is"
-            f"{', parted by tabs' if tabs else ''}; "
-            f"expected UTF-8 and commas: iconv -f UTF-16 -t UTF-8 {mend.replace(' >', tabs + ' >', 1)}"
+            f"{path}: not a csv file in UTF-8 but in UTF-16{', parted by tabs' if tabs else ''} (as Excel's “Unicode "
+            f"text”); expected UTF-8, commas: iconv -f {name} -t UTF-8 {shlex.quote(str(path))}{tabs} > mended.csv"
         )
     try:
         data.decode("utf-8-sig")
@@ -101,5 +102,5 @@ def _require_utf8(path: Path) -> None:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{path}: not a csv file in UTF-8 (byte {data[error.start]:#04x} in line {line}); if it is Windows-1252, "
-            f"as Excel saves “CSV”: iconv -f WINDOWS-1252 -t UTF-8 {mend}"
+            f"as Excel saves “CSV”: iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > mended.csv"
         ) from error

@@ -353,7 +353,12 @@ def _points(points: list[dict]) -> list[str]:
         title = f"{p['name'][:5].upper()} ≤ {100 * p['target']:.0f} %" if p["target"] else "equal error rate"
         sides = [cell for s in ("apcer", "bpcer") for cell in (percent(p[s]), percent_range(p[f"{s}_interval"]))]
         rows.append((title, plain(p["threshold"]), plain_range(p["threshold_interval"]), *sides))
-    return [*lines, *_columns(rows, "    ")]
+    lines += _columns(rows, "    ")
+    if first["by"] == "video" and first["groups"] < first["videos"]:
+        lines.append(
+            "    intervals of thresholds are by video (too few groups to draw), those of APCER and BPCER by group"
+        )
+    return lines
 
 
 def _measures(summary: dict) -> list[str]:
