@@ -626,10 +626,9 @@ def test_what_the_groups_are_is_recorded_and_told_of_older_sets(clips, workspace
     label = (clips / "label.csv").read_text().splitlines()
     (clips / "label.csv").write_text("\n".join(row.rpartition(",")[0] for row in label) + "\n")
     said = prepare_here("s", "folds.n=3")
-    assert grouping_of(folder)["kind"] == "none" and "persons are unknown" in said
-    shutil.copy(clips / "videos/0.mp4", clips / "videos/2.mp4")
-    prepare_here("s", "folds.n=3")
-    assert grouping_of(folder)["kind"] == "near_duplicates"
+    assert grouping_of(folder)["kind"] == "near_duplicates" and "persons are unknown" in said  # the two face clips
+    said = prepare_here("s", "folds.n=3", "folds.duplicates=0", verbs=["prepare", "make_folds"])
+    assert grouping_of(folder)["kind"] == "none" and "no groups are known; persons are unknown" in said
     (workspace / "g.txt").write_text("4 6\n")
     prepare_here("s", "folds.n=3", "folds.groups=g.txt")
     assert grouping_of(folder) == {"kind": "listed", "source": "g.txt", "without": 0}
