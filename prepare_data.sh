@@ -6,8 +6,9 @@
 #   bash prepare_data.sh nuaa -o frames.plan=even frames.count=8
 #   SHARD=2/4 bash prepare_data.sh nuaa       # the second quarter of the videos; then once without SHARD
 #
-# SET lies in raw/SET/{label.csv,videos/*.mp4}; "train" also in raw/label.csv + train_video/*.mp4;
-# else in data/SET/{labels.csv,videos/}. Without a label file it is a set without labels.
+# SET lies in raw/SET/{label.csv,videos/*.mp4}, or raw/SET/{live,spoof}/*.mp4 without a label file;
+# "train" also in raw/label.csv + train_video/*.mp4; else in data/SET/{labels.csv,videos/}. With
+# neither label file nor these two folders it is a set without labels. SET may be given as raw/SET.
 # -o changes configs/data/SET.yaml (or default.yaml). --strict: a video of which no frame can be read
 # is an error, not a marked row (one that breaks off has frames: always a warning). Only what is
 # missing is done; run it again at any time. docs/preparation.md has the details.
@@ -17,7 +18,7 @@
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 
-set_name=train options=() strict=() named=
+set_name=train options=() strict=() named='' given=("$@")
 while (($#)); do
   case $1 in
     -h | --help) usage; exit 0 ;;
@@ -29,6 +30,10 @@ while (($#)); do
       ;;
     --strict) strict=(--strict); shift ;;
     -*) misuse "unknown option $1" ;;
+    [a-z]*=*)
+      printf -v right '%q ' "${given[@]:0:${#given[@]}-$#}" -o "$@"
+      misuse "$1 needs -o before it: bash prepare_data.sh ${right% }"
+      ;;
     *)
       [[ -z $named ]] || misuse "one SET at a time, not both $set_name and $1"
       set_name=$1 named=1

@@ -45,6 +45,7 @@ def make_set(root: Path, count: int = 120, people: int = 24, aside: int = 0, apa
     folder = root / "data" / "tiny"
     folder.mkdir(parents=True)
     folds.to_csv(folder / "folds.csv", index=False)
+    (folder / "folds.json").write_text('{"groups": {"kind": "subjects", "source": "subject", "without": 0}}')
     folds.assign(video_id=index, species=kinds).to_csv(folder / "labels_video.csv", index=False)
     make_frames(folder, index, label, rng)
     for recipe, number in MEMBERS:

@@ -1,15 +1,17 @@
 """The out-of-fold report: from runs on disk to the printed table and the files it leaves."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from liveness import config, evaluate
 from liveness.errors import UserError
-from liveness.evaluation import calibration, combine, metrics
+from liveness.evaluation import calibration, combine, metrics, report
 from liveness.prediction.operating import read_operating
 
 MEMBERS = [("convnext_xlarge", 0), ("convnext_xlarge", 1), ("second", 0)]
@@ -47,6 +49,8 @@ def write_set(root, count=40, people=10):
     )
     (root / "data" / "tiny").mkdir(parents=True)
     folds.to_csv(root / "data" / "tiny" / "folds.csv", index=False)
+    groups_are = {"kind": "subjects", "source": "subject", "without": 0}
+    (root / "data" / "tiny" / "folds.json").write_text(json.dumps({"groups": groups_are}))
     for recipe, fold in MEMBERS:
         folder = root / "runs" / "tiny" / f"{recipe}_fold{fold}"
         folder.mkdir(parents=True)
@@ -337,3 +341,52 @@ def test_config_of_no_run_is_one_clear_line(ensemble):
         path.write_text(text)
         with pytest.raises(UserError, match="not the configuration of a run"):
             evaluate.main(["mix"])
+
+
+@pytest.mark.parametrize(
+    ("groups_are", "expected"),
+    [
+        ({"kind": "near_duplicates", "source": "duplicates.csv", "without": 0}, "groups are near-duplicates only"),
+        ({"kind": "listed", "source": "zalo2022", "without": 0}, "groups are those listed in zalo2022"),
+        ({"kind": "subjects", "source": "who", "without": 3}, "the column who, which 3 videos lack"),
+        (None, "what the groups are is not recorded"),
+    ],
+)
+def test_groups_are_called_persons_only_where_they_are(ensemble, capsys, groups_are, expected):
+    path = ensemble / "data" / "tiny" / "folds.json"
+    path.write_text(json.dumps({"groups": groups_are})) if groups_are else path.unlink()
+    evaluate.main(["mix"])
+    text = capsys.readouterr().out
+    assert "40 videos, 10 groups" in text and expected in text and "intervals by group" in text
+    assert "few groups: interval too narrow; " in text and "if somebody appears in several folds" in text
+    assert not re.search(r"\d persons|by person|few persons", text)
+    written = json.loads((ensemble / "runs" / "tiny" / "mix" / "report.json").read_text())
+    assert written["grouping"]["kind"] == (groups_are or {"kind": "unknown"})["kind"]
+
+
+def test_where_each_video_is_a_known_person_nothing_is_warned_of(ensemble, capsys):
+    path = ensemble / "data" / "tiny" / "folds.csv"
+    folds = pd.read_csv(path)
+    folds.assign(group=[f"p{i}" for i in range(len(folds))]).to_csv(path, index=False)
+    evaluate.main(["mix"])
+    text = capsys.readouterr().out
+    assert "40 videos, 40 persons" in text and "groups are persons, by the column subject" in text
+    assert "warning" not in text and "intervals by video" in text
+
+
+def test_error_rates_have_intervals_of_the_kind_that_the_eer_has():
+    """Ten attackers with four videos each, two of whom pass every time: that is 2 of 10, not 8 of 40."""
+    labels = np.repeat([0, 1], [40, 40])
+    scores = np.concatenate([np.repeat([0.9, 0.1], [8, 32]), np.full(40, 0.9)])
+    people = np.arange(80) // 4
+    by_group = report.error_rates(labels, scores, 0.5, groups=people)
+    by_video = report.error_rates(labels, scores, 0.5, groups=np.arange(80))
+    assert by_group["by"] == "group" and by_video["by"] == "video"
+    assert (by_group["apcer"]["errors"], by_group["apcer"]["total"]) == (8, 40)
+    videos, persons = (stats.binomtest(k, n).proportion_ci(0.95, method="exact") for k, n in ((8, 40), (2, 10)))
+    assert by_video["apcer"]["interval"] == pytest.approx([videos.low, videos.high])
+    low, high = by_group["apcer"]["interval"]
+    # That of 2 of 10 and a little more: the spread of ten persons is itself only estimated.
+    assert low <= persons.low < videos.low and videos.high < persons.high <= high < persons.high + 0.1
+    # No live video is turned away: the limit is that of none of ten persons.
+    assert by_group["bpcer"]["interval"][1] == pytest.approx(stats.binomtest(0, 10).proportion_ci(0.95).high)

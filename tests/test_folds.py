@@ -239,6 +239,13 @@ def test_groups_files(tmp_path):
     table.write_text("filename,group\n1.mp4,a\n2.mp4,b\n3.mp4,a\n4.mp4,\n", encoding="utf-8")
     assert read_groups(table).together == [["1.mp4", "3.mp4"], ["2.mp4"]]
     assert resolve_ids(["1", "2.mp4", "7"], ["1.mp4", "2.mp4"]) == (["1.mp4", "2.mp4"], ["7"])
+    accents = ["Nge\u0302\u0301.mp4", "2.mp4"]
+    assert resolve_ids(["Ng\u1ebf", " 2.mp4 "], accents) == (accents, [])
+    table.write_text("Filename,GROUP\n1.mp4,a\n3.mp4, a \n", encoding="utf-8")
+    assert read_groups(table).together == [["1.mp4", "3.mp4"]]
+    table.write_text("filename,group\n1.mp4,Ann\n3.mp4,ann\n", encoding="utf-8")
+    with pytest.raises(UserError, match="column group: 'Ann' and 'ann' differ only by case"):
+        read_groups(table)
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(UserError, match="no column filename, group"):
         read_groups(tmp_path / "bad.csv")

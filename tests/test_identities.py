@@ -38,9 +38,11 @@ def test_links_are_a_maximum_spanning_forest_of_the_similar(tmp_path, case, monk
 
 
 def test_rows_of_one_video_are_averaged_and_strangers_named(tmp_path):
-    path = table(tmp_path / "e.csv", ["1", "2.mp4", "2", "9"], [[2, 0], [9, 0], [0, 1], [1, 1]])
-    embeddings = read_embeddings(path, ["1.mp4", "2.mp4", "3.mp4"])
-    assert embeddings.filenames == ["1.mp4", "2.mp4"] and embeddings.unknown == ["9"]
+    path = table(tmp_path / "e.csv", ["1", "2.mp4", " 2", "9"], [[2, 0], [9, 0], [0, 1], [1, 1]])
+    with pytest.raises(UserError, match=r"1 of its 4 names are no video of the set: '9'"):
+        read_embeddings(path, ["1.mp4", "2.mp4", "3.mp4"])
+    embeddings = read_embeddings(path, ["1.mp4", "2.mp4", "3.mp4"], also=["9.mp4"])  # beside the set: not used
+    assert embeddings.filenames == ["1.mp4", "2.mp4"]
     np.testing.assert_allclose(embeddings.vectors, [[1, 0], [0.5**0.5, 0.5**0.5]])
     (link,) = find_links(embeddings, 0.7)
     assert (link.one, link.other, link.similarity) == ("1.mp4", "2.mp4", 0.7071)
@@ -57,7 +59,7 @@ def test_rows_of_one_video_are_averaged_and_strangers_named(tmp_path):
         ("filename,a,b\n1,2,\n", "line 2: not an embedding"),
         ("filename,a,b\n1,0,0\n", "not all of them 0"),
         ("filename,a,b\n1,inf,0\n", "expected 2 finite numbers"),
-        ("filename,a,b\n7,1,0\n", "names no video of the set; the first is '7'"),
+        ("filename,a,b\n7,1,0\n", "1 of its 1 names are no video of the set: '7'"),
     ],
 )
 def test_what_is_no_embedding_is_one_line(tmp_path, text, expected):

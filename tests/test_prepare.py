@@ -17,6 +17,10 @@ import pandas as pd
 import pytest
 from skimage import data as images
 
+from liveness.data.grouping import grouping_of
+from liveness.data.labels import find_set
+from liveness.data.links import column_notes, subjects_of
+from liveness.data.preparation import VIDEO_COLUMNS
 from liveness.errors import UserError
 from liveness.files import CODE
 from liveness.media.workers import Failed, run_tasks
@@ -203,7 +207,8 @@ def test_the_default_set_in_the_published_layout(workspace, tiny_clips, run_driv
     (workspace / "raw/label.csv").write_text("\n".join(rows) + "\n")
     result = prepare(run_driver)
     assert result.returncode == 0, result.stderr
-    assert "describes another set" in result.stdout  # the challenge's duplicates are not in these ten
+    # Of the challenge's duplicates only 1 is in these ten (ids are names without their ending): it is used.
+    assert "groups: zalo2022.txt: 1 ids of 27, the others are not in the set" in result.stdout
     assert len(read(workspace / "data/train/folds.csv")) == 10
 
 
@@ -218,9 +223,13 @@ def test_a_prepared_set_is_a_set(clips, workspace, prepare_here):
 
 
 def test_groups_file_joins_and_leaves_out(clips, workspace, prepare_here):
-    (workspace / "groups.txt").write_text("same: 0, 2, 99\nleft out: 7\n")
+    (workspace / "groups.txt").write_text("same: 0, 2, 99\nleft out: 7, 8.MP4\n")
+    with pytest.raises(UserError, match=r"2 of its 5 names are no video of the set: '99', '8.MP4'"):
+        prepare_here("s", "folds.n=2", "folds.groups=groups.txt")
+    assert not (workspace / "data").exists()  # known before the first video is decoded
+    (workspace / "groups.txt").write_text("same: 0 , 2.mp4\nleft out: 7\n")
     printed = prepare_here("s", "folds.n=2", "folds.groups=groups.txt")
-    assert "1 ids that are not in the set ignored (99)" in printed
+    assert "groups: groups.txt: 3 ids; left out: 7.mp4" in printed
     folder = workspace / "data/s"
     videos = read(folder / "labels_video.csv").set_index("filename")
     assert videos.at["7.mp4", "status"] == "left_out" and videos.at["7.mp4", "frames"] == ""
@@ -246,7 +255,14 @@ def test_folds_of_ones_own_are_checked_and_kept(clips, workspace, prepare_here):
     rows = ["filename,label,fold"] + [f"{i}.mp4,{i % 2},{i // 2 % 2}" for i in range(12)]
     (folder / "folds.csv").write_text("\n".join(rows) + "\n")
     assert "checked and kept" in prepare_here("s")
-    assert (folder / "folds.csv").read_text().splitlines() == rows
+    # Names, labels and folds stay; the groups, which evaluation and training need, are added.
+    kept = read(folder / "folds.csv")
+    assert [",".join(row) for row in kept[["filename", "label", "fold"]].to_numpy()] == rows[1:]
+    assert list(kept["group"]) == list(read(folder / "labels_video.csv")["group"])
+    spaced = ["Fname;Label;Fold".replace(";", ","), *(row.replace(".mp4", " ", 1) for row in rows[1:])]
+    (folder / "folds.csv").write_text("\n".join(spaced) + "\n")
+    prepare_here("s")
+    assert read(folder / "folds.csv").equals(kept)
     (folder / "folds.csv").write_text("\n".join(rows).replace("0.mp4,0,0", "0.mp4,0,1", 1) + "\n")
     with pytest.raises(UserError, match="leak: group 'p0'"):
         prepare_here("s")
@@ -255,12 +271,13 @@ def test_folds_of_ones_own_are_checked_and_kept(clips, workspace, prepare_here):
 @pytest.mark.parametrize(
     ("args", "code", "expected"),
     [
-        (["nowhere"], 1, "no set 'nowhere'"),
-        (["s", "-o", "frames.step=0"], 1, "frames.step=0"),
+        (["nowhere"], 1, "the sets that are there: raw/s"),
+        (["raw/s/", "-o", "frames.step=0"], 1, "frames.step=0"),
         (["s", "-o", "frame.plan=all"], 1, "did you mean"),
         (["s", "-o", "folds.n=20"], 1, "groups for 20 folds"),
         (["s", "-o"], 2, "-o needs KEY=VALUE"),
         (["s", "t"], 2, "one SET at a time"),
+        (["s", "folds.n=3"], 2, "folds.n=3 needs -o before it: bash prepare_data.sh s -o folds.n=3 (-h"),
         (["--wrong"], 2, "unknown option"),
         (["-h"], 0, ""),
     ],
@@ -611,3 +628,91 @@ def test_a_worker_that_hangs_crashes_or_eats_memory_costs_one_task():
     assert {t: r for t, r in results.items() if len(t) == 1} == {t: t.upper() for t in "abcde"}
     assert isinstance(results["hang"], Failed) and "given up after 4 s" in results["hang"].reason
     assert "SIGSEGV" in results["crash"].reason and "more than 2 GiB" in results["memory"].reason
+
+
+def test_a_header_in_another_case_still_keeps_persons_together(workspace, tiny_clips, prepare_here):
+    for i in range(8):
+        tiny_clips(workspace / f"raw/s/videos/{i}.mp4", frames=4, seed=i)
+    # Blanks around a name and the two spellings of its accents are one person, in the spelling that comes first.
+    people = ["Ng\u1ebf", "Nge\u0302\u0301", "Bob", " Bob ", "cy", "cy", "di", "di"]
+    rows = [f"{i}.mp4,{i % 2},{who}, print" for i, who in enumerate(people)]
+    label = workspace / "raw/s/label.csv"
+    label.write_text("\n".join(["fname,liveness_score, Subject ,SPECIES", *rows]) + "\n", encoding="utf-8")
+    said = prepare_here("s", "folds.n=2")
+    assert "groups are persons, by the column subject" in said and "unknown" not in said
+    folds = read(workspace / "data/s/folds.csv")
+    assert folds.groupby(folds["group"]).size().to_dict() == {"Ng\u1ebf": 2, "Bob": 2, "cy": 2, "di": 2}
+    assert folds.groupby("group")["fold"].nunique().max() == 1
+    assert set(read(workspace / "data/s/labels_video.csv")["species"]) == {"print"}
+    for one, other in (("Bob", "bob"), ("cy", "c y")):
+        label.write_text("\n".join(["fname,liveness_score,subject", f"0.mp4,0,{one}", f"1.mp4,1,{other}"]) + "\n")
+        with pytest.raises(UserError, match=f"column subject: '{one}' and '{other}' differ only by case or blanks"):
+            prepare_here("s", verbs=["prepare"])
+
+
+@pytest.mark.parametrize("header", ["Subject_id", "person", "subjects"])
+def test_a_column_that_just_misses_subject_is_named(clips, workspace, prepare_here, capsys, header):
+    text = (clips / "label.csv").read_text()
+    (clips / "label.csv").write_text(text.replace("subject", header))
+    raw = find_set("s")
+    (note,) = column_notes(raw, "subject", VIDEO_COLUMNS)
+    assert f"no column subject, but '{header}'" in note and f"-o folds.group_column={header}" in note
+    assert subjects_of(raw, header.upper())[0] == header and not column_notes(raw, header, VIDEO_COLUMNS)
+
+
+def test_what_the_groups_are_is_recorded_and_told_of_older_sets(clips, workspace, prepare_here):
+    folder = workspace / "data/s"
+    said = prepare_here("s", "folds.n=3")
+    subjects = {"kind": "subjects", "source": "subject", "without": 0}
+    assert json.loads((folder / "folds.json").read_text())["groups"] == subjects == grouping_of(folder)
+    assert "groups are persons, by the column subject" in said
+    dealt = json.loads((folder / "folds.json").read_text())
+    dealt.pop("groups")  # as a version before this one left it
+    (folder / "folds.json").write_text(json.dumps(dealt))
+    assert grouping_of(folder) == subjects and "kept" in prepare_here("s", "folds.n=3")
+    assert json.loads((folder / "folds.json").read_text())["groups"] == subjects
+    # Without a column there are only what looks alike and what is listed, and that is said.
+    label = (clips / "label.csv").read_text().splitlines()
+    (clips / "label.csv").write_text("\n".join(row.rpartition(",")[0] for row in label) + "\n")
+    said = prepare_here("s", "folds.n=3")
+    assert grouping_of(folder)["kind"] == "near_duplicates" and "persons are unknown" in said  # the two face clips
+    said = prepare_here("s", "folds.n=3", "folds.duplicates=0", verbs=["prepare", "make_folds"])
+    assert grouping_of(folder)["kind"] == "none" and "no groups are known; persons are unknown" in said
+    (workspace / "g.txt").write_text("4 6\n")
+    prepare_here("s", "folds.n=3", "folds.groups=g.txt")
+    assert grouping_of(folder) == {"kind": "listed", "source": "g.txt", "without": 0}
+    own = read(folder / "folds.csv").assign(group="x")
+    own.to_csv(folder / "folds.csv", index=False)
+    (folder / "folds.json").unlink()
+    assert grouping_of(folder)["kind"] == "unknown"
+
+
+def test_two_folders_are_a_set_with_labels_and_species(workspace, tiny_clips, prepare_here):
+    raw = workspace / "raw/s"
+    for i, place in enumerate(["Live/a", "Live/b", "SPOOF/c", "SPOOF/print/d", "SPOOF/replay/e", "Live/f"]):
+        tiny_clips(raw / f"{place}.mp4", frames=4, seed=i)
+    before = sorted(path.relative_to(raw) for path in raw.rglob("*"))
+    said = prepare_here("s", "folds.n=2")
+    assert "labels are those of the folders, live (1): Live; attack (0): SPOOF" in said and "no mismatch" in said
+    videos = read(workspace / "data/s/labels_video.csv")
+    found = dict(zip(videos["filename"], zip(videos["label"], videos["species"], strict=True), strict=True))
+    attacks = {"c.mp4": ("0", ""), "d.mp4": ("0", "print"), "e.mp4": ("0", "replay")}
+    assert found == attacks | {f"{name}.mp4": ("1", "") for name in "abf"}
+    assert (workspace / "data/s/videos/d.mp4").samefile(raw / "SPOOF/print/d.mp4")
+    assert sorted(path.relative_to(raw) for path in raw.rglob("*")) == before
+    shutil.copy(raw / "Live/a.mp4", raw / "SPOOF/a.mp4")
+    with pytest.raises(UserError, match=r"two videos with one name.*mv -n") as caught:
+        find_set("s")
+    command = str(caught.value).partition("All of a folder: ")[2]
+    subprocess.run(["bash", "-c", command], check=True)
+    assert len(find_set("s").videos) == 7
+    (raw / "2").mkdir()
+    with pytest.raises(UserError, match="2: neither live nor spoof"):
+        find_set("s")
+
+
+def test_too_few_persons_for_the_folds_are_told_how_many_do(clips, workspace, prepare_here):
+    with pytest.raises(UserError, match=r"6 groups for 7 folds.* With 6 it works: bash prepare_data.sh s -o folds.n=6"):
+        prepare_here("s", "folds.n=7")
+    prepare_here("s", "folds.n=6", verbs=["make_folds"])
+    assert set(read(workspace / "data/s/folds.csv")["fold"]) == set("012345")

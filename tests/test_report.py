@@ -387,7 +387,17 @@ def test_few_persons_and_no_error_are_said_plainly(workspace, tmp_path, monkeypa
     assert found["evaluation"]["pooled"]["eer"] == 0
     assert found["headline"].startswith("No error was seen on") and "That is not “no error”" in found["headline"]
     assert found["warnings"][0].startswith("Few persons (8)")
-    assert found["warnings"][0] in page.text
+    assert found["warnings"][0] in page.text and "95 % intervals by person" in page.text
+    folds = workspace / "data/tiny/folds.json"
+    folds.write_text(folds.read_text().replace('"subjects"', '"near_duplicates"'))
+    evaluate.main(["mix"])
+    page, _, found = make(workspace)
+    assert found["warnings"][:2] == [
+        "Few groups (8): the intervals are too narrow to speak for other groups.",
+        "Groups are near-duplicates only; persons are unknown: if somebody appears in several folds, these figures "
+        "flatter.",
+    ]
+    assert "95 % intervals by group" in page.text and " of 8 groups" in found["headline"]
 
 
 @pytest.mark.full

@@ -239,9 +239,9 @@ def known_keys(schema: type, prefix: str = "") -> list[str]:
     return keys
 
 
-def nearest(name: str, choices: list[str]) -> str:
+def nearest(name: str, choices: list[str], cutoff: float = 0.4) -> str:
     """``; did you mean X?`` or an empty string."""
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.4)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=cutoff)
     return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -21,8 +21,10 @@ import numpy as np
 import pandas as pd
 
 from liveness.data.folds import join
-from liveness.data.labels import read_table
+from liveness.data.grouping import grouping_of
+from liveness.data.labels import read_table, set_name
 from liveness.errors import UserError, run
+from liveness.evaluation import grouping
 from liveness.evaluation.combine import HOLDOUT
 from liveness.files import natural_key, plain_name, workspace, write_text
 from liveness.machine import cores
@@ -97,7 +99,7 @@ class Measure:
 
 def main() -> None:
     args = _arguments()
-    plain_name(args.set, "name of the set")
+    args.set = plain_name(set_name(args.set), "name of the set")
     folder = workspace() / "data" / args.set
     prepared = read_set(folder)
     path = folder / "dataset.html"
@@ -433,7 +435,7 @@ def _about(prepared: Prepared) -> list[tuple[str, str]]:
         ("Face detector", f"YuNet from confidence {detector.get('threshold')}, at {detector.get('max_side')} pixels"),
         ("Side of the crop over that of the box", data.get("crop_scale", "unknown")),
         ("Near-duplicates", f"at most {folds.get('duplicates')} of a frame hash's bits differ"),
-        ("Groups", f"column {folds.get('group_column')!r}, file {folds.get('groups') or 'none'}, near-duplicates"),
+        ("Groups", grouping.sentence(grouping_of(prepared.folder))),
     ]
     return [(name, str(value)) for name, value in rows]
 

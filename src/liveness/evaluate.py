@@ -29,7 +29,8 @@ import numpy as np
 import pandas as pd
 
 from liveness.config import EnsembleMember, load_ensemble
-from liveness.data.labels import read_table, table_text
+from liveness.data.grouping import grouping_of
+from liveness.data.labels import other_sets, read_table, table_text
 from liveness.errors import UserError, run
 from liveness.evaluation import calibration, combine, report, search, thresholds
 from liveness.files import plain_name, workspace, write_text
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     trained, data_hash = read_members(data, members)
     judged = judge(folds, trained, ensemble.calibration)
     species = read_species(data, judged.table)
-    summary = measured(judged, species, f"{args.ensemble} on {data}")
+    groups_are = grouping_of(workspace() / "data" / data)
+    summary = measured(judged, species, groups_are, f"{args.ensemble} on {data}")
     about = {"ensemble": name, "data": data, "data_hash": data_hash, "weights": judged.weights}
     about["weights_sha256"] = digests_of({m.name: member_path(data, m.recipe, m.fold) for m in trained})
     summary = about | summary
@@ -125,7 +127,10 @@ def integers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
 def read_folds(path: Path) -> pd.DataFrame:
     """folds.csv with whole-number labels and folds, one row per video."""
     if not path.is_file():
-        raise UserError(f"{shown(path)}: no such file; prepare the set with: bash prepare_data.sh {path.parent.name}")
+        name = path.parent.name
+        raise UserError(
+            f"{shown(path)}: no such file; prepare the set with: bash prepare_data.sh {name}{other_sets(name)}"
+        )
     table = read_table(path, FOLD_COLUMNS)
     if len(table) == 0 or (table["label"] == "").all():
         raise UserError(f"{shown(path)}: no labelled video in it; an evaluation needs labels")
@@ -201,11 +206,11 @@ def judge(folds: pd.DataFrame, trained: list[Trained], how: str, frames: str = "
     return Judged(blended, table["score"], calibrated, how, fits, weights)
 
 
-def measured(judged: Judged, species: list[str] | None, what: str) -> dict:
+def measured(judged: Judged, species: list[str] | None, groups_are: dict, what: str) -> dict:
     """The out-of-fold figures, those of the holdout, and what calibration did; a UserError without both classes."""
     home = judged.out_of_fold()
     table, names = judged.table[home].reset_index(drop=True), list(judged.weights)
-    summary = report.summarise(table, names, kept(species, home))
+    summary = report.summarise(table, names, kept(species, home), groups_are)
     if math.isnan(summary["pooled"]["eer"]):
         found = summary["counts"]
         raise UserError(
@@ -214,7 +219,7 @@ def measured(judged: Judged, species: list[str] | None, what: str) -> dict:
         )
     scored = home & np.isfinite(judged.raw.to_numpy())
     labels = judged.table["label"].to_numpy()[scored]
-    summary["holdout"] = report.holdout(judged.table[~home].reset_index(drop=True), kept(species, ~home))
+    summary["holdout"] = report.holdout(judged.table[~home].reset_index(drop=True), kept(species, ~home), groups_are)
     summary["calibration"] = report.calibrated(judged.how, judged.fits, labels, judged.raw.to_numpy()[scored])
     return summary
 

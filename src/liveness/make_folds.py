@@ -16,6 +16,7 @@ import contextlib
 
 from liveness.config import load_data
 from liveness.data.folds import fold_set
+from liveness.data.labels import set_name
 from liveness.data.preparation import alone_in
 from liveness.errors import run
 from liveness.files import workspace
@@ -23,9 +24,10 @@ from liveness.files import workspace
 
 def main() -> None:
     args = _arguments()
-    folder = workspace() / "data" / args.set
+    name = set_name(args.set)
+    folder = workspace() / "data" / name
     with alone_in(folder) if folder.is_dir() else contextlib.nullcontext():
-        fold_set(folder, load_data(args.set, args.override).folds, args.force)
+        fold_set(folder, load_data(name, args.override).folds, args.force)
 
 
 def _arguments() -> argparse.Namespace:

@@ -13,13 +13,14 @@ everything done and writes them.
 import argparse
 
 from liveness.config import load_data
+from liveness.data.labels import set_name
 from liveness.data.preparation import prepare_set
 from liveness.errors import run
 
 
 def main() -> None:
     args = _arguments()
-    prepare_set(load_data(args.set, args.override), args.strict)
+    prepare_set(load_data(set_name(args.set, say=True), args.override), args.strict)
 
 
 def _arguments() -> argparse.Namespace:

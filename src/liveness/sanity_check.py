@@ -21,16 +21,9 @@ from liveness.config import Data, Folds, data_from_dict
 from liveness.data.extract import damaged_files, forget, read_record, task_for, what_is_missing
 from liveness.data.folds import check_folds as check_against_videos
 from liveness.data.folds import deal_set, fold_set, split_tables, write_split
-from liveness.data.labels import RawSet, find_set, read_table, table_text
-from liveness.data.preparation import (
-    WHY,
-    Prepared,
-    names_too_long,
-    prepare_set,
-    read_identities,
-    read_links,
-    tables_of,
-)
+from liveness.data.labels import RawSet, find_set, other_sets, read_table, set_name, table_text
+from liveness.data.links import read_identities, read_links
+from liveness.data.preparation import WHY, Prepared, names_too_long, prepare_set, tables_of
 from liveness.errors import UserError, run
 from liveness.files import sweep, workspace
 
@@ -50,9 +43,13 @@ def main() -> int:
 
 
 def _main(args: argparse.Namespace) -> int:
+    args.set = set_name(args.set)
     folder = workspace() / "data" / args.set
     if not (folder / "prepare.json").is_file():
-        raise UserError(f"{folder}/prepare.json: no such file; prepare the set first: bash prepare_data.sh {args.set}")
+        raise UserError(
+            f"{folder}/prepare.json: no such file; prepare the set first: bash prepare_data.sh {args.set}"
+            f"{other_sets(args.set)}"
+        )
     data = _data(folder, args.set)
     raw = find_set(args.set)
     troubles, damaged = check(folder, raw, data)
@@ -134,13 +131,15 @@ def _check_links(folder: Path, raw: RawSet) -> list[Trouble]:
 def _check_labels(folder: Path, raw: RawSet) -> list[Trouble]:
     """labels.csv is the label file; a set without one has neither that nor folds."""
     copy = folder / "labels.csv"
-    if raw.label_file is None:
+    if raw.labels is None:
         left = [path for path in (copy, folder / "folds.csv") if path.exists()]
         return [
             ("labels", f"{path}: the set has no label file; delete it, or put the label file back") for path in left
         ]
-    if not copy.is_file() or copy.read_bytes() != raw.label_file.read_bytes():
-        return [("labels", f"{copy}: not a copy of {raw.label_file}")]
+    if not copy.is_file() or copy.read_bytes() != raw.labels_csv():
+        return [
+            ("labels", f"{copy}: not {f'a copy of {raw.label_file}' if raw.label_file else 'what the folders say'}")
+        ]
     return []
 
 

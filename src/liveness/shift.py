@@ -441,7 +441,7 @@ def render(summary: dict, other: str = "") -> str:
         "  APCER and BPCER at the clean equal-error threshold; print and replay: against the clean live videos"
     )
     if clean["groups"] < FEW_GROUPS:
-        lines.append(f"  {clean['groups']} persons: intervals are by video, too narrow to speak for other persons")
+        lines.append(f"  {clean['groups']} groups: intervals are by video, too narrow to speak for other groups")
     return "\n".join(lines)
 
 

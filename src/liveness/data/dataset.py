@@ -5,6 +5,7 @@ writes nothing.
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import pandas as pd
 from liveness.config import Data, FramePlan, View, from_dict, to_dict
 from liveness.data.augment import Policy, seed_of
 from liveness.data.contract import cut, to_tensor, views_of
-from liveness.data.labels import read_table
+from liveness.data.labels import other_sets, read_table, table_text
 from liveness.errors import UserError
 from liveness.evaluation.combine import HOLDOUT
 from liveness.files import workspace
@@ -58,12 +59,13 @@ def load_set(name: str, plan: FramePlan, naive: bool = False) -> PreparedSet:
     folder = workspace() / "data" / name
     missing = [table for table in TABLES if not (folder / table).is_file()]
     if missing:
-        raise UserError(f"{folder}: not prepared ({', '.join(missing)} missing); run: bash prepare_data.sh {name}")
-    for table, columns in COLUMNS.items():
-        read_table(folder / table, columns)
+        raise UserError(
+            f"{folder}: not prepared ({', '.join(missing)} missing); run: bash prepare_data.sh {name}{other_sets(name)}"
+        )
+    texts = {table: table_text(read_table(folder / table, columns)) for table, columns in COLUMNS.items()}
     strings = {"filename": str, "video_id": str, "status": str, "reason": str, "group": str, "species": str}
     read = {
-        table: pd.read_csv(folder / table, dtype=strings, keep_default_na=False, na_values={"label": [""]})
+        table: pd.read_csv(io.StringIO(texts[table]), dtype=strings, keep_default_na=False, na_values={"label": [""]})
         for table in TABLES[:4]
     }
     videos = read["labels_video.csv"].set_index("filename")

@@ -9,16 +9,19 @@ names; the other functions are pure, but for ``read_groups``, which reads a grou
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from liveness.config import Folds, nearest, to_dict
-from liveness.data.labels import read_table, table_text
+from liveness.data.grouping import describe
+from liveness.data.labels import LABELS, other_sets, read_table, table_text
+from liveness.data.names import Names, one_spelling
 from liveness.errors import UserError
 from liveness.evaluation.combine import HOLDOUT
+from liveness.evaluation.grouping import sentence, warning
 from liveness.files import CODE, CONFIGS, natural_key, sha256_of, workspace, write_text
 
 TRIES = 50  # orders that are compared; the best balanced is taken
@@ -66,6 +69,7 @@ def read_groups(path: Path) -> Groups:
     """
     if path.suffix.lower() == ".csv":
         table = read_table(path, ["filename", "group"])
+        table["group"] = one_spelling(table["group"], f"{path}, column group")
         table = table[table["group"] != ""]
         return Groups(path, [list(rows) for _, rows in table.groupby("group", sort=False)["filename"]])
     groups = Groups(path)
@@ -88,9 +92,9 @@ def read_groups(path: Path) -> Groups:
 
 def resolve_ids(ids: Iterable[str], filenames: list[str]) -> tuple[list[str], list[str]]:
     """File names for ids (a name with or without its ending), and the ids that name none of them."""
-    known = {Path(filename).stem: filename for filename in filenames} | {f: f for f in filenames}
-    ids = list(ids)
-    return [known[i] for i in ids if i in known], [i for i in ids if i not in known]
+    names = Names(filenames)
+    found = {i: names.get(i) for i in ids}
+    return [name for name in found.values() if name is not None], [i for i in found if found[i] is None]
 
 
 def join(filenames: list[str], links: Iterable[Iterable[str]]) -> list[list[str]]:
@@ -277,7 +281,9 @@ def fold_set(folder: Path, config: Folds, force: bool = False) -> None:
     """Deal the prepared set in ``folder``, or keep its folds while they fit; print what was done."""
     path = folder / "labels_video.csv"
     if not path.is_file():
-        raise UserError(f"{path}: no such file; prepare the set first: bash prepare_data.sh {folder.name}")
+        raise UserError(
+            f"{path}: no such file; prepare the set first: bash prepare_data.sh {folder.name}{other_sets(folder.name)}"
+        )
     videos = read_table(path, ["filename", "label", "video_id", "status", "group", "species"])
     videos = videos[videos["status"] != "left_out"].reset_index(drop=True)
     if (videos["label"] == "").all():
@@ -288,10 +294,28 @@ def fold_set(folder: Path, config: Folds, force: bool = False) -> None:
     dealt_from = {"folds": _dealing(to_dict(config)), "videos": _digest(videos)}
     folds = None if force else _existing(folder, videos, dealt_from, config)
     if folds is None:
-        folds = deal_set(videos, config)
+        folds = _deal(folder, videos, config)
         print(f"{folder.name}: {config.n} folds dealt, seed {config.seed}")
-    _write(folder, folds, dealt_from, config.test)
+    groups_are = _write(folder, folds, dealt_from, config.test)
     _print_folds(folds)
+    print("  " + "; ".join(text for text in (sentence(groups_are), warning(groups_are)) if text))
+
+
+def _deal(folder: Path, videos: pd.DataFrame, config: Folds) -> pd.DataFrame:
+    """``deal_set``; a UserError where that cannot be says with which number of folds it can."""
+    try:
+        return deal_set(videos, config)
+    except UserError as error:
+        for n in range(config.n - 1, 1, -1):
+            try:
+                deal_set(videos, replace(config, n=n))
+            except UserError:
+                continue
+            raise UserError(
+                f"{error}. With {n} it works: bash prepare_data.sh {folder.name} -o folds.n={n}; then train an "
+                f"ensemble of the folds 0 to {n - 1} (`folds: all`, as efficientnet_lite0 says, is those of the set)"
+            ) from error
+        raise
 
 
 def _dealing(config: dict) -> dict:
@@ -327,10 +351,29 @@ def _existing(folder: Path, videos: pd.DataFrame, dealt_from: dict, config: Fold
         print(f"{path}: kept (--force deals anew)")
     else:
         print(f"{path}: not dealt by this command; checked and kept (--force deals anew)")
+        folds = _as_in_set(path, folds, videos)
         check_folds(path, folds, videos)
         if not (folds["fold"] == str(config.test)).any():
             raise UserError(f"{path}: no video in fold {config.test}, the test fold (-o folds.test=)")
     folds["label"], folds["fold"] = folds["label"].astype(int), folds["fold"].astype(int)
+    return folds
+
+
+def _as_in_set(path: Path, folds: pd.DataFrame, videos: pd.DataFrame) -> pd.DataFrame:
+    """Folds of the user's own with names and labels written as the set has them, and its groups if they lack them.
+
+    What trains and evaluates reads folds.csv by exact names, and by group.
+    """
+    names = Names(videos["filename"])
+    names.require(folds["filename"], path)
+    folds = folds.assign(
+        filename=[names.get(name) for name in folds["filename"]],
+        label=[str(LABELS.get(value.strip(), value)) for value in folds["label"]],
+        fold=folds["fold"].str.strip(),
+    )
+    if "group" not in folds:
+        group_of = dict(zip(videos["filename"], videos["group"], strict=True))
+        folds.insert(2, "group", [group_of[name] for name in folds["filename"]])
     return folds
 
 
@@ -383,14 +426,15 @@ def _deal_anew(folder: Path) -> str:
     return f"to deal anew: python -m liveness.make_folds {folder.name} --force"
 
 
-def _write(folder: Path, folds: pd.DataFrame, dealt_from: dict, test: int) -> None:
-    """The split tables, folds.csv where it changed, and folds.json."""
+def _write(folder: Path, folds: pd.DataFrame, dealt_from: dict, test: int) -> dict:
+    """The split tables, folds.csv where it changed, and folds.json; returned is what the groups are."""
     write_split(folder, folds, test)
     text, path = table_text(folds), folder / "folds.csv"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
-    about = dealt_from | {"folds_sha256": sha256_of(path)}
-    write_text(folder / "folds.json", json.dumps(about, indent=1) + "\n")
+    about = dealt_from | {"folds_sha256": sha256_of(path), "groups": describe(folder)}
+    write_text(folder / "folds.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    return about["groups"]
 
 
 def _print_folds(folds: pd.DataFrame) -> None:

@@ -11,6 +11,7 @@ set of 1,000 videos has some 500 false links, enough to make one cluster of all.
 common models state for verification (0.36 for OpenCV's SFace). Look at the weakest links listed.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from liveness.data.labels import read_table
+from liveness.data.names import Names
 from liveness.errors import UserError
 from liveness.machine import all_cores_for_matrices
 
@@ -35,16 +37,19 @@ class Link:
 
 @dataclass
 class Embeddings:
-    """``vectors`` (videos x numbers, of length 1) of ``filenames``; ``unknown`` ids name no video of the set."""
+    """``vectors`` (videos x numbers, of length 1) of ``filenames``."""
 
     path: Path
     filenames: list[str]
     vectors: np.ndarray
-    unknown: list[str]
 
 
-def read_embeddings(path: Path, filenames: list[str]) -> Embeddings:
-    """The embeddings of a set's videos, in the set's order; a UserError for a file that is none."""
+def read_embeddings(path: Path, filenames: list[str], also: Iterable[str] = ()) -> Embeddings:
+    """The embeddings of a set's videos, in the set's order.
+
+    A UserError for a file that is none, and for names that are neither in the set nor in ``also`` (videos
+    beside it, whose embeddings are not used).
+    """
     table = read_table(path, ["filename"])
     columns = [column for column in table.columns if column != "filename"]
     if not columns or table.empty:
@@ -60,18 +65,16 @@ def read_embeddings(path: Path, filenames: list[str]) -> Embeddings:
             f"{path}, line {line + 2}: not an embedding of {table['filename'].iloc[line]!r}; "
             f"expected {len(columns)} finite numbers, not all of them 0"
         )
-    known = {Path(filename).stem: filename for filename in filenames} | {f: f for f in filenames}
-    names = table["filename"].map(lambda name: known.get(name, ""))
+    known = Names(filenames)
+    known.require(table["filename"], path, also)
+    names = table["filename"].map(lambda name: known.get(name) or "")
     means = pd.DataFrame(numbers / lengths[:, None]).groupby(names.to_numpy()).mean()
     found = [filename for filename in filenames if filename in means.index]
-    unknown = list(dict.fromkeys(table["filename"][names == ""]))
     if not found:
-        raise UserError(
-            f"{path}: names no video of the set; the first is {unknown[0]!r}, expected one like {filenames[0]!r}"
-        )
+        raise UserError(f"{path}: names no video of the set but only such as its label file leaves out")
     vectors = means.loc[found].to_numpy()
     size = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return Embeddings(path, found, vectors / np.maximum(size, 1e-12), unknown)
+    return Embeddings(path, found, vectors / np.maximum(size, 1e-12))
 
 
 def find_links(embeddings: Embeddings, similarity: float) -> list[Link]:

@@ -31,11 +31,13 @@ from liveness.data.extract import (
     task_for,
     what_is_missing,
 )
-from liveness.data.folds import find_groups_file, join, name_groups, places_of, read_groups, resolve_ids
-from liveness.data.identities import Link, find_links, read_embeddings
+from liveness.data.folds import join, name_groups
+from liveness.data.identities import Link
 from liveness.data.labels import RawSet, find_set, table_text
+from liveness.data.links import column_notes, read_identities, read_links, subjects_of
+from liveness.data.names import few
 from liveness.errors import UserError
-from liveness.files import CONFIGS, held, natural_key, workspace, write_bytes, write_text
+from liveness.files import held, natural_key, workspace, write_bytes, write_text
 from liveness.media.workers import Failed, run_tasks
 
 READABLE = ("ok", "partial")
@@ -126,16 +128,18 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def _prepare(data: Data, folder: Path, strict: bool) -> None:
     raw = find_set(data.name)
-    if raw.labels is not None:
-        _check_columns(raw, data.folds.group_column)
+    for note in raw.notes:
+        print(f"{raw.name}: {note}")
+    for note in column_notes(raw, data.folds.group_column, VIDEO_COLUMNS):
+        _warn(note)
     left_out, links = read_links(data, raw)
     if long := names_too_long(raw):
-        _warn(f"{len(long)} videos are left out, {next(iter(long.values()))}: {_few(list(long))}")
+        _warn(f"{len(long)} videos are left out, {next(iter(long.values()))}: {few(list(long))}")
         left_out |= long
     identities = read_identities(data, raw)
     videos = [path for path in raw.videos if path.name not in left_out]
     if raw.unlabelled:
-        _warn(f"{len(raw.unlabelled)} videos are not in {raw.label_file} and are left aside: {_few(raw.unlabelled)}")
+        _warn(f"{len(raw.unlabelled)} videos are not in {raw.label_file} and are left aside: {few(raw.unlabelled)}")
     with alone_in(folder):
         _bring_up_to_date(Prepared(raw, {}, left_out, links, identities, data.folds), videos, data, folder, strict)
 
@@ -171,7 +175,7 @@ def tables_of(prepared: Prepared) -> dict[str, pd.DataFrame]:
     extra = raw.labels.set_index("filename") if raw.labels is not None else pd.DataFrame(index=filenames)
     pairs = near_duplicates(prepared)
     persons = prepared.identities or []
-    groups = _group_names(prepared, extra, [[link.one, link.other] for link in [*pairs, *persons]])
+    groups = _group_names(prepared, [[link.one, link.other] for link in [*pairs, *persons]])
     videos = _video_table(prepared, extra, groups)
     labels = dict(zip(videos["filename"], videos["label"], strict=True))
     keyframes, boxes = [], []
@@ -183,7 +187,7 @@ def tables_of(prepared: Prepared) -> dict[str, pd.DataFrame]:
             face = row["face"] or {}
             box = [face.get(key, "") for key in ("confidence", "x", "y", "w", "h")]
             boxes.append([*head, int(bool(face)), row["n_faces"], *box])
-    before = _group_names(prepared, extra, [])
+    before = _group_names(prepared, [])
     tables = {"duplicates": _duplicate_table(pairs, labels, before)}
     if prepared.identities is not None:
         tables["identities"] = _identity_table(persons, labels, before)
@@ -198,59 +202,11 @@ def _warn(text: str) -> None:
     tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
-def _few(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def names_too_long(raw: RawSet) -> dict[str, str]:
     """Videos (file name -> why) whose frames' names would be longer than file names may be."""
     most = LONGEST_NAME - len("-1234567.jpg")
     why = f"the name is too long to be that of its frames too (at most {most} bytes without the ending); rename it"
     return {path.name: why for path in raw.videos if len(os.fsencode(path.stem)) > most}
-
-
-def read_links(data: Data, raw: RawSet, quiet: bool = False) -> tuple[dict[str, str], list[list[str]]]:
-    """From the groups file: which videos are left out (name -> reason) and which belong together."""
-    if not data.folds.groups:
-        return {}, []
-    path = find_groups_file(data.folds.groups)
-    groups, filenames = read_groups(path), [video.name for video in raw.videos]
-    ids = list(dict.fromkeys(i for part in [*groups.together, groups.left_out] for i in part))
-    found, unknown = resolve_ids(ids, filenames)
-    if path.is_relative_to(CONFIGS) and len(found) < len(unknown):
-        # A list that ships with the code is about one published set; another set may reuse its file names.
-        if not quiet:
-            print(f"groups: {path.name} describes another set ({len(found)} of its {len(ids)} ids are here): not used")
-        return {}, []
-    left_out = resolve_ids(groups.left_out, filenames)[0]
-    ignored = f", {len(unknown)} ids that are not in the set ignored ({_few(unknown)})" if unknown else ""
-    if not quiet:
-        print(f"groups: {path.name}: {len(found)} ids{ignored}; left out: {_few(left_out) or 'none'}")
-    links = [resolve_ids(part, filenames)[0] for part in groups.together]
-    return dict.fromkeys(left_out, f"left out by {path.name}"), [part for part in links if len(part) > 1]
-
-
-def read_identities(data: Data, raw: RawSet, quiet: bool = False) -> list[Link] | None:
-    """Who is the same person by the embeddings file; None where the configuration names none."""
-    if not data.folds.embeddings:
-        return None
-    path = next((place for place in places_of(data.folds.embeddings) if place.is_file()), None)
-    if path is None:
-        raise UserError(
-            f"folds.embeddings={data.folds.embeddings}: no such file; expected a csv of filename and numbers"
-        )
-    filenames = [video.name for video in raw.videos]
-    embeddings = read_embeddings(path, filenames)
-    links = find_links(embeddings, data.folds.embedding_similarity)
-    if not quiet:
-        without, unknown = len(filenames) - len(embeddings.filenames), embeddings.unknown
-        ignored = f"; {len(unknown)} names that are not in the set ignored ({_few(unknown)})" if unknown else ""
-        weakest = f", the weakest at {min(link.similarity for link in links):.3f}" if links else ""
-        print(
-            f"identities: {path.name}: {len(embeddings.filenames)} videos{ignored}; {len(links)} links{weakest}; "
-            f"{without} videos have no embedding"
-        )
-    return links
 
 
 def _shard(videos: list[Path]) -> list[Path] | None:
@@ -297,20 +253,6 @@ def _work(tasks: list[Task], data: Data, folder: Path) -> None:
                 print(f"  {number} of {len(todo)} videos", flush=True)
     finally:
         bar.close()
-
-
-def _check_columns(raw: RawSet, group_column: str) -> None:
-    """A group column that was asked for must be there; what has the name of a column of ours is not taken over."""
-    columns = list(raw.labels.columns)
-    if group_column not in (*columns, "", Folds().group_column):
-        raise UserError(
-            f"folds.group_column={group_column}: {raw.label_file} has only the columns {', '.join(columns)}"
-        )
-    ours = set(VIDEO_COLUMNS) - {"filename", "label", "species", group_column}
-    taken = [name for name in columns if name in ours]
-    if taken:
-        hint = "; to group by it: -o folds.group_column=group" if "group" in taken else ""
-        _warn(f"{raw.label_file}: {', '.join(taken)}: labels_video.csv has columns of that name, not taken over{hint}")
 
 
 def collect_records(tasks: list[Task]) -> dict[str, dict]:
@@ -369,9 +311,10 @@ def _link_videos(raw: RawSet, folder: Path) -> None:
 
 def _write_tables(prepared: Prepared, data: Data, folder: Path) -> None:
     """labels.csv, the three tables and prepare.json, each whole."""
+    content, path = prepared.raw.labels_csv(), folder / "labels.csv"
     label_file = prepared.raw.label_file
-    if label_file is not None and label_file.resolve() != (folder / "labels.csv").resolve():
-        write_bytes(folder / "labels.csv", label_file.read_bytes())
+    if content is not None and not (label_file and label_file.resolve() == path.resolve()):
+        write_bytes(path, content)
     tables = tables_of(prepared)
     for name in TABLES:
         if name in tables:
@@ -384,16 +327,6 @@ def _write_tables(prepared: Prepared, data: Data, folder: Path) -> None:
     print(f"{folder}: {', '.join(f'{name}.csv' for name in tables)} written")
 
 
-def _report_groups(prepared: Prepared, videos: pd.DataFrame) -> None:
-    column, labels = prepared.folds.group_column, prepared.raw.labels
-    what = "no column for groups"
-    if labels is not None and column in labels:
-        people = labels[column].str.strip()
-        nobody = int((people == "").sum())
-        what = f"column {column}: {people[people != ''].nunique()} names" + (f", {nobody} without" if nobody else "")
-    print(f"groups: {len(videos)} videos in {videos['group'].nunique()} groups ({what})")
-
-
 def _report_duplicates(table: pd.DataFrame, folder: Path) -> None:
     if table.empty:
         return
@@ -401,7 +334,7 @@ def _report_duplicates(table: pd.DataFrame, folder: Path) -> None:
     print(f"near-duplicates: {len(table)} pairs, {len(joins)} of them join groups ({folder / 'duplicates.csv'})")
     if len(against):
         pairs = [f"{row.filename} = {row.other}" for row in against.itertuples()]
-        _warn(f"{len(pairs)} pairs of near-duplicates have contradicting labels: {_few(pairs)}")
+        _warn(f"{len(pairs)} pairs of near-duplicates have contradicting labels: {few(pairs)}")
 
 
 def near_duplicates(prepared: Prepared) -> list[Pair]:
@@ -440,11 +373,19 @@ def _identity_table(links: list[Link], labels: dict, groups: dict[str, str]) -> 
     return pd.DataFrame(rows, columns=IDENTITY_COLUMNS, dtype=object)
 
 
-def _group_names(prepared: Prepared, extra: pd.DataFrame, found: list[list[str]]) -> dict[str, str]:
+def _report_groups(prepared: Prepared, videos: pd.DataFrame) -> None:
+    column, known = subjects_of(prepared.raw, prepared.folds.group_column)
+    what = "no column for groups"
+    if column:
+        nobody = sum(not person for person in known.values())
+        what = f"column {column}: {len(set(known.values()) - {''})} names" + (f", {nobody} without" if nobody else "")
+    print(f"groups: {len(videos)} videos in {videos['group'].nunique()} groups ({what})")
+
+
+def _group_names(prepared: Prepared, found: list[list[str]]) -> dict[str, str]:
     """The group of each video: the union of the group column, the groups file and what was ``found`` alike."""
     filenames = [path.name for path in prepared.raw.videos]
-    column = prepared.folds.group_column
-    known = extra[column].str.strip().to_dict() if column in extra else {}
+    known = subjects_of(prepared.raw, prepared.folds.group_column)[1]
     people: dict[str, list[str]] = {}
     for filename, person in known.items():
         if person:

@@ -14,7 +14,6 @@ from liveness.evaluation import metrics
 REPLICATES = 2000
 SEED = 20221
 FEW_GROUPS = 20
-FEW_GROUPS_WARNING = "few persons: interval too narrow"
 _CHUNK = 4_000_000  # entries of a replicate matrix held at once
 
 
@@ -44,9 +43,9 @@ def clopper_pearson(errors: int, total: int, level: float = 0.95) -> tuple[float
     return float(low), float(high)
 
 
-def warning(groups: int) -> str:
-    """The plain words to print beside an interval over so few groups, or an empty string."""
-    return FEW_GROUPS_WARNING if groups < FEW_GROUPS else ""
+def warning(groups: int, noun: str = "person") -> str:
+    """The plain words to print beside an interval over so few groups (``noun``: what each is), or an empty string."""
+    return f"few {noun}s: interval too narrow" if groups < FEW_GROUPS else ""
 
 
 def bootstrap(

@@ -8,32 +8,33 @@ import math
 import numpy as np
 import pandas as pd
 
-from liveness.evaluation import intervals, metrics
+from liveness.evaluation import grouping, intervals, metrics
 from liveness.evaluation.calibration import CrossFitted
+from liveness.evaluation.thresholds import rate_interval
 
 
-def summarise(table: pd.DataFrame, members: list[str], species=None) -> dict:
+def summarise(table: pd.DataFrame, members: list[str], species=None, groups_are: dict = grouping.UNKNOWN) -> dict:
     """Measure a table of ``combine.assemble`` (filename, label, group, fold, score, status, members).
 
-    species: one name per row or None. Returns nested dictionaries of plain numbers; every figure
-    stands beside its interval. Equal tables give equal reports.
+    species: one name per row or None. groups_are: what the groups are (evaluation/grouping.py). Returns nested
+    dictionaries of plain numbers; every figure stands beside its interval. Equal tables give equal reports.
     """
     covered = table[table["status"] != "not_covered"]
     scored = covered[np.isfinite(covered["score"].to_numpy(dtype=np.float64))]
     kept = None if species is None else np.asarray(species, dtype=object)[table.index.get_indexer(scored.index)]
     labels, scores = scored["label"].to_numpy(dtype=int), scored["score"].to_numpy(dtype=np.float64)
     overall = measure(labels, scores, scored["group"].to_numpy())
-    groups = int(covered["group"].nunique())
     return {
+        "grouping": dict(groups_are),
         "counts": {
             **_counts(covered),
             "in_set": len(table),
             "scored": len(scored),
             "coverage": len(covered) / len(table) if len(table) else float("nan"),
         },
-        "warning": intervals.warning(groups),
+        "warning": warning(covered, groups_are),
         "pooled": overall,
-        "at_eer_threshold": error_rates(labels, scores, overall["threshold"], kept),
+        "at_eer_threshold": error_rates(labels, scores, overall["threshold"], kept, scored["group"].to_numpy()),
         "non_response": _non_response(covered),
         "folds": [_part(part, "score", {"fold": int(fold)}) for fold, part in covered.groupby("fold", sort=True)],
         "members": [_part(covered[covered[name].notna()], name, {"member": name}) for name in members],
@@ -67,30 +68,51 @@ def _limits(found: dict[str, intervals.Interval]) -> dict:
     return {name: {"interval": value.as_list(), "method": value.method} for name, value in found.items()}
 
 
-def rate(value: metrics.Rate) -> dict:
-    """A rate with its counts and its Clopper-Pearson interval."""
+def warning(table: pd.DataFrame, groups_are: dict) -> str:
+    """What to say beside an interval over these groups: that they are few, that persons are unknown, or nothing."""
+    few = intervals.warning(int(table["group"].nunique()), grouping.noun(groups_are))
+    return "; ".join(text for text in (few, grouping.warning(groups_are)) if text)
+
+
+def rate(value: metrics.Rate, limits: tuple[float, float] | None = None) -> dict:
+    """A rate with its counts and its interval: Clopper-Pearson, or the ``limits`` that are given."""
     return {
         "value": value.value,
         "errors": value.errors,
         "total": value.total,
-        "interval": list(intervals.clopper_pearson(value.errors, value.total)),
+        "interval": list(limits or intervals.clopper_pearson(value.errors, value.total)),
     }
 
 
-def error_rates(labels, scores, threshold: float, species=None) -> dict:
-    """APCER (worst species and each) and BPCER at a threshold; empty rates when it is nan."""
+def error_rates(labels, scores, threshold: float, species=None, groups=None) -> dict:
+    """APCER (worst species and each) and BPCER at a threshold; empty rates when it is nan.
+
+    groups: one per row. Where they hold several videos the intervals are by group, as those of the EER
+    (``thresholds.rate_interval``); ``by`` says which they are.
+    """
+    by = "video" if groups is None or len(set(groups)) == len(groups) else "group"
     if math.isnan(threshold):
-        return {"apcer": rate(metrics.Rate(0, 0)), "apcer_species": {}, "worst": "", "bpcer": rate(metrics.Rate(0, 0))}
+        nothing = rate(metrics.Rate(0, 0))
+        return {"apcer": nothing, "apcer_species": {}, "worst": "", "bpcer": nothing, "by": by}
+    passed = np.asarray(scores, dtype=float) >= threshold
+    live = np.asarray(labels).astype(bool)
+
+    def by_group(wrong: np.ndarray, rows: np.ndarray) -> tuple[float, float] | None:
+        return rate_interval(wrong[rows], np.asarray(groups)[rows]) if by == "group" and len(rows) else None
+
     attack = metrics.apcer(labels, scores, threshold, species)
+    kinds = dict(metrics.species_rows(labels, species)) if attack.species else {}
+    rates = {name: rate(value, by_group(passed, kinds[name])) for name, value in attack.species.items()}
     return {
-        "apcer": rate(attack.maximum),
+        "apcer": rates.get(attack.worst, rate(attack.maximum)),
         "worst": attack.worst,
-        "apcer_species": {name: rate(value) for name, value in attack.species.items()},
-        "bpcer": rate(metrics.bpcer(labels, scores, threshold)),
+        "apcer_species": rates,
+        "bpcer": rate(metrics.bpcer(labels, scores, threshold), by_group(~passed, np.flatnonzero(live))),
+        "by": by,
     }
 
 
-def holdout(table: pd.DataFrame, species=None) -> dict | None:
+def holdout(table: pd.DataFrame, species=None, groups_are: dict = grouping.UNKNOWN) -> dict | None:
     """Figures of the videos that no member was trained on and all have scored; None where there are none.
 
     table: rows of ``combine.assemble`` of the holdout. They say how good the whole ensemble is, on fewer videos.
@@ -104,9 +126,9 @@ def holdout(table: pd.DataFrame, species=None) -> dict | None:
     overall = measure(labels, scores, part["group"].to_numpy())
     return {
         "counts": {**_counts(table), "scored": len(part)},
-        "warning": intervals.warning(int(table["group"].nunique())),
+        "warning": warning(table, groups_are),
         "pooled": overall,
-        "at_eer_threshold": error_rates(labels, scores, overall["threshold"], kept),
+        "at_eer_threshold": error_rates(labels, scores, overall["threshold"], kept, part["group"].to_numpy()),
         "non_response": _non_response(table),
     }
 
@@ -261,13 +283,6 @@ def plain_range(limits: list[float]) -> str:
     return "–" if any(math.isnan(v) for v in limits) else f"{limits[0]:.3f}–{limits[1]:.3f}"
 
 
-def persons(counts: dict) -> str:
-    """``12 persons``, or what there is where every video is its own group."""
-    if counts["groups"] == counts["videos"]:
-        return "every video its own group"
-    return plural(counts["groups"], "person")
-
-
 def plural(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
@@ -275,19 +290,20 @@ def plural(count: int, word: str) -> str:
 def render(summary: dict, title: str) -> str:
     """The report as text of at most 100 columns."""
     pooled, counts = summary["pooled"], summary["counts"]
-    limits = pooled[pooled["headline"]]
+    limits, groups_are = pooled[pooled["headline"]], summary["grouping"]
     lines = [
         "",
         f"{title}: every video judged only by models that were not trained on it",
         "",
         f"  out-of-fold EER {percent(pooled['eer'])} (95 % interval {percent_range(limits['eer']['interval'])}), "
-        f"{plural(counts['scored'], 'video')}, {persons(counts)}",
+        f"{plural(counts['scored'], 'video')}, {grouping.count(groups_are, counts['groups'], counts['videos'])}",
+        f"  (0 % is perfect, 50 % is chance); {grouping.sentence(groups_are)}",
     ]
-    lines.append("  (0 % is perfect, 50 % is chance)" + (f"; {summary['warning']}" if summary["warning"] else ""))
+    lines += [f"  warning: {summary['warning']}"] if summary["warning"] else []
     lines += ["", *_measures(summary), "", *_coverage(summary), "", *_parts(summary), ""]
     lines += [*_calibration(summary["calibration"], pooled), "", *_points(summary["operating_points"]), ""]
     if summary.get("naive_gap"):
-        lines += [*_naive_gap(summary["naive_gap"]), ""]
+        lines += [*_naive_gap(summary["naive_gap"], grouping.noun(groups_are)), ""]
     return "\n".join(lines)
 
 
@@ -301,7 +317,7 @@ def _calibration(found: dict, pooled: dict) -> list[str]:
         f"log loss {plain(raw['log_loss'])} before, {plain(pooled['log_loss'])} after"
     ]
     by_video = [m["member"] for m in found["members"] if m["parted"] == "by video"]
-    lines += [f"    cross-fitted by video, its fold has too few persons: {name}" for name in by_video]
+    lines += [f"    cross-fitted by video, its fold has too few groups: {name}" for name in by_video]
     lines += [
         f"    not calibrated: {m['member']} ({m['parameters']['note']})"
         for m in found["members"]
@@ -310,12 +326,12 @@ def _calibration(found: dict, pooled: dict) -> list[str]:
     return lines
 
 
-def _naive_gap(gap: dict) -> list[str]:
-    """How much folds that know no persons would have flattered."""
+def _naive_gap(gap: dict, noun: str) -> list[str]:
+    """How much folds that know no groups would have flattered."""
     limits = "–" if math.isnan(gap["interval"][0]) else " to ".join(points(v) for v in gap["interval"])
     recipes = dict.fromkeys(name.rsplit("_fold", 1)[0] for name in gap["members"])
     return [
-        f"  with persons on both sides of the folds (naive) the EER would read {percent(gap['naive_eer'])}, not "
+        f"  with {noun}s on both sides of the folds (naive) the EER would read {percent(gap['naive_eer'])}, not "
         f"{percent(gap['grouped_eer'])}:",
         f"    {points(gap['difference'])} points between them (95 % interval {limits}), {gap['verdict']}; "
         f"{plural(gap['videos'], 'video')}, {', '.join(recipes)}",
@@ -337,7 +353,12 @@ def _points(points: list[dict]) -> list[str]:
         title = f"{p['name'][:5].upper()} ≤ {100 * p['target']:.0f} %" if p["target"] else "equal error rate"
         sides = [cell for s in ("apcer", "bpcer") for cell in (percent(p[s]), percent_range(p[f"{s}_interval"]))]
         rows.append((title, plain(p["threshold"]), plain_range(p["threshold_interval"]), *sides))
-    return [*lines, *_columns(rows, "    ")]
+    lines += _columns(rows, "    ")
+    if first["by"] == "video" and first["groups"] < first["videos"]:
+        lines.append(
+            "    intervals of thresholds are by video (too few groups to draw), those of APCER and BPCER by group"
+        )
+    return lines
 
 
 def _measures(summary: dict) -> list[str]:
@@ -368,7 +389,8 @@ def _measures(summary: dict) -> list[str]:
             f"live videos taken for attacks, {_of(rates['bpcer'])}",
         ),
     ]
-    lines = _columns([("figure", "value", "95 % interval", "what it is"), *rows])
+    by = "by " + grouping.noun(summary["grouping"]) if pooled["headline"] == "by_group" else "by video"
+    lines = _columns([("figure", "value", "95 % interval", f"what it is (intervals {by})"), *rows])
     many = {name: r for name, r in rates["apcer_species"].items() if len(rates["apcer_species"]) > 1}
     for name, r in many.items():
         lines.append(f"    APCER {name}: {percent(r['value'])} ({percent_range(r['interval'])}), {_of(r)}")
@@ -378,7 +400,8 @@ def _measures(summary: dict) -> list[str]:
         limits, counts = held["pooled"][held["pooled"]["headline"]], held["counts"]
         lines += [
             f"  holdout, all members blended: EER {percent(held['pooled']['eer'])} "
-            f"({percent_range(limits['eer']['interval'])}), {plural(counts['scored'], 'video')}, {persons(counts)}"
+            f"({percent_range(limits['eer']['interval'])}), {plural(counts['scored'], 'video')}, "
+            f"{grouping.count(summary['grouping'], counts['groups'], counts['videos'])}"
         ]
     return lines
 
@@ -410,7 +433,7 @@ def _coverage(summary: dict) -> list[str]:
 
 def _parts(summary: dict) -> list[str]:
     """EER of each fold and each member; small parts have wide intervals."""
-    head = ("", "videos", "persons", "EER", "95 % interval", "AUC")
+    head = ("", "videos", grouping.noun(summary["grouping"]) + "s", "EER", "95 % interval", "AUC")
     rows = [(f"fold {p['fold']}", *_cells(p)) for p in summary["folds"]]
     rows += [(p["member"], *_cells(p)) for p in summary["members"]]
     return _columns([head, *rows])

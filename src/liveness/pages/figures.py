@@ -9,8 +9,8 @@ import math
 import numpy as np
 import pandas as pd
 
-from liveness.evaluation import metrics, report
-from liveness.evaluation.intervals import clopper_pearson
+from liveness.evaluation import grouping, metrics, report
+from liveness.evaluation.intervals import FEW_GROUPS, clopper_pearson
 from liveness.files import natural_key
 from liveness.pages import sources as read
 from liveness.pages.house import counted
@@ -60,11 +60,12 @@ def headline(summary: dict) -> str:
     pooled, counts = summary["pooled"], summary["counts"]
     low, high = pooled[pooled["headline"]]["eer"]["interval"]
     many = f"{counted(counts['attack'], 'attack')} and {counted(counts['live'], 'live video')}"
-    persons = ""
-    if counts["groups"] != counts["videos"]:
-        persons = f" of {counted(counts['groups'], 'person')}"
+    groups_are = summary["grouping"]
+    persons, noun = "", grouping.noun(groups_are)
+    if counts["groups"] != counts["videos"] or grouping.are_persons(groups_are):
+        persons = f" of {counted(counts['groups'], noun)}"
     if low is None or high is None:
-        return f"On {many}{persons} the error cannot be bounded: one class or one person only."
+        return f"On {many}{persons} the error cannot be bounded: one class or one {noun} only."
     if pooled["eer"] == 0:
         return (
             f"No error was seen on {many}{persons}, each judged only by models that were not trained on it. "
@@ -94,13 +95,14 @@ def warnings(sources: Sources, points: list[dict]) -> list[str]:
     """What a reader must know before using a figure, the gravest first."""
     summary, found = sources.summary, []
     counts, silent = summary["counts"], summary["non_response"]
-    if summary.get("warning"):
-        text = f"Few persons ({counts['groups']}): the intervals are too narrow to speak for other persons."
+    groups_are = summary["grouping"]
+    noun = grouping.noun(groups_are)
+    if counts["groups"] < FEW_GROUPS:
+        text = f"Few {noun}s ({counts['groups']}): the intervals are too narrow to speak for other {noun}s."
         found.append(text)
-    if counts["groups"] == counts["videos"]:
-        found.append(
-            "Nothing is known of who or what recurs (every video its own group): if persons do, this flatters."
-        )
+    if grouping.warning(groups_are):
+        what, why = grouping.sentence(groups_are), grouping.warning(groups_are)
+        found.append(f"{what[0].upper()}{what[1:]}; {why}.")
     if any(point["approximate"] for point in points):
         found.append(
             "The thresholds are approximate: these videos were scored by one member or two, a new video is by all; the "

@@ -9,7 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from liveness.data.labels import read_table
-from liveness.evaluation import report
+from liveness.evaluation import grouping, report
 from liveness.evaluation.intervals import clopper_pearson
 from liveness.pages import charts
 from liveness.pages.house import TEMPLATES, environment, spread, thumbnail
@@ -41,6 +41,7 @@ def page(found: dict, folder: Path) -> str:
         summary=found["evaluation"],
         limits=headline_limits,
         facts=facts(found["evaluation"]),
+        noun=grouping.noun(found["evaluation"]["grouping"]),
         script=Markup(script),
         script_digest=digest,
         payload=payload(found),
@@ -98,7 +99,8 @@ def facts(summary: dict) -> list[tuple[str, str]]:
     """The figures at the top."""
     pooled, counts = summary["pooled"], summary["counts"]
     low_high = headline_limits(summary)["eer"]
-    groups = [] if counts["groups"] == counts["videos"] else [("persons", str(counts["groups"]))]
+    known = counts["groups"] != counts["videos"] or grouping.are_persons(summary["grouping"])
+    groups = [(grouping.noun(summary["grouping"]) + "s", str(counts["groups"]))] if known else []
     return [
         ("equal error rate", percent(pooled["eer"])),
         ("its 95 % interval", percent_range(low_high)),
