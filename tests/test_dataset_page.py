@@ -18,7 +18,7 @@ from liveness.data.folds import fold_set
 from liveness.data.preparation import prepare_set
 from liveness.dataset_page import page, read_set
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "wbr"}
 VIDEOS = ["filename", "label", "video_id", "status", "reason", "fps", "width", "height", "duration", "group"]
 BOXES = ["filename", "video_id", "frame_id", "label", "face", "n_faces", "confidence", "x", "y", "w", "h"]
 NASTY = 'o\'brien "x" <script>alert(1)<b> &lt; & Nguyễn 🙂.mp4'

@@ -6,10 +6,12 @@ has its building blocks, pictures are data URIs.
 
 import base64
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
 import numpy as np
+from markupsafe import Markup, escape
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 THUMB = 120  # pixels of a thumbnail's longer side; about 4 kB as a JPEG of this quality
@@ -30,12 +32,23 @@ def environment():
         finalize=printable,
     )
     found.filters["counted"] = counted
+    found.filters["breakable"] = breakable
     return found
 
 
 def printable(value: object) -> object:
     """Text without the characters that HTML forbids; markup and numbers as they are."""
     return UNPRINTABLE.sub("\ufffd", value) if type(value) is str else value
+
+
+def breakable(name: object) -> Markup:
+    """A name that a narrow column may break after ``_``, ``-``, ``.`` and the like; copied, it is the name."""
+    return Markup(re.sub(r"([_\-./])(?=\w)", r"\1<wbr>", str(escape(printable(str(name))))))
+
+
+def written_at(path: Path) -> str:
+    """When a file was written, in UTC to the minute."""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def counted(number: int, word: str) -> str:
