@@ -101,7 +101,7 @@ def _edges(values: np.ndarray) -> tuple[np.ndarray, bool]:
     """Edges of the bins, and whether values lie beyond them: a few far ones must not flatten all others."""
     low, high = values.min(), values.max()
     near, far = np.percentile(values, [0.5, 99.5], method="nearest")
-    beyond = bool(high / 2 - low / 2 > 2 * (far / 2 - near / 2) > 0)  # halves: a difference may overflow
+    beyond = bool(high / 4 - low / 4 > far / 2 - near / 2 > 0)  # twice as far; the differences themselves may overflow
     bins = int(np.clip(np.sqrt(len(values)), 5, MOST_BINS))
     low, high = (near, far) if beyond else (low, high)
     part = np.arange(bins + 1) / bins
@@ -129,7 +129,7 @@ def draw(measure: Measure, bars: Bars, spoken: str) -> Markup:
         apart = max(1, math.ceil(NEAR_NAMES * len(bars.names) / (RIGHT - LEFT)))
         xticks = [(i + 0.5, name) for i, name in enumerate(bars.names) if i % apart == 0]
     else:
-        xticks = ticks(places[0], places[-1])
+        xticks = ticks(float(places[0]), float(places[-1]))
     plot.axes(xticks, [(y, f"{y:g}") for y in nice(most)], measure.axis, f"% of the {measure.of}")
     for i, (name, share) in enumerate(shares.items()):
         if bars.edges is None:
@@ -164,5 +164,5 @@ def ticks(low: float, high: float, most: int = 6) -> list[tuple[float, str]]:
             if last - first < most:
                 digits = max(0, -math.floor(math.log10(step) + 1e-9))
                 values = [i * step for i in range(first, last + 1)]
-                return [(value, f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:g}") for value in values]
-    return [(low, f"{low:.6g}"), (high, f"{high:.6g}")]
+                return [(value, f"{value:.{digits}f}" if span < EXACT else f"{value:g}") for value in values]
+    return [(low, f"{low:.17g}"), (high, f"{high:.17g}")]

@@ -31,8 +31,7 @@ def environment():
         lstrip_blocks=True,
         finalize=printable,
     )
-    found.filters["counted"] = counted
-    found.filters["breakable"] = breakable
+    found.filters.update(counted=counted, breakable=breakable, command=command)
     return found
 
 
@@ -44,6 +43,12 @@ def printable(value: object) -> object:
 def breakable(name: object) -> Markup:
     """A name that a narrow column may break after ``_``, ``-``, ``.`` and the like; copied, it is the name."""
     return Markup(re.sub(r"([_\-./])(?=\w)", r"\1<wbr>", str(escape(printable(str(name))))))
+
+
+def command(text: str) -> Markup:
+    """A command to copy, in code type; it is broken between its words alone."""
+    words = Markup(" ").join(Markup("<bdi>{}</bdi>").format(printable(word)) for word in text.split(" "))
+    return Markup("<code>{}</code>").format(words)
 
 
 def written_at(path: Path) -> str:
