@@ -211,15 +211,17 @@ def test_the_top_says_when_it_was_prepared_and_of_which_state_of_the_data(worksp
 def test_what_was_not_found_goes_last_in_a_line_each(workspace, tables):
     boxes = pd.read_csv(tables / "labels_bbox.csv")
     boxes.assign(face=1).to_csv(tables / "labels_bbox.csv", index=False)
-    (tables / "duplicates.csv").unlink()
+    (tables / "duplicates.csv").write_text("filename,other,distance,mirrored\n")
     shown, _ = make_page(workspace)
     headings = [attrs["id"] for tag, attrs in shown.elements if tag == "h2"]
     assert headings[-1] == "nothing" and not {"faceless", "duplicates", "contradictions"} & set(headings)
     assert "trouble" in headings  # there is some
-    end = shown.text[shown.text.rindex("Looked for, not found") :]
+    end = shown.text[shown.text.rindex("Nothing to show") :]
     assert "Near-duplicates: no two videos look alike." in end
     assert "Frames without a face: a face was found in every stored frame." in end
     assert shown.commands == ["python -m liveness.dataset_page demo"]  # code type is for commands
+    (tables / "duplicates.csv").unlink()
+    assert "Near-duplicates: not looked for." in make_page(workspace)[0].text
 
 
 def test_leaks_of_the_blind_folds_are_counted_and_good_folds_have_none(workspace, tables):

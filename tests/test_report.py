@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_set import HASH, MEMBERS, NASTY, SPECIES, make_configs, make_set, percent
+from report_set import HASH, MEMBERS, NASTY, SEARCH, SHIFT, SPECIES, make_configs, make_set, percent
 from scipy.stats import beta
 from sklearn.metrics import roc_auc_score, roc_curve
 from test_dataset_page import Page
@@ -260,39 +260,6 @@ def test_the_top_says_when_it_was_evaluated_on_which_data_and_weights(own):
     os.utime(path, (1780000000, 1780000000))
     page, _, _ = make(own)
     assert "2026-02-03 04:05" not in page.text and (own / "result" / "report.json").read_bytes() == first
-
-
-SHIFT = {
-    "version": 1,
-    "ensemble": "mix",
-    "data": "tiny",
-    "data_hash": HASH,
-    "clean": {"eer": 0.1, "interval": [0.05, 0.15], "videos": 120},
-    "rows": [
-        {"stressor": "print", "severity": 3, "parameters": "traces", "eer": 0.31, "interval": [0.2, 0.4],
-         "difference": 0.21, "verdict": "worse", "videos": 120, "no_score": 2, "auc": 0.8, "apcer": 0.4, "bpcer": 0.1},
-        {"stressor": "jpeg", "severity": 1, "eer": 0.11, "verdict": "cannot be told apart"},
-        {"stressor": "blur", "severity": 1, "eer": None, "interval": [None, None]},
-    ],
-}  # fmt: skip
-SEARCH = {
-    "version": 1,
-    "ensemble": "mix",
-    "data": "tiny",
-    "data_hash": HASH,
-    "members": [
-        {"name": f"{recipe}_fold{fold}", "milliseconds": 20.0, "eer": 0.2, "interval": [0.1, 0.3]}
-        for recipe, fold in MEMBERS
-    ],
-    "subsets": [
-        {"members": ["second_fold0"], "milliseconds": 20.0, "eer": 0.2, "interval": [0.1, 0.3], "pareto": True,
-         "against_full": "worse"},
-        {"members": ["convnext_xlarge_fold0", "second_fold0"], "milliseconds": 90.0, "eer": 0.1,
-         "interval": [0.05, 0.2], "pareto": True, "against_full": "cannot be told apart"},
-    ],
-    "cascades": [{"first": ["second_fold0"], "low": 0.1, "high": 0.9, "milliseconds": 40.0, "escalated": 0.3,
-                  "eer": 0.12, "interval": [0.05, 0.2], "difference": 0.02, "difference_interval": [-0.01, 0.05]}],
-}  # fmt: skip
 
 
 def test_shift_search_and_naive_gap_are_shown(own):

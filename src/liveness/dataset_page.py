@@ -321,10 +321,15 @@ def _of(part: int, whole: int) -> str:
     return f"{part} ({100 * part / whole:.1f} %)" if whole else str(part)
 
 
+def _setting(prepared: Prepared, key: str) -> dict:
+    """A group of the settings in prepare.json; {} where it is not told."""
+    return (prepared.about.get("data") or {}).get(key) or {}
+
+
 def _about(prepared: Prepared) -> list[tuple[str, str]]:
     """How the set was prepared, in words, from prepare.json."""
     data = prepared.about.get("data") or {}
-    plan, detector, folds = (data.get(key) or {} for key in ("frames", "detector", "folds"))
+    plan, detector, folds = (_setting(prepared, key) for key in ("frames", "detector", "folds"))
     used = {
         "positions": "positions",
         "even": "count",
@@ -505,7 +510,14 @@ def _clusters(prepared: Prepared, pictures: Pictures) -> dict:
     clusters.sort(key=lambda c: (not c["contradiction"], len(c["folds"]) < 2, -c["size"], natural_key(c["names"][0])))
     for cluster in clusters[:MOST_CLUSTERS]:
         cluster["pictures"] = [pictures.of_video(name) for name in spread(cluster["names"], MOST_IN_CLUSTER)]
-    return {"shown": clusters[:MOST_CLUSTERS], "all": len(clusters), "pairs": len(pairs), "videos": len(named)}
+    searched = (prepared.folder / "duplicates.csv").is_file() and _setting(prepared, "folds").get("duplicates") != 0
+    return {
+        "shown": clusters[:MOST_CLUSTERS],
+        "all": len(clusters),
+        "pairs": len(pairs),
+        "videos": len(named),
+        "searched": searched,
+    }
 
 
 def _contradictions(prepared: Prepared, pictures: Pictures) -> dict:
@@ -559,14 +571,15 @@ def _attention(parts: dict) -> list[tuple[str, str]]:
 
 
 def _nothing(parts: dict) -> list[str]:
-    """What was looked for and is not there, a line each."""
+    """The sections that would be empty, a line each."""
     found = []
     if not parts["trouble"]["all"] and not parts["trouble"]["missing_frames"]:
         found.append("Videos with trouble: every video decodes to its end.")
     if not parts["faceless"]["all"]:
         found.append("Frames without a face: a face was found in every stored frame.")
     if not parts["clusters"]["all"]:
-        found.append("Near-duplicates: no two videos look alike.")
+        searched = "no two videos look alike" if parts["clusters"]["searched"] else "not looked for"
+        found.append(f"Near-duplicates: {searched}.")
     labelled = any(kind.label for kind in parts["kinds"])
     if labelled and parts["clusters"]["all"] and not parts["contradictions"]["all"]:
         found.append("Contradicting labels: near-duplicates have the same label.")

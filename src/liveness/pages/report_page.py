@@ -284,6 +284,12 @@ def naive(found: dict | None) -> dict | None:
     return {"difference": None, **found, "interval": interval, "members": found.get("members", []), "verdict": verdict}
 
 
+UNMEASURED = dict.fromkeys(
+    ("parameters", "severity", "interval", "difference", "difference_interval", "verdict")
+    + ("apcer", "bpcer", "auc", "videos", "no_score")
+)
+
+
 def shift(found: dict | None) -> dict | None:
     """The laboratory's rows, worst first, with pictures on one scale."""
     if not found:
@@ -292,23 +298,7 @@ def shift(found: dict | None) -> dict | None:
     known.sort(key=lambda row: -row["eer"])
     clean = found.get("clean") if isinstance(found.get("clean"), dict) else {}
     most = reach([row.get("interval") for row in known])
-    keys = (
-        "parameters",
-        "interval",
-        "auc",
-        "apcer",
-        "bpcer",
-        "difference",
-        "difference_interval",
-        "verdict",
-        "videos",
-        "no_score",
-        "severity",
-    )
-    rows = [
-        {**dict.fromkeys(keys), **row, "picture": charts.whisker(row["eer"], row.get("interval"), most)}
-        for row in known
-    ]
+    rows = [{**UNMEASURED, **row, "picture": charts.whisker(row["eer"], row.get("interval"), most)} for row in known]
     for row in rows:
         row["css"] = CELLS.get(row["verdict"], "")
     return {
