@@ -15,6 +15,38 @@ MEMBERS = [("convnext_xlarge", 0), ("convnext_xlarge", 1), ("second", 0)]
 NASTY = "<script>alert(1)<!-- & 'o\"brien' Nguyễn.mp4"
 SPECIES = ("print", "<b>replay</b>")
 HASH = "0123456789abcdef"
+# shift.json and search.json as the laboratory leaves them, of the ensemble ``mix``.
+SHIFT = {
+    "version": 1,
+    "ensemble": "mix",
+    "data": "tiny",
+    "data_hash": HASH,
+    "clean": {"eer": 0.1, "interval": [0.05, 0.15], "videos": 120},
+    "rows": [
+        {"stressor": "print", "severity": 3, "parameters": "traces", "eer": 0.31, "interval": [0.2, 0.4],
+         "difference": 0.21, "verdict": "worse", "videos": 120, "no_score": 2, "auc": 0.8, "apcer": 0.4, "bpcer": 0.1},
+        {"stressor": "jpeg", "severity": 1, "eer": 0.11, "verdict": "cannot be told apart"},
+        {"stressor": "blur", "severity": 1, "eer": None, "interval": [None, None]},
+    ],
+}  # fmt: skip
+SEARCH = {
+    "version": 1,
+    "ensemble": "mix",
+    "data": "tiny",
+    "data_hash": HASH,
+    "members": [
+        {"name": f"{recipe}_fold{fold}", "milliseconds": 20.0, "eer": 0.2, "interval": [0.1, 0.3]}
+        for recipe, fold in MEMBERS
+    ],
+    "subsets": [
+        {"members": ["second_fold0"], "milliseconds": 20.0, "eer": 0.2, "interval": [0.1, 0.3], "pareto": True,
+         "against_full": "worse"},
+        {"members": ["convnext_xlarge_fold0", "second_fold0"], "milliseconds": 90.0, "eer": 0.1,
+         "interval": [0.05, 0.2], "pareto": True, "against_full": "cannot be told apart"},
+    ],
+    "cascades": [{"first": ["second_fold0"], "low": 0.1, "high": 0.9, "milliseconds": 40.0, "escalated": 0.3,
+                  "eer": 0.12, "interval": [0.05, 0.2], "difference": 0.02, "difference_interval": [-0.01, 0.05]}],
+}  # fmt: skip
 
 
 def make_configs(folder: Path, patch: pytest.MonkeyPatch) -> None:

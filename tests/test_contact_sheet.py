@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from liveness.config import load_data
-from liveness.contact_sheet import choose, describe
+from liveness.contact_sheet import choose, describe, fitting
 from liveness.data.folds import fold_set
 from liveness.data.preparation import prepare_set
 from liveness.files import CODE
@@ -81,3 +81,9 @@ def test_a_tile_says_what_became_of_the_label():
     assert describe(1, 1.0, False)[0] == "live" and describe(0, 0.0, False)[0] == "attack"
     assert "was live" in describe(1, 0.0, False)[0]
     assert "0.62" in describe(1, 0.62, True)[0]
+
+
+def test_a_text_that_is_too_wide_is_cut_with_a_sign_and_keeps_its_label():
+    assert fitting("12-3 live", 9, len) == "12-3 live"
+    assert fitting("a long name-12 live", 9, len) == "…-12 live"
+    assert fitting("live", 0, len) == "…e"

@@ -1,5 +1,7 @@
 """The dataset page: its figures, its markup, and that nothing in a set can break it."""
 
+import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +20,7 @@ from liveness.data.folds import fold_set
 from liveness.data.preparation import prepare_set
 from liveness.dataset_page import page, read_set
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "wbr"}
 VIDEOS = ["filename", "label", "video_id", "status", "reason", "fps", "width", "height", "duration", "group"]
 BOXES = ["filename", "video_id", "frame_id", "label", "face", "n_faces", "confidence", "x", "y", "w", "h"]
 NASTY = 'o\'brien "x" <script>alert(1)<b> &lt; & Nguyễn 🙂.mp4'
@@ -30,6 +32,7 @@ class Page(HTMLParser):
     def __init__(self, text: str):
         super().__init__()
         self.open, self.elements, self.texts, self.rows = [], [], [], []
+        self.commands, self.tips = [], []
         self.feed(text)
         self.close()
         assert self.open == []
@@ -38,6 +41,8 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
         if tag == "tr":
             self.rows.append([])
+        if tag == "code":
+            self.commands.append("")
         if tag in ("td", "th") and self.rows:
             self.rows[-1].append("")
         if tag not in VOID:
@@ -52,6 +57,10 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if "style" not in self.open:
             self.texts.append(data)
+        if "code" in self.open:
+            self.commands[-1] += data
+        if self.open[-2:] == ["rect", "title"]:
+            self.tips.append(data)
         if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data
 
@@ -87,11 +96,14 @@ def source(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tables(workspace: Path) -> Path:
-    """data/demo: 24 live and 24 attack videos of 8 groups, 2 grey frames each, written by hand.
+    return make_tables(workspace / "data" / "demo")
+
+
+def make_tables(folder: Path) -> Path:
+    """A prepared set: 24 live and 24 attack videos of 8 groups, 2 grey frames each, written by hand.
 
     Live is brighter; one attack has the live video's picture; one video cannot be read.
     """
-    folder = workspace / "data" / "demo"
     (folder / "frames").mkdir(parents=True)
     rng = np.random.default_rng(5)
     videos, boxes, folds = [], [], []
@@ -134,6 +146,7 @@ def test_the_figures_are_those_of_the_tables(workspace, tables):
     assert "47 frames (live: 23 (50.0 %); attack: 24 (50.0 %));" in shown.text
     assert shown.row("attack") == ["attack", "print", "6", "6", "6", "6", "24"]
     assert shown.row("p3")[1:] == ["6", "3", "3", "3"]
+    assert shown.row("not known")[1:] == ["1", "0"]  # the unreadable video's size
 
 
 def test_medians_and_aucs_are_those_of_numpy_and_scikit_learn(workspace, tables):
@@ -152,6 +165,63 @@ def test_medians_and_aucs_are_those_of_numpy_and_scikit_learn(workspace, tables)
         assert float(row[3].split()[0]) == pytest.approx(roc_auc_score(videos["label"], values), abs=0.02)
     assert shown.row("Brightness (mean grey), 0 to 255")[3].endswith("!")
     assert "Telling by itself: brightness." in shown.text
+
+
+def test_a_size_between_two_whole_numbers_has_its_bar_and_bars_hold_every_video(workspace, tables):
+    """432 × 576 is a square of 498.83 pixels; 360 × 640 one of 480."""
+    videos = pd.read_csv(tables / "labels_video.csv", dtype=str, keep_default_na=False)
+    sizes = [("360", "640"), ("432", "576"), ("480", "640")]
+    for i in range(47):
+        videos.loc[i, ["width", "height"]] = sizes[i % 3]
+    videos.to_csv(tables / "labels_video.csv", index=False)
+    shown, text = make_page(workspace)
+    for size, place in ((480, 0), (499, 1), (554, 2)):
+        live, attack = (sum(i % 3 == place and i % 2 == label for i in range(47)) for label in (1, 0))
+        assert f"{size} pixels: live {live} of 23, attack {attack} of 24" in shown.tips
+    # Every chart, by what its bars tell: each label's counts add up to what the legend says.
+    charts = re.findall(r'<p class="legend">(.*?)</p>\s*<svg(.*?)</svg>', text, flags=re.DOTALL)
+    assert len(charts) >= 5
+    for legend, svg in charts:
+        for name, total in re.findall(r"(live|attack) \((\d+)\)", legend):
+            counts = re.findall(rf"{name} (\d+) of {total}\b", svg)
+            assert sum(map(int, counts)) == int(total) and counts, svg[:200]
+    assert "1 of the videos has no value." in shown.text  # the unreadable one, in no chart of videos
+
+
+def test_videos_in_no_fold_have_a_row_so_that_the_folds_add_up(workspace, tables):
+    folds = pd.read_csv(tables / "folds.csv")
+    folds[folds["filename"] != "3.mp4"].to_csv(tables / "folds.csv", index=False)
+    shown, _ = make_page(workspace)
+    assert shown.row("in none")[1:5] == ["1", "1", "1", "0"]
+    rows = [shown.row(name) for name in ("0", "1", "2", "3", "in none")]
+    assert sum(int(row[1]) for row in rows) == int(shown.row("all")[1]) == 48
+
+
+def test_the_top_says_when_it_was_prepared_and_of_which_state_of_the_data(workspace, tables):
+    (tables / "labels_keyframes.csv").write_text("filename\n")
+    os.utime(tables / "labels_video.csv", (1770091500, 1770091500))
+    digest = hashlib.sha256()
+    for name in ("folds.csv", "labels_keyframes.csv", "labels_bbox.csv", "prepare.json"):
+        digest.update((tables / name).read_bytes())
+    shown, _ = make_page(workspace)
+    head = shown.text[: shown.text.index("Labels and folds")]
+    assert f"Prepared 2026-02-03 04:05 UTC Data digest {digest.hexdigest()[:12]}" in head
+
+
+def test_what_was_not_found_goes_last_in_a_line_each(workspace, tables):
+    boxes = pd.read_csv(tables / "labels_bbox.csv")
+    boxes.assign(face=1).to_csv(tables / "labels_bbox.csv", index=False)
+    (tables / "duplicates.csv").write_text("filename,other,distance,mirrored\n")
+    shown, _ = make_page(workspace)
+    headings = [attrs["id"] for tag, attrs in shown.elements if tag == "h2"]
+    assert headings[-1] == "nothing" and not {"faceless", "duplicates", "contradictions"} & set(headings)
+    assert "trouble" in headings  # there is some
+    end = shown.text[shown.text.rindex("Nothing to show") :]
+    assert "Near-duplicates: no two videos look alike." in end
+    assert "Frames without a face: a face was found in every stored frame." in end
+    assert shown.commands == ["python -m liveness.dataset_page demo"]  # code type is for commands
+    (tables / "duplicates.csv").unlink()
+    assert "Near-duplicates: not looked for." in make_page(workspace)[0].text
 
 
 def test_leaks_of_the_blind_folds_are_counted_and_good_folds_have_none(workspace, tables):
@@ -186,7 +256,7 @@ def test_the_page_is_one_well_formed_accessible_file(workspace, tables):
     assert text.startswith("<!DOCTYPE html>")
     tags = [tag for tag, _ in shown.elements]
     assert dict(shown.elements[0][1]) == {"lang": "en"}
-    assert tags.count("title") == 1 and tags.count("h1") == 1 and tags.count("main") == 1
+    assert tags[: tags.index("body")].count("title") == 1 and tags.count("h1") == 1 and tags.count("main") == 1
     ids = shown.ids()
     assert len(ids) == len(set(ids))
     for tag, attrs in shown.elements:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_set import HASH, MEMBERS, NASTY, SPECIES, make_configs, make_set, percent
+from report_set import HASH, MEMBERS, NASTY, SEARCH, SHIFT, SPECIES, make_configs, make_set, percent
 from scipy.stats import beta
 from sklearn.metrics import roc_auc_score, roc_curve
 from test_dataset_page import Page
@@ -176,6 +176,7 @@ def test_what_the_page_adds_agrees_with_independent_computations(own):
     np.testing.assert_allclose(part["curve"]["bpcer"], 1 - tpr, atol=1e-12)
     np.testing.assert_allclose(part["curve"]["threshold"][1:], cuts[1:])
     for label, name in ((1, "live"), (0, "attack")):
+        assert sum(part["histogram"][name]) == part[name] == (table.label == label).sum()
         assert part["histogram"][name] == np.histogram(table.score[table.label == label], 40, (0, 1))[0].tolist()
     bins = part["reliability"]
     gap = sum(row["videos"] * abs(row["share"] - row["mean_score"]) for row in bins if row["videos"]) / len(table)
@@ -225,45 +226,40 @@ def test_damaged_frames_and_absent_tables_do_not_stop_it(own):
     make(own)
 
 
-def test_parts_that_were_not_measured_say_how(own):
+def test_parts_that_were_not_measured_say_how_in_a_line_each_at_the_end(own):
     page, _, found = make(own)
     assert found["shift"] is None and found["search"] is None
+    headings = [attrs["id"] for tag, attrs in page.elements if tag == "h2"]
+    assert headings[-1] == "lacking" and not {"naive", "shift", "search"} & set(headings)
+    end = page.text[page.text.rindex("Not in this report") :]
     for name in ("shift", "search"):
-        assert f"python -m liveness.{name} mix --data tiny" in page.text
-    assert "--data tiny --naive" in page.text
+        assert f"Not measured yet. To measure: python -m liveness.{name} mix --data tiny" in end
+    # The code type covers commands, whole and alone: each is one to copy.
+    assert page.commands == [
+        "python -m liveness.train -c convnext_xlarge --fold 0 --data tiny --naive",
+        "python -m liveness.shift mix --data tiny",
+        "python -m liveness.search mix --data tiny",
+        "python -m liveness.report mix --data tiny",
+    ]
 
 
-SHIFT = {
-    "version": 1,
-    "ensemble": "mix",
-    "data": "tiny",
-    "data_hash": HASH,
-    "clean": {"eer": 0.1, "interval": [0.05, 0.15], "videos": 120},
-    "rows": [
-        {"stressor": "print", "severity": 3, "parameters": "traces", "eer": 0.31, "interval": [0.2, 0.4],
-         "difference": 0.21, "verdict": "worse", "videos": 120, "no_score": 2, "auc": 0.8, "apcer": 0.4, "bpcer": 0.1},
-        {"stressor": "jpeg", "severity": 1, "eer": 0.11, "verdict": "cannot be told apart"},
-        {"stressor": "blur", "severity": 1, "eer": None, "interval": [None, None]},
-    ],
-}  # fmt: skip
-SEARCH = {
-    "version": 1,
-    "ensemble": "mix",
-    "data": "tiny",
-    "data_hash": HASH,
-    "members": [
-        {"name": f"{recipe}_fold{fold}", "milliseconds": 20.0, "eer": 0.2, "interval": [0.1, 0.3]}
-        for recipe, fold in MEMBERS
-    ],
-    "subsets": [
-        {"members": ["second_fold0"], "milliseconds": 20.0, "eer": 0.2, "interval": [0.1, 0.3], "pareto": True,
-         "against_full": "worse"},
-        {"members": ["convnext_xlarge_fold0", "second_fold0"], "milliseconds": 90.0, "eer": 0.1,
-         "interval": [0.05, 0.2], "pareto": True, "against_full": "cannot be told apart"},
-    ],
-    "cascades": [{"first": ["second_fold0"], "low": 0.1, "high": 0.9, "milliseconds": 40.0, "escalated": 0.3,
-                  "eer": 0.12, "interval": [0.05, 0.2], "difference": 0.02, "difference_interval": [-0.01, 0.05]}],
-}  # fmt: skip
+def test_the_top_says_when_it_was_evaluated_on_which_data_and_weights(own):
+    digests = {
+        f"{recipe}_fold{fold}": hashlib.sha256(f"{recipe}{fold}".encode()).hexdigest() for recipe, fold in MEMBERS
+    }
+    path = own / "runs" / "tiny" / "mix" / "report.json"
+    edit_json(path, weights_sha256=digests)
+    os.utime(path, (1770091500, 1770091500))
+    page, _, _ = make(own)
+    first = (own / "result" / "report.json").read_bytes()
+    head = page.text[: page.text.index("What it is")]
+    assert f"Evaluated 2026-02-03 04:05 UTC Data digest {HASH[:12]}" in head
+    for name, digest in digests.items():
+        assert f"{name} {digest[:12]}" in head
+    # The day is the page's alone: equal figures are equal bytes whenever they were made.
+    os.utime(path, (1780000000, 1780000000))
+    page, _, _ = make(own)
+    assert "2026-02-03 04:05" not in page.text and (own / "result" / "report.json").read_bytes() == first
 
 
 def test_shift_search_and_naive_gap_are_shown(own):
@@ -278,6 +274,9 @@ def test_shift_search_and_naive_gap_are_shown(own):
     heads = [" ".join(row[0].split()) for row in page.rows if row]
     assert heads.index("print 3traces") < heads.index("jpeg 1")
     assert "Worst: print , severity 3" in page.text
+    told = re.search(r"Of 3 changes: (.*?)\. ", page.text).group(1)
+    assert [int(number) for number in re.findall(r"\d+", told)] == [1, 0, 1, 1]  # all three are accounted for
+    assert "lacking" not in page.ids()
     assert page.row("convnext_xlarge_fold0, second_fold0")[1:] == ["90", "10.0 %", "5.0–20.0 %", "all members"]
     cascade = next(row for row in page.rows if "0.10–0.90" in row)
     assert (
@@ -355,7 +354,9 @@ def test_chosen_members_have_a_report_too(own):
     found = json.loads((own / "result" / "report.json").read_text())
     assert found["ensemble"] == "mix-subset"
     assert any("no member holds out their fold" in text for text in found["warnings"])
-    assert "No thresholds are shipped" in (own / "result" / "report.html").read_text()
+    page = Report((own / "result" / "report.html").read_text())
+    assert "No thresholds are shipped" in page.text
+    assert "python -m liveness.search mix --data tiny" in page.commands  # mix-subset is no ensemble to search
 
 
 @pytest.fixture

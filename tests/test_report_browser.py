@@ -20,8 +20,9 @@ import pandas as pd
 import pytest
 from report_set import make_configs, make_set, percent
 from scipy.stats import beta, norm
+from test_dataset_page import make_tables
 
-from liveness import evaluate, report
+from liveness import dataset_page, evaluate, report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
@@ -295,6 +296,43 @@ def test_nothing_hangs_over_the_edge_of_a_screen(browser, pages, width):
         browser.open(root / "result" / "report.html", width)
         assert browser.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
         assert browser.run("document.documentElement.clientWidth") <= width
+
+
+@pytest.mark.full
+def test_the_dataset_page_fits_a_phone_too_and_asks_for_nothing(browser, tmp_path):
+    folder = make_tables(tmp_path / "demo")
+    path = folder / "dataset.html"
+    path.write_text(dataset_page.page(dataset_page.read_set(folder)), encoding="utf-8")
+    browser.events.clear()
+    for width in (390, 320, 1200):
+        browser.open(path, width)
+        assert browser.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    # The bars of a chart begin on its axis and stay inside its picture.
+    assert browser.run(
+        "[...document.querySelectorAll('svg .area')].every((bar) => { const box = bar.getBBox();"
+        " return box.height > 0 && box.x >= 46 && box.x + box.width <= 350.1 && box.y >= 10; })"
+    )
+    assert not browser.told("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+    asked = {event["request"]["url"] for event in browser.told("Network.requestWillBeSent")}
+    assert {url for url in asked if not url.startswith("data:")} == {path.as_uri()}
+
+
+@pytest.mark.full
+def test_a_table_that_is_cut_shows_it_and_keeps_its_names_in_sight(browser, pages):
+    browser.open(pages["plain"] / "result" / "report.html", 390)
+    found = browser.run(
+        "[...document.querySelectorAll('.scroll')].filter((part) => part.scrollWidth > part.clientWidth + 20)"
+        ".map((part) => { part.scrollLeft = 60; const box = part.getBoundingClientRect();"
+        " const name = part.querySelector('tbody tr > :first-child').getBoundingClientRect();"
+        " const caption = part.querySelector('caption')?.getBoundingClientRect();"
+        " return [part.scrollLeft, name.left - box.left, caption ? caption.right - box.right : 0,"
+        " caption ? caption.left - box.left : 0, name.width / box.width, getComputedStyle(part).backgroundImage]; })"
+    )
+    assert len(found) > 3
+    for moved, name, right, left, share, shadow in found:
+        assert moved > 20 and abs(name) < 1 and abs(left) < 1  # they stay while the rest moves
+        assert right < 1 and share <= 0.61  # a caption is not cut, and names leave room for figures
+        assert shadow.count("linear-gradient") == 2
 
 
 @pytest.mark.full

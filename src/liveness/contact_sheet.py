@@ -10,6 +10,7 @@ runs/<set>/<recipe>_<policy>.png. The pictures show the people in the set: treat
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,15 +130,22 @@ def arrange(tiles: list[list[Tile]], title: str) -> Any:
     for i, row in enumerate(tiles):
         for k, (pixels, text, colour) in enumerate(row):
             left, top = k * step_x + GAP, TITLE + i * step_y + GAP
-            while small.getlength(text) > width and len(text) > 1:
-                text = text[1:]  # the label at the end matters more than the name
-            pen.text((left, top), text, colour, small)
+            pen.text((left, top), fitting(text, width, small.getlength), colour, small)
             if colour in (RED, ORANGE):
                 box = (left - GAP, top + STRIP - GAP, left + pixels.shape[1] + GAP - 1,
                        top + STRIP + pixels.shape[0] + GAP - 1)  # fmt: skip
                 pen.rectangle(box, colour)
             sheet.paste(Image.fromarray(pixels), (left, top + STRIP))
     return sheet
+
+
+def fitting(text: str, width: float, length: Callable[[str], float]) -> str:
+    """The text, or as much of its end as is not wider, after "…": the label there matters more than the name."""
+    shown = text
+    while length(shown) > width and len(text) > 1:
+        text = text[1:]
+        shown = "…" + text
+    return shown
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ pictures and plots inside. Equal input gives equal bytes. Sets without labels ha
 """
 
 import argparse
-import io
 import json
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from liveness.data.folds import join
+from liveness.data.folds import digest_of_set, join
 from liveness.data.grouping import grouping_of
 from liveness.data.labels import read_table, set_name
 from liveness.errors import UserError, run
@@ -28,7 +26,8 @@ from liveness.evaluation import grouping
 from liveness.evaluation.combine import HOLDOUT
 from liveness.files import natural_key, plain_name, workspace, write_text
 from liveness.machine import cores
-from liveness.pages.house import counted, environment, read_image, spread, thumbnail
+from liveness.pages.distributions import Measure, count, draw, shown
+from liveness.pages.house import counted, environment, read_image, spread, thumbnail, written_at
 
 # At most so many; a thumbnail is about 4 kB, so that the page stays below 6 MB.
 MOST_CONTACTS = 100  # thumbnails of each label's contact sheet
@@ -41,27 +40,22 @@ MOST_ROWS = 200  # rows of a table
 MOST_GROUPS = 20
 MOST_SPECIES = 30
 BRIGHTNESS_FRAMES = 3  # stored frames of a video that are measured
-MANY_FACES = 4  # so many and more share a bar
-FEW_VALUES = 12  # up to so many different whole numbers get a bar each
-MOST_BINS = 30
 TELLING = 0.2  # distance of an AUC from 0.5 that is pointed out ...
 ENOUGH = 20  # ... where each class has so many videos
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a label's videos are called and how they are drawn."""
+    """What a label's videos are called; the name is their class in the page's style, too."""
 
     label: str
     name: str
-    colour: str
-    line: str
 
 
 KINDS = (
-    Kind("1", "live", "#1f6a9c", "-"),
-    Kind("0", "attack", "#b4501c", "--"),
-    Kind("", "unlabelled", "#555555", "-"),
+    Kind("1", "live"),
+    Kind("0", "attack"),
+    Kind("", "unlabelled"),
 )
 
 
@@ -82,19 +76,6 @@ class Prepared:
     about: dict
     kinds: list[Kind]
     missing_frames: int = 0
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One number per video or per frame, its values by label, and how it is drawn."""
-
-    key: str
-    title: str
-    unit: str
-    of: str  # videos | frames
-    values: dict[Kind, np.ndarray]
-    digits: int = 2
-    discrete: bool = False
 
 
 def main() -> None:
@@ -192,6 +173,7 @@ def page(prepared: Prepared) -> str:
         "set": prepared.name,
         "kinds": prepared.kinds,
         "facts": _facts(prepared),
+        "origin": _origin(prepared),
         "about": _about(prepared),
         "folds": _fold_table(prepared),
         "species": _species_table(prepared),
@@ -208,6 +190,7 @@ def page(prepared: Prepared) -> str:
         "sheets": [_contact_sheet(prepared, kind, pictures) for kind in prepared.kinds],
     }
     parts["attention"] = _attention(parts)
+    parts["nothing"] = _nothing(parts)
     return environment().get_template("dataset.html").render(parts)
 
 
@@ -249,21 +232,20 @@ def measures(prepared: Prepared) -> list[Measure]:
     side = boxes[["w", "h"]].max(axis=1).to_numpy()
     share = 100 * side / shorter
 
-    def by_kind(table: pd.DataFrame, values: np.ndarray) -> dict[Kind, np.ndarray]:
+    def by_kind(table: pd.DataFrame, values: np.ndarray) -> dict[str, np.ndarray]:
         values = np.asarray(values, dtype=float)
-        parts = {kind: values[(table["label"] == kind.label).to_numpy()] for kind in prepared.kinds}
-        return {kind: part[np.isfinite(part)] for kind, part in parts.items()}
+        return {kind.name: values[(table["label"] == kind.label).to_numpy()] for kind in prepared.kinds}
 
     pixels = np.sqrt(videos["width"] * videos["height"])
     return [
-        Measure("duration", "Duration", "s", "videos", by_kind(videos, videos["duration"])),
-        Measure("fps", "Frame rate", "frames per second", "videos", by_kind(videos, videos["fps"])),
-        Measure("size", "Frame size (root of width × height)", "pixels", "videos", by_kind(videos, pixels), 0),
-        Measure("brightness", "Brightness (mean grey)", "0 to 255", "videos", by_kind(videos, videos["brightness"]), 0),
-        Measure("faces", "Faces in a frame", "", "frames", by_kind(boxes, boxes["n_faces"]), 0, discrete=True),
-        Measure("side", "Face size (longer side of the box)", "pixels", "frames", by_kind(boxes, side), 0),
-        Measure("share", "Face size (share of the frame's shorter side)", "%", "frames", by_kind(boxes, share), 0),
-        Measure("confidence", "Detector's confidence", "", "frames", by_kind(boxes, boxes["confidence"])),
+        Measure("Duration", "s", "videos", by_kind(videos, videos["duration"])),
+        Measure("Frame rate", "frames per second", "videos", by_kind(videos, videos["fps"])),
+        Measure("Frame size (root of width × height)", "pixels", "videos", by_kind(videos, pixels), 0),
+        Measure("Brightness (mean grey)", "0 to 255", "videos", by_kind(videos, videos["brightness"]), 0),
+        Measure("Faces in a frame", "", "frames", by_kind(boxes, boxes["n_faces"]), 0, discrete=True),
+        Measure("Face size (longer side of the box)", "pixels", "frames", by_kind(boxes, side), 0),
+        Measure("Face size (share of the frame's shorter side)", "%", "frames", by_kind(boxes, share), 0),
+        Measure("Detector's confidence", "0 to 1", "frames", by_kind(boxes, boxes["confidence"])),
     ]
 
 
@@ -279,123 +261,39 @@ def _auc(live: np.ndarray, attack: np.ndarray) -> float | None:
 
 def _summary(measure: Measure, enough: bool) -> dict:
     """Median and 5th to 95th percentile of each label, and how well the number alone tells the labels apart."""
-    cells = []
-    for values in measure.values.values():
+    cells, known = [], measure.known
+    for values in known.values():
         if not len(values):
             cells.append(("–", ""))
             continue
         low, middle, high = (f"{v:.{measure.digits}f}" for v in np.percentile(values, [5, 50, 95]))
         cells.append((middle, f"({low} to {high})" if low != high else ""))
-    parts = {kind.name: values for kind, values in measure.values.items()}
     auc, telling = None, False
-    if {"live", "attack"} <= set(parts):
-        auc = _auc(parts["live"], parts["attack"])
+    if {"live", "attack"} <= set(known):
+        auc = _auc(known["live"], known["attack"])
         telling = enough and auc is not None and abs(auc - 0.5) >= TELLING
-    unit = f"{measure.title}, {measure.unit}" if measure.unit else measure.title
-    return {"title": unit, "cells": cells, "auc": "–" if auc is None else f"{auc:.2f}", "telling": telling}
+    return {"title": measure.axis, "cells": cells, "auc": "–" if auc is None else f"{auc:.2f}", "telling": telling}
 
 
 def _plot(measure: Measure) -> dict:
     """The distribution as inline SVG; one sentence instead where there is nothing to draw."""
-    everything = np.concatenate(list(measure.values.values())) if measure.values else np.array([])
-    plot = {"title": measure.title, "svg": "", "text": "", "beyond": False}
-    distinct = np.unique(np.round(everything, measure.digits))
+    known = measure.known
+    everything = np.concatenate([*known.values(), np.array([])])
+    lacking = sum(map(len, measure.values.values())) - len(everything)
+    legend = [(name, len(values)) for name, values in known.items() if len(values)]
+    plot = {"title": measure.title, "svg": "", "text": "", "beyond": False, "legend": legend}
+    plot["lacking"] = f"{lacking} of the {measure.of} {'has' if lacking == 1 else 'have'} no value." if lacking else ""
     if not len(everything):
-        return plot | {"text": "no values."}
+        return plot | {"text": "no values.", "lacking": ""}
+    distinct = np.unique(shown(everything, measure.digits))
     if len(distinct) == 1:
         unit = f" {measure.unit}" if measure.unit else ""
-        return plot | {"text": f"{distinct[0]:.{measure.digits}f}{unit} in all {len(everything)} {measure.of}."}
-    summary = _summary(measure, enough=False)
-    names = [kind.name for kind in measure.values]
-    spoken = "; ".join(f"{name}: median {' '.join(cell)}" for name, cell in zip(names, summary["cells"], strict=True))
-    if measure.discrete or (len(distinct) <= FEW_VALUES and (distinct == distinct.round()).all()):
-        svg, beyond = _drawn(measure, lambda axes: _draw_bars(axes, measure)), False
-    else:
-        edges, beyond = _edges(everything)
-        svg = _drawn(measure, lambda axes: _draw_steps(axes, measure, edges))
-    return plot | {"svg": _inline(svg, measure.key, f"{measure.title}. {spoken}."), "beyond": beyond}
-
-
-def _edges(values: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Edges of the bins, and whether values lie beyond them: a few far ones must not flatten all others."""
-    low, high = values.min(), values.max()
-    near, far = np.percentile(values, [0.5, 99.5])
-    beyond = bool(high - low > 2 * (far - near) > 0)
-    bins = int(np.clip(np.sqrt(len(values)), 5, MOST_BINS))
-    return np.linspace(*((near, far) if beyond else (low, high)), bins + 1), beyond
-
-
-def _drawn(measure: Measure, draw: Callable) -> str:
-    """What ``draw`` puts on a fresh pair of axes, as an SVG document that depends on nothing but the values."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # not the reader's own style
-        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": measure.key, "font.size": 10})
-        figure = Figure(figsize=(4.6, 2.5), layout="constrained")
-        axes = figure.add_subplot()
-        draw(axes)
-        axes.set_xlabel(measure.unit)
-        axes.set_ylabel(f"% of the {measure.of}")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        if len(measure.values) > 1:
-            axes.legend(frameon=False, fontsize=9)
-        text = io.StringIO()
-        undated = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(text, format="svg", transparent=True, metadata=undated)
-    return text.getvalue()
-
-
-def _draw_steps(axes: object, measure: Measure, edges: np.ndarray) -> None:
-    """A histogram line per label, each in percent of its own label."""
-    for kind, values in measure.values.items():
-        if len(values):
-            counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] * (100 / len(values))
-            axes.stairs(counts, edges, fill=True, color=kind.colour, alpha=0.15)
-            name = f"{kind.name} ({len(values)})"
-            axes.stairs(counts, edges, color=kind.colour, linestyle=kind.line, linewidth=1.3, label=name)
-
-
-def _draw_bars(axes: object, measure: Measure) -> None:
-    """A bar per whole number and label, each in percent of its own label."""
-    most = MANY_FACES if measure.discrete else np.inf
-    present = [kind for kind in measure.values if len(measure.values[kind])]
-    numbers = sorted({min(int(v), most) for kind in present for v in measure.values[kind]})
-    if measure.discrete:
-        numbers = list(range(int(max(numbers)) + 1))
-    width = 0.8 / len(present)
-    for place, kind in enumerate(present):
-        values = np.minimum(measure.values[kind].round(), most)
-        shares = [100 * float((values == number).mean()) for number in numbers]
-        at = np.arange(len(numbers)) + (place - (len(present) - 1) / 2) * width
-        hatch = "///" if kind.line == "--" else ""
-        colours = dict(facecolor=_pale(kind.colour), edgecolor=kind.colour)
-        axes.bar(at, shares, width, label=f"{kind.name} ({len(values)})", hatch=hatch, **colours)
-    names = [f"{number} or more" if number == most else str(number) for number in numbers]
-    axes.set_xticks(range(len(numbers)), names)
-
-
-def _pale(colour: str) -> tuple[float, ...]:
-    """The colour, two thirds of the way to white."""
-    return tuple(1 - (1 - int(colour[i : i + 2], 16) / 255) / 3 for i in (1, 3, 5))
-
-
-def _inline(svg: str, key: str, spoken: str) -> object:
-    """An SVG document as an element of the page: ids made unique, named for screen readers, size from the page."""
-    from markupsafe import Markup, escape
-
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style type=.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="', f'id="{key}-', svg)
-    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{key}-", svg)
-    box = re.search(r'viewBox="([^"]+)"', svg).group(1)
-    head = f'<svg viewBox="{box}" role="img" aria-label="{escape(spoken)}" xmlns="http://www.w3.org/2000/svg"'
-    head += ' xmlns:xlink="http://www.w3.org/1999/xlink">'
-    svg = head + re.sub(r"\A<svg[^>]*>", "", svg)
-    return Markup(re.sub(r"\n\s*\n", "\n", svg))
+        among = f"all {len(everything)}" if not lacking else f"the {len(everything)} known"
+        return plot | {"text": f"{distinct[0]:.{measure.digits}f}{unit} in {among} {measure.of}."}
+    cells = zip(known, _summary(measure, enough=False)["cells"], strict=True)
+    spoken = "; ".join(f"{name}: median {' '.join(cell)}" for name, cell in cells)
+    bars = count(measure)
+    return plot | {"svg": draw(measure, bars, f"{measure.title}. {spoken}."), "beyond": bars.beyond}
 
 
 def _facts(prepared: Prepared) -> list[tuple[str, str]]:
@@ -414,14 +312,26 @@ def _facts(prepared: Prepared) -> list[tuple[str, str]]:
     return facts + ([("left out", str(len(prepared.left_out)))] if len(prepared.left_out) else [])
 
 
+def _origin(prepared: Prepared) -> list[tuple[str, str]]:
+    """When the set was prepared, and the digest that its members and their reports carry."""
+    digest = digest_of_set(prepared.folder)
+    day = written_at(prepared.folder / "labels_video.csv")
+    return [("Prepared", day), ("Data digest", digest[:12] or "none, for want of folds")]
+
+
 def _of(part: int, whole: int) -> str:
     return f"{part} ({100 * part / whole:.1f} %)" if whole else str(part)
+
+
+def _setting(prepared: Prepared, key: str) -> dict:
+    """A group of the settings in prepare.json; {} where it is not told."""
+    return (prepared.about.get("data") or {}).get(key) or {}
 
 
 def _about(prepared: Prepared) -> list[tuple[str, str]]:
     """How the set was prepared, in words, from prepare.json."""
     data = prepared.about.get("data") or {}
-    plan, detector, folds = (data.get(key) or {} for key in ("frames", "detector", "folds"))
+    plan, detector, folds = (_setting(prepared, key) for key in ("frames", "detector", "folds"))
     used = {
         "positions": "positions",
         "even": "count",
@@ -447,6 +357,8 @@ def _fold_table(prepared: Prepared) -> list[dict]:
     if not folds:
         return []
     rows = [_fold_row(prepared, fold, videos[videos["fold"] == fold]) for fold in folds]
+    if (videos["fold"] == "").any():
+        rows.append(_fold_row(prepared, "in none", videos[videos["fold"] == ""]))
     return [*rows, _fold_row(prepared, "all", videos)]
 
 
@@ -533,8 +445,11 @@ def _formats(videos: pd.DataFrame) -> Iterable[tuple[str, pd.Series]]:
 
 
 def _counts_of(prepared: Prepared, title: str, values: pd.Series) -> dict:
-    """How often each value occurs, by label, the most frequent first."""
-    total = values[values != ""].value_counts(sort=False)
+    """How often each value occurs, by label, the most frequent first; nothing where none is known."""
+    if (values == "").all():
+        return {"title": title, "rows": [], "all": 0}
+    values = values.replace("", "not known")
+    total = values.value_counts(sort=False)
     order = sorted(total.index, key=lambda value: (-total[value], natural_key(value)))
     labels = prepared.videos["label"]
     rows = []
@@ -597,7 +512,14 @@ def _clusters(prepared: Prepared, pictures: Pictures) -> dict:
     clusters.sort(key=lambda c: (not c["contradiction"], len(c["folds"]) < 2, -c["size"], natural_key(c["names"][0])))
     for cluster in clusters[:MOST_CLUSTERS]:
         cluster["pictures"] = [pictures.of_video(name) for name in spread(cluster["names"], MOST_IN_CLUSTER)]
-    return {"shown": clusters[:MOST_CLUSTERS], "all": len(clusters), "pairs": len(pairs), "videos": len(named)}
+    searched = (prepared.folder / "duplicates.csv").is_file() and _setting(prepared, "folds").get("duplicates") != 0
+    return {
+        "shown": clusters[:MOST_CLUSTERS],
+        "all": len(clusters),
+        "pairs": len(pairs),
+        "videos": len(named),
+        "searched": searched,
+    }
 
 
 def _contradictions(prepared: Prepared, pictures: Pictures) -> dict:
@@ -647,6 +569,22 @@ def _attention(parts: dict) -> list[tuple[str, str]]:
     if telling:
         text = f"Telling by itself: {', '.join(dict.fromkeys(telling))}. A model may learn this instead of liveness."
         found.append(("measures", text))
+    return found
+
+
+def _nothing(parts: dict) -> list[str]:
+    """The sections that would be empty, a line each."""
+    found = []
+    if not parts["trouble"]["all"] and not parts["trouble"]["missing_frames"]:
+        found.append("Videos with trouble: every video decodes to its end.")
+    if not parts["faceless"]["all"]:
+        found.append("Frames without a face: a face was found in every stored frame.")
+    if not parts["clusters"]["all"]:
+        searched = "no two videos look alike" if parts["clusters"]["searched"] else "not looked for"
+        found.append(f"Near-duplicates: {searched}.")
+    labelled = any(kind.label for kind in parts["kinds"])
+    if labelled and parts["clusters"]["all"] and not parts["contradictions"]["all"]:
+        found.append("Contradicting labels: near-duplicates have the same label.")
     return found
 
 

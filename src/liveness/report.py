@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     data = plain_name(args.data or load_ensemble(ensemble.removesuffix("-subset")).data, "--data")
     sources = read_sources(ensemble, data)
     found = plain_json(figures(sources))
-    text = page(found, sources.data_folder)
+    text = page(found, sources.data_folder, sources.evaluated)
     result = workspace() / "result"
     path = result / "report.html"
     write_text(result / "report.json", json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -4,7 +4,6 @@ Reads data/<set>/{labels_video,labels_keyframes,labels_bbox,folds}.csv, prepare.
 writes nothing.
 """
 
-import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import pandas as pd
 from liveness.config import Data, FramePlan, View, from_dict, to_dict
 from liveness.data.augment import Policy, seed_of
 from liveness.data.contract import cut, to_tensor, views_of
+from liveness.data.folds import digest_of_set
 from liveness.data.labels import other_sets, read_table, table_text
 from liveness.errors import UserError
 from liveness.evaluation.combine import HOLDOUT
@@ -86,10 +86,7 @@ def load_set(name: str, plan: FramePlan, naive: bool = False) -> PreparedSet:
     frames["filename"] = frames.video_id.map(by_id.filename)
     frames["fold"] = frames.video_id.map(by_id.fold)
     frames = _of_plan(frames, plan, data, name)
-    digest = hashlib.sha256()
-    for table in ("folds.csv", "labels_keyframes.csv", "labels_bbox.csv", "prepare.json"):
-        digest.update((folder / table).read_bytes())
-    return PreparedSet(name, folder, data, record["detector_sha256"], digest.hexdigest(), videos, frames)
+    return PreparedSet(name, folder, data, record["detector_sha256"], digest_of_set(folder), videos, frames)
 
 
 def _naive(folds: pd.DataFrame, folder: Path) -> pd.Series:

@@ -28,6 +28,7 @@ TRIES = 50  # orders that are compared; the best balanced is taken
 DRAWS = 2000  # sets of groups that are compared for the holdout
 LEFT_OUT = "left out"
 SPLIT = ("labels_video", "labels_keyframes", "labels_bbox")
+TRAINED_ON = ("folds.csv", "labels_keyframes.csv", "labels_bbox.csv", "prepare.json")
 
 
 @dataclass
@@ -321,6 +322,13 @@ def _deal(folder: Path, videos: pd.DataFrame, config: Folds) -> pd.DataFrame:
 def _dealing(config: dict) -> dict:
     """Of the folds' configuration: what decides how groups are dealt."""
     return {"n": config.get("n"), "seed": config.get("seed"), "holdout": config.get("holdout", 0.0)}
+
+
+def digest_of_set(folder: Path) -> str:
+    """Hex SHA-256 over the tables of data/<set> that decide what is trained on; "" where one of them is not there."""
+    if not all((folder / table).is_file() for table in TRAINED_ON):
+        return ""
+    return hashlib.sha256(b"".join((folder / table).read_bytes() for table in TRAINED_ON)).hexdigest()
 
 
 def _digest(videos: pd.DataFrame) -> str:

@@ -13,6 +13,7 @@ from scipy.stats import norm
 WIDTH, HEIGHT = 360, 290
 LEFT, TOP, RIGHT, BOTTOM = 46, 10, 350, 250
 NEAR_TICKS = 0.065  # share of the axis between two labels, at least
+NEAR_COUNTS = 14  # SVG units between two counts of the histogram, at least
 RATE_TICKS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 
 
@@ -111,7 +112,9 @@ def roc(part: dict, points: list[dict]) -> Markup:
     """ROC: share of live videos accepted over share of attacks accepted."""
     plot = Plot(float, lambda rate: 1 - rate)
     ticks = [(tick / 5, f"{20 * tick}") for tick in range(6)]
-    plot.axes(ticks, [(1 - value, text) for value, text in ticks], "APCER, %", "live accepted, %")
+    plot.axes(
+        ticks, [(1 - value, text) for value, text in ticks], "APCER, % (attacks taken for live)", "live accepted, %"
+    )
     plot.line([(0, 1), (1, 0)], "guide")
     plot.line(stairs(part["curve"]["apcer"], part["curve"]["bpcer"]), "curve")
     mark_points(plot, part, points)
@@ -155,9 +158,13 @@ def histogram(part: dict) -> Markup:
     edges, live, attack = (part["histogram"][key] for key in ("edges", "live", "attack"))
     most = max(*live, *attack, 1)
     plot = Plot(float, lambda count: 0.5 + math.copysign(math.sqrt(abs(count) / most), count) / 2)
-    tops = [count for count in (1, 5, 20, 100, 500, 2000, 10_000) if count <= most]
+    tops: list[int] = []
+    for count in (step * 10**power for power in range(6) for step in (1, 2, 5)):
+        if count <= most and plot.at(0, tops[-1] if tops else 0)[1] - plot.at(0, count)[1] >= NEAR_COUNTS:
+            tops.append(count)
     ticks = [(0, "0")] + [(sign * count, str(count)) for count in tops for sign in (1, -1)]
-    plot.axes([(tick / 5, f"{tick / 5:.1f}") for tick in range(6)], ticks, "score (1 = live)", "videos (root scale)")
+    xticks = [(tick / 5, f"{tick / 5:.1f}") for tick in range(6)]
+    plot.axes(xticks, ticks, "score (0 = attack, 1 = live)", "number of videos (root scale)")
     for counts, sign, css in ((live, 1, "live"), (attack, -1, "attack")):
         corners = [(0, 0)]
         for i, count in enumerate(counts):
@@ -194,7 +201,7 @@ def reliability(part: dict) -> Markup:
     plot.raw(f'<path class="axis" d="M{LEFT} {base}H{RIGHT}"/>')
     for value, text in ticks:
         plot.text(plot.at(value, 0)[0], base + 14, text, "tick", "middle")
-    plot.text((LEFT + RIGHT) / 2, base + 30, "score; bars: videos in the bin (root scale)", "label", "middle")
+    plot.text((LEFT + RIGHT) / 2, base + 30, "score; below: number of videos (root scale)", "label", "middle")
     return plot.svg(f"Reliability, {part['name']}: share of live videos in {len(bins)} bins of the score")
 
 

@@ -34,6 +34,7 @@ POINT_WORDS = {
 def figures(sources: Sources) -> dict:
     """The whole report as one JSON value; "evaluation" is the evaluation's own report.json, unchanged."""
     points = operating_points(sources)
+    together = correlation(sources)
     parts = {"out of fold": read.out_of_fold(sources.table), "holdout": read.holdout(sources.table)}
     return {
         "version": 1,
@@ -45,13 +46,13 @@ def figures(sources: Sources) -> dict:
         "evaluation": sources.summary,
         "operating_points": points,
         "splits": [split(name, rows) for name, rows in parts.items() if rows["label"].nunique() == 2],
-        "correlation": correlation(sources),
+        "correlation": together,
         "shipped": {key: (sources.thresholds or {}).get(key) for key in ("split", "alike", "frames")},
         "worst": worst(sources),
         "shift": sources.shift,
         "search": sources.search,
         "runs": runs(sources),
-        "absent": absent(sources),
+        "absent": absent(sources, together["errors"]),
     }
 
 
@@ -270,13 +271,23 @@ def runs(sources: Sources) -> list[dict]:
     return found
 
 
-def absent(sources: Sources) -> dict[str, str]:
-    """Part of the report -> why it is empty, and the command that fills it."""
+def absent(sources: Sources, errors: list[list]) -> dict[str, str]:
+    """Part of the report -> why it is empty, then ": " and the command that fills it, if there is one.
+
+    errors: the members' correlations of ``correlation``.
+    """
     found = dict(sources.absent)
     if not sources.summary.get("naive_gap"):
         first = sources.members[0].rpartition("_fold") if sources.members else ("RECIPE", "", "0")
         command = f"python -m liveness.train -c {first[0]} --fold {first[2]} --data {sources.data} --naive"
-        found["naive_gap"] = f"Not measured yet. To measure: {command} (each fold), then evaluate again"
+        found["naive_gap"] = f"Not measured yet. For each fold, then evaluate again: {command}"
+    rows = (sources.shift or {}).get("rows", [])
+    if sources.shift and not any(isinstance(row, dict) and isinstance(row.get("eer"), (int, float)) for row in rows):
+        found["shift"] = "The laboratory ran and has no row with an error rate."
+    if not any(v is not None for i, row in enumerate(errors) for k, v in enumerate(row) if i != k):
+        found["correlation"] = (
+            "No two members held out the same videos; members of several recipes on one fold, or a holdout, show it."
+        )
     return found
 
 

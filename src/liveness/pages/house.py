@@ -6,10 +6,12 @@ has its building blocks, pictures are data URIs.
 
 import base64
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
 import numpy as np
+from markupsafe import Markup, escape
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 THUMB = 120  # pixels of a thumbnail's longer side; about 4 kB as a JPEG of this quality
@@ -29,13 +31,29 @@ def environment():
         lstrip_blocks=True,
         finalize=printable,
     )
-    found.filters["counted"] = counted
+    found.filters.update(counted=counted, breakable=breakable, command=command)
     return found
 
 
 def printable(value: object) -> object:
     """Text without the characters that HTML forbids; markup and numbers as they are."""
     return UNPRINTABLE.sub("\ufffd", value) if type(value) is str else value
+
+
+def breakable(name: object) -> Markup:
+    """A name that a narrow column may break after ``_``, ``-``, ``.`` and the like; copied, it is the name."""
+    return Markup(re.sub(r"([_\-./])(?=\w)", r"\1<wbr>", str(escape(printable(str(name))))))
+
+
+def command(text: str) -> Markup:
+    """A command to copy, in code type; it is broken between its words alone."""
+    words = Markup(" ").join(Markup("<bdi>{}</bdi>").format(printable(word)) for word in text.split(" "))
+    return Markup("<code>{}</code>").format(words)
+
+
+def written_at(path: Path) -> str:
+    """When a file was written, in UTC to the minute."""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def counted(number: int, word: str) -> str:

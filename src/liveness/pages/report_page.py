@@ -21,8 +21,8 @@ MOST_SILENT = 60
 CELLS = {"worse": "bad", "better": "is-live"}
 
 
-def page(found: dict, folder: Path) -> str:
-    """The whole page as HTML. found: of ``figures``; folder: data/<set>, where the frames lie."""
+def page(found: dict, folder: Path, evaluated: str) -> str:
+    """The whole page as HTML. found: of ``figures``; folder: data/<set>, where the frames lie; evaluated: when."""
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     env = environment()
@@ -36,6 +36,12 @@ def page(found: dict, folder: Path) -> str:
         cut=threshold,
     )
     pictures = Pictures(folder)
+    optional = {
+        "correlation": correlation(found["correlation"]),
+        "naive": naive(found["evaluation"].get("naive_gap")),
+        "shift": shift(found["shift"]),
+        "search": search(found["search"]),
+    }
     return env.get_template("report.html").render(
         found=found,
         summary=found["evaluation"],
@@ -48,16 +54,36 @@ def page(found: dict, folder: Path) -> str:
         panels=[panel(part, found["operating_points"]) for part in found["splits"]],
         parts=parts(found["evaluation"]),
         species=species(found["evaluation"]),
-        correlation=correlation(found["correlation"]),
         calibration=calibration(found["evaluation"]),
-        naive=naive(found["evaluation"].get("naive_gap")),
-        shift=shift(found["shift"]),
-        search=search(found["search"]),
+        **optional,
+        lacking=lacking(optional),
+        evaluated=evaluated,
+        digests=digests(found),
         worst=[video | {"pictures": pictures.of_video(video)} for video in found["worst"]],
         silent=found["evaluation"]["non_response"]["videos"][:MOST_SILENT],
         recipes=recipes(found["runs"]),
         charts=charts,
     )
+
+
+OPTIONAL = (
+    # Key of ``page``, of the reason in found["absent"], and what the section would show.
+    ("correlation", "correlation", "How far members go wrong together"),
+    ("naive", "naive_gap", "What folds that ignore persons would have claimed"),
+    ("shift", "shift", "Shift laboratory"),
+    ("search", "search", "Which ensemble"),
+)
+
+
+def lacking(optional: dict) -> list[tuple[str, str]]:
+    """The parts that there is nothing to show of: (title, key of the reason)."""
+    empty = {key for key, part in optional.items() if not part or (key == "shift" and not part["rows"])}
+    return [(title, reason) for key, reason, title in OPTIONAL if key in empty]
+
+
+def digests(found: dict) -> list[tuple[str, str]]:
+    """Member -> the beginning of the SHA-256 of the weights that were evaluated, as far as they are recorded."""
+    return [(name, digest[:12]) for name, digest in (found["evaluation"].get("weights_sha256") or {}).items()]
 
 
 def percent(rate: float | None) -> str:
@@ -260,6 +286,12 @@ def naive(found: dict | None) -> dict | None:
     return {"difference": None, **found, "interval": interval, "members": found.get("members", []), "verdict": verdict}
 
 
+UNMEASURED = dict.fromkeys(
+    ("parameters", "severity", "interval", "difference", "difference_interval", "verdict")
+    + ("apcer", "bpcer", "auc", "videos", "no_score")
+)
+
+
 def shift(found: dict | None) -> dict | None:
     """The laboratory's rows, worst first, with pictures on one scale."""
     if not found:
@@ -268,23 +300,7 @@ def shift(found: dict | None) -> dict | None:
     known.sort(key=lambda row: -row["eer"])
     clean = found.get("clean") if isinstance(found.get("clean"), dict) else {}
     most = reach([row.get("interval") for row in known])
-    keys = (
-        "parameters",
-        "interval",
-        "auc",
-        "apcer",
-        "bpcer",
-        "difference",
-        "difference_interval",
-        "verdict",
-        "videos",
-        "no_score",
-        "severity",
-    )
-    rows = [
-        {**dict.fromkeys(keys), **row, "picture": charts.whisker(row["eer"], row.get("interval"), most)}
-        for row in known
-    ]
+    rows = [{**UNMEASURED, **row, "picture": charts.whisker(row["eer"], row.get("interval"), most)} for row in known]
     for row in rows:
         row["css"] = CELLS.get(row["verdict"], "")
     return {
@@ -292,10 +308,19 @@ def shift(found: dict | None) -> dict | None:
         "all": len(found["rows"]),
         "clean": {"eer": clean.get("eer"), "interval": clean.get("interval"), "videos": clean.get("videos")},
         "clean_picture": charts.whisker(clean.get("eer"), clean.get("interval"), most),
-        "verdicts": {
-            word: sum(row["verdict"] == word for row in rows) for word in ("worse", "better", "cannot be told apart")
-        },
+        "counts": shift_counts(rows, len(found["rows"])),
     }
+
+
+def shift_counts(rows: list[dict], every: int) -> str:
+    """What became of all the changes, in words whose numbers add up; rows: those with an error rate."""
+    verdicts = [row["verdict"] for row in rows]
+    known = {"worse": "worse", "better": "better", "cannot be told apart": "undecided (cannot be told apart)"}
+    parts = [f"{verdicts.count(verdict)} {words}" for verdict, words in known.items()]
+    others = sum(verdict not in known for verdict in verdicts)
+    parts += [f"{others} not compared"] if others else []
+    parts += [f"{every - len(rows)} without an error rate"] if every > len(rows) else []
+    return ", ".join(parts)
 
 
 def search(found: dict | None) -> list[dict]:
@@ -322,11 +347,13 @@ def searched(title: str, block: dict, found: dict) -> dict:
     most = max((len(row.get("members", [])) for row in subsets), default=0)
     shown = [row | {"whole": len(row.get("members", [])) == most} for row in subsets]
     alike = next((row for row in shown if row.get("members") == block.get("cheapest_alike")), None)
+    front = [row for row in shown if row["pareto"] or row["whole"] or row is alike]
     pick, proposed = (block.get(key) if isinstance(block.get(key), dict) else None for key in ("pick", "cascade"))
     return {
         "title": title,
         "plot": charts.pareto(lists),
-        "rows": [row for row in shown if row["pareto"] or row["whole"] or row is alike][:MOST_SUBSETS],
+        "rows": front[:MOST_SUBSETS],
+        "all_rows": len(front),
         "members": lists["members"],
         "cascades": telling(lists["cascades"], proposed),
         "all_cascades": len(lists["cascades"]),

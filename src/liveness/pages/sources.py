@@ -16,6 +16,7 @@ from liveness.data.labels import read_table
 from liveness.errors import UserError
 from liveness.evaluation import grouping, metrics
 from liveness.files import workspace
+from liveness.pages.house import written_at
 
 VERSION = 1  # of shift.json and search.json
 NEEDED = ("counts", "pooled", "at_eer_threshold", "operating_points", "non_response", "folds", "members", "data_hash")
@@ -42,6 +43,11 @@ class Sources:
     absent: dict[str, str] = field(default_factory=dict)
 
     @property
+    def evaluated(self) -> str:
+        """When the evaluation was made. For the page alone: equal figures make an equal report.json on any day."""
+        return written_at(workspace() / "runs" / self.data / self.ensemble / "report.json")
+
+    @property
     def data_folder(self) -> Path:
         return workspace() / "data" / self.data
 
@@ -64,8 +70,9 @@ def read_sources(ensemble: str, data: str) -> Sources:
     found = Sources(ensemble, data, summary, table, members)
     require_agreement(found, folder, again)
     found.thresholds = shipped(found)
-    found.shift = optional(found, folder / "shift.json", "rows", f"python -m liveness.shift {ensemble}")
-    found.search = optional(found, folder / "search.json", "subsets", f"python -m liveness.search {ensemble}")
+    whole = ensemble.removesuffix("-subset")
+    found.shift = optional(found, folder / "shift.json", "rows", f"python -m liveness.shift {whole}")
+    found.search = optional(found, folder / "search.json", "subsets", f"python -m liveness.search {whole}")
     found.runs = [run_of(workspace() / "runs" / data / member, member) for member in members]
     return found
 
@@ -158,7 +165,9 @@ def optional(sources: Sources, path: Path, rows: str, command: str) -> dict | No
     """shift.json or search.json; None with a reason in ``sources.absent`` where it is not there or not ours."""
     part, command = path.stem, f"{command} --data {sources.data}"
     if not path.is_file():
-        sources.absent[part] = f"Not measured yet. To measure: {command}"
+        chosen = sources.ensemble.endswith("-subset")  # no configuration of its own, so neither can be run on it
+        why = "Not measured for chosen members. For the whole ensemble" if chosen else "Not measured yet. To measure"
+        sources.absent[part] = f"{why}: {command}"
         return None
     value = read_json(path)
     if value.get("version") != VERSION or not isinstance(value.get(rows), list):
