@@ -348,7 +348,10 @@ def test_config_of_no_run_is_one_clear_line(ensemble):
     [
         ({"kind": "near_duplicates", "source": "duplicates.csv", "without": 0}, "groups are near-duplicates only"),
         ({"kind": "listed", "source": "zalo2022", "without": 0}, "groups are those listed in zalo2022"),
-        ({"kind": "subjects", "source": "who", "without": 3}, "the column who, which 3 videos lack"),
+        (
+            {"kind": "subjects", "source": "who", "without": 3},
+            "groups are persons, by the column who, but for 3 videos",
+        ),
         (None, "what the groups are is not recorded"),
     ],
 )
