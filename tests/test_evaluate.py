@@ -11,7 +11,7 @@ from scipy import stats
 
 from liveness import config, evaluate
 from liveness.errors import UserError
-from liveness.evaluation import calibration, combine, metrics, report
+from liveness.evaluation import calibration, combine, metrics, rates
 from liveness.prediction.operating import read_operating
 
 MEMBERS = [("convnext_xlarge", 0), ("convnext_xlarge", 1), ("second", 0)]
@@ -348,7 +348,10 @@ def test_config_of_no_run_is_one_clear_line(ensemble):
     [
         ({"kind": "near_duplicates", "source": "duplicates.csv", "without": 0}, "groups are near-duplicates only"),
         ({"kind": "listed", "source": "zalo2022", "without": 0}, "groups are those listed in zalo2022"),
-        ({"kind": "subjects", "source": "who", "without": 3}, "the column who, which 3 videos lack"),
+        (
+            {"kind": "subjects", "source": "who", "without": 3},
+            "groups are persons, by the column who, but for 3 videos",
+        ),
         (None, "what the groups are is not recorded"),
     ],
 )
@@ -379,8 +382,8 @@ def test_error_rates_have_intervals_of_the_kind_that_the_eer_has():
     labels = np.repeat([0, 1], [40, 40])
     scores = np.concatenate([np.repeat([0.9, 0.1], [8, 32]), np.full(40, 0.9)])
     people = np.arange(80) // 4
-    by_group = report.error_rates(labels, scores, 0.5, groups=people)
-    by_video = report.error_rates(labels, scores, 0.5, groups=np.arange(80))
+    by_group = rates.error_rates(labels, scores, 0.5, groups=people)
+    by_video = rates.error_rates(labels, scores, 0.5, groups=np.arange(80))
     assert by_group["by"] == "group" and by_video["by"] == "video"
     assert (by_group["apcer"]["errors"], by_group["apcer"]["total"]) == (8, 40)
     videos, persons = (stats.binomtest(k, n).proportion_ci(0.95, method="exact") for k, n in ((8, 40), (2, 10)))

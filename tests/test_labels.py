@@ -216,7 +216,7 @@ def test_a_set_may_be_given_as_the_path_of_its_folder(workspace, monkeypatch, ca
         assert set_name(text) == "mine"
     assert set_name("raw/mine", say=True) == "mine" and capsys.readouterr().out == "raw/mine: the set mine\n"
     with pytest.raises(
-        UserError, match="elsewhere: expected the name of a set.*ln -s .*; the sets that are there: raw/m"
+        UserError, match="elsewhere' is not a plain file name.*ln -s .*; the sets that are there: raw/m"
     ):
         set_name("../elsewhere")
     with pytest.raises(UserError, match="no set 'mien'.*; the sets that are there: raw/mine; did you mean mine?"):

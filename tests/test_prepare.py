@@ -681,6 +681,11 @@ def test_what_the_groups_are_is_recorded_and_told_of_older_sets(clips, workspace
     (workspace / "g.txt").write_text("4 6\n")
     prepare_here("s", "folds.n=3", "folds.groups=g.txt")
     assert grouping_of(folder) == {"kind": "listed", "source": "g.txt", "without": 0}
+    for count, without in ((12, 0), (9, 3)):
+        rows = [f"{i},{np.cos(i)},{np.sin(i)}" for i in range(count)]
+        (workspace / "e.csv").write_text("\n".join(["fname,x,y", *rows]) + "\n")
+        prepare_here("s", "folds.n=2", "folds.embeddings=e.csv", "folds.embedding_similarity=0.99")
+        assert grouping_of(folder) == {"kind": "identities", "source": "e.csv", "without": without}
     own = read(folder / "folds.csv").assign(group="x")
     own.to_csv(folder / "folds.csv", index=False)
     (folder / "folds.json").unlink()

@@ -19,10 +19,11 @@ from liveness.config import Folds, nearest, to_dict
 from liveness.data.grouping import describe
 from liveness.data.labels import LABELS, other_sets, read_table, table_text
 from liveness.data.names import Names, one_spelling
+from liveness.data.tables import places_of
 from liveness.errors import UserError
 from liveness.evaluation.combine import HOLDOUT
 from liveness.evaluation.grouping import sentence, warning
-from liveness.files import CODE, CONFIGS, natural_key, sha256_of, workspace, write_text
+from liveness.files import CONFIGS, natural_key, sha256_of, write_text
 
 TRIES = 50  # orders that are compared; the best balanced is taken
 DRAWS = 2000  # sets of groups that are compared for the holdout
@@ -53,12 +54,6 @@ def find_groups_file(name: str) -> Path:
         f"folds.groups={name}: no such file; expected a csv of filename,group, a text file with a group "
         f"per line, or one of {', '.join(known) or 'configs/groups (empty)'}{nearest(name, known)}"
     )
-
-
-def places_of(name: str) -> list[Path]:
-    """Where a file that the configuration names may lie: in the workspace, with the code, from here."""
-    path = Path(name).expanduser()
-    return [path] if path.is_absolute() else [workspace() / path, CODE / path, path]
 
 
 def read_groups(path: Path) -> Groups:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from liveness.config import Folds
-from liveness.data.names import find_column
-from liveness.data.tables import read_table
+from liveness.data.names import Names, find_column
+from liveness.data.tables import places_of, read_table
 from liveness.errors import UserError
 from liveness.evaluation.grouping import UNKNOWN
 
@@ -43,15 +43,17 @@ def describe(folder: Path) -> dict:
         videos = read_table(folder / "labels_video.csv", ["filename", "status", "group"])
         videos = videos[videos["status"] != "left_out"]
         config = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))["data"].get("folds", {})
-        subjects = _subjects(folder, videos, config.get("group_column", Folds().group_column))
+        known = _embedded(videos, str(config.get("embeddings", "")))
+        subjects = _subjects(folder, videos, config.get("group_column", Folds().group_column), known)
     except (OSError, ValueError, KeyError, AttributeError, UserError):
         return dict(UNKNOWN)
     if any(own.get(name, group) != group for name, group in zip(videos["filename"], videos["group"], strict=True)):
         return dict(UNKNOWN)
     if subjects:
         return subjects
-    if (folder / "identities.csv").is_file():
-        return {"kind": "identities", "source": Path(str(config.get("embeddings", ""))).name, "without": 0}
+    if config.get("embeddings"):
+        source = Path(str(config["embeddings"])).name
+        return {"kind": "identities", "source": source, "without": int((~videos["filename"].isin(known)).sum())}
     shared = videos["group"].duplicated().any()
     if shared and config.get("groups"):
         return {"kind": "listed", "source": Path(str(config["groups"])).name, "without": 0}
@@ -60,20 +62,29 @@ def describe(folder: Path) -> dict:
     return {"kind": "none", "source": "", "without": 0}
 
 
-def _subjects(folder: Path, videos: pd.DataFrame, column: str) -> dict | None:
+def _embedded(videos: pd.DataFrame, name: str) -> set[str]:
+    """The videos that have an embedding, so that it is known who they show; a UserError if the file is gone."""
+    if not name:
+        return set()
+    path = next((place for place in places_of(name) if place.is_file()), Path(name))
+    names = Names(videos["filename"])
+    return {names.get(row) or "" for row in read_table(path, ["filename"])["filename"]}
+
+
+def _subjects(folder: Path, videos: pd.DataFrame, column: str, known: set[str]) -> dict | None:
     """The subjects if the groups follow them; None where no column names any.
 
     An older version overlooked a column whose header was written in another case: then the groups do not.
     """
     # labels_video.csv has a column group of its own: what the label file says there is in its copy only.
-    table = read_table(folder / "labels.csv", []) if column == "group" else videos
+    table = read_table(folder / "labels.csv", ["filename"]) if column == "group" else videos
     found = find_column(list(table.columns), column) if column else None
     if found is None:
         return None
     people = table[found].str.strip()
-    without = int((people == "").sum())
-    if without == len(table):
+    if (people == "").all():
         return None
+    without = int(((people == "") & ~table["filename"].isin(known)).sum())
     if column != "group" and videos.assign(person=people)[people != ""].groupby("person")["group"].nunique().max() > 1:
         return None
     return {"kind": "subjects", "source": found, "without": without}

@@ -267,7 +267,9 @@ def set_name(text: str, say: bool = False) -> str:
             print(f"{text}: the set {name}")
         return name
     link = f"; to make it a set: ln -s {path.resolve()} {root / 'raw'}/" if path.is_dir() else ""
-    raise UserError(f"{text}: expected the name of a set, a folder in {root / 'raw'}{link}{other_sets('')}")
+    raise UserError(
+        f"{text!r} is not a plain file name: expected that of a folder in {root / 'raw'}{link}{other_sets('')}"
+    )
 
 
 def other_sets(name: str) -> str:

@@ -7,10 +7,11 @@ groups of the links.
 from collections.abc import Sequence
 
 from liveness.config import Data, Folds, nearest
-from liveness.data.folds import find_groups_file, places_of, read_groups, resolve_ids
+from liveness.data.folds import find_groups_file, read_groups, resolve_ids
 from liveness.data.identities import Link, find_links, read_embeddings
 from liveness.data.labels import RawSet
 from liveness.data.names import Names, few, find_column, loose, one_spelling
+from liveness.data.tables import places_of
 from liveness.errors import UserError
 from liveness.files import CONFIGS
 

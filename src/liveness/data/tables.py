@@ -10,6 +10,7 @@ import pandas as pd
 from liveness.config import nearest
 from liveness.data.names import find_column
 from liveness.errors import UserError
+from liveness.files import CODE, workspace
 
 NAME_COLUMNS = ("filename", "fname")
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -61,6 +62,12 @@ def wrong_separator(path: Path) -> str:
             mend = f"tr '{repr(sign)[1:-1]}' , < {shlex.quote(str(path))} > mended.csv"
             return f"; its values are parted by {name}, expected commas: {mend}"
     return ""
+
+
+def places_of(name: str) -> list[Path]:
+    """Where a file that the configuration names may lie: in the workspace, with the code, from here."""
+    path = Path(name).expanduser()
+    return [path] if path.is_absolute() else [workspace() / path, CODE / path, path]
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -10,7 +10,7 @@ FLATTERS = "if somebody appears in several folds, these figures flatter"
 
 def are_persons(grouping: dict) -> bool:
     """Whether each group is a person: every video has a subject, or embeddings tell who it shows."""
-    return grouping["kind"] == "identities" or (grouping["kind"] == "subjects" and not grouping["without"])
+    return grouping["kind"] in ("subjects", "identities") and not grouping["without"]
 
 
 def noun(grouping: dict) -> str:
@@ -28,12 +28,10 @@ def count(grouping: dict, groups: int, videos: int) -> str:
 def sentence(grouping: dict) -> str:
     """What the groups are and who says so."""
     kind, source, without = grouping["kind"], grouping["source"], grouping["without"]
-    if kind == "subjects" and without:
-        many = "1 video lacks" if without == 1 else f"{without} videos lack"
-        return f"groups are the subjects of the column {source}, which {many}"
+    most = f", but for {without} video{'s' * (without > 1)}" if without else ""
     return {
-        "subjects": f"groups are persons, by the column {source}",
-        "identities": f"groups are persons, as far as the face embeddings of {source or 'folds.embeddings'} tell",
+        "subjects": f"groups are persons, by the column {source}{most}",
+        "identities": f"groups are persons, as far as the face embeddings in {source} tell{most}",
         "listed": f"groups are those listed in {source} and near-duplicates",
         "near_duplicates": "groups are near-duplicates only",
         "none": "no groups are known",
@@ -45,7 +43,7 @@ def warning(grouping: dict) -> str:
     """What is not known of the persons, and what follows; "" where they are known."""
     if are_persons(grouping):
         return ""
-    if grouping["kind"] == "subjects":
+    if grouping["kind"] in ("subjects", "identities"):
         return f"persons are not known of all videos: {FLATTERS}"
     if grouping["kind"] == "unknown":
         return f"not known whether groups are persons: {FLATTERS}"
