@@ -6,10 +6,14 @@ import re
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 from markupsafe import Markup
 
-from liveness.pages.distributions import BOTTOM, Measure, count, draw, ticks
+from liveness.pages.charts import BOTTOM, LEFT, RIGHT, TOP, histogram, reliability
+from liveness.pages.distributions import BOTTOM as FOOT
+from liveness.pages.distributions import Measure, count, draw, ticks
+from liveness.pages.figures import split
 from liveness.pages.house import TEMPLATES, breakable, command
 
 
@@ -79,8 +83,8 @@ def test_the_bars_that_are_drawn_add_up_to_all_videos(discrete):
     heights = {}
     for name in sizes:
         corners = re.findall(rf'class="area {name}" d="M\S+ (\S+?)L\S+ (\S+?)L', svg)
-        assert all(float(foot) == BOTTOM for foot, _ in corners)
-        heights[name] = [BOTTOM - float(top) for _, top in corners]
+        assert all(float(foot) == FOOT for foot, _ in corners)
+        heights[name] = [FOOT - float(top) for _, top in corners]
     top = max(max(part) for part in heights.values())
     most = max(
         max(Counter(f"{min(v, 4 if discrete else v):.0f}" for v in part).values()) / len(part)
@@ -106,6 +110,33 @@ def test_ticks_are_few_and_on_the_axis_and_their_texts_say_where_they_are():
         for value, text in found:
             assert low - 1e-6 * span <= value <= high + 1e-6 * span
             assert float(text) == pytest.approx(value, rel=0, abs=1e-6 * span)
+
+
+def test_every_score_is_in_one_bar_of_the_reports_histogram_and_of_its_calibration():
+    """Scores on the bars' edges, at the ends, equal, and next to them."""
+    for seed in range(40):
+        print(f"seed {seed}")
+        random = np.random.default_rng(seed)
+        edges = np.concatenate([np.arange(41) / 40, np.arange(16) / 15])
+        near = np.clip(np.nextafter(edges, random.choice([-1.0, 2.0], len(edges))), 0, 1)
+        scores = random.choice(np.concatenate([edges, near, random.random(9), [0.0, 1.0, 0.5, 5e-324]]), 50)
+        labels = np.append(random.integers(0, 2, 48), [0, 1])
+        made = split("out of fold", pd.DataFrame({"label": labels, "score": scores, "species": ""}))
+        for label, name in ((1, "live"), (0, "attack")):
+            assert sum(made["histogram"][name]) == made[name] == (labels == label).sum()
+            # Read back from the picture: the outline's steps are as high as the root of what they hold.
+            path = re.search(rf'class="area {name}" d="M(.*?)"', str(histogram(made))).group(1)
+            corners = [tuple(map(float, corner.split())) for corner in path.split("L")]
+            most, middle = max(*made["histogram"]["live"], *made["histogram"]["attack"]), (TOP + BOTTOM) / 2
+            held = 0.0
+            for (x, y), (right, level) in zip(corners, corners[1:], strict=False):
+                if y == level:
+                    held += most * ((y - middle) / (BOTTOM - middle)) ** 2 * (right - x) / (RIGHT - LEFT) * 40
+            assert held == pytest.approx(made[name], rel=0.03)
+        bins = made["reliability"]
+        assert sum(row["videos"] for row in bins) == 50 and sum(row["live"] for row in bins) == labels.sum()
+        drawn = re.findall(r'class="tiny".*?>(\d+)<', str(reliability(made)))
+        assert sum(map(int, drawn)) == 50
 
 
 def luminance(colour: str) -> float:
