@@ -134,7 +134,7 @@ def test_yunet_finds_the_face_in_nearly_every_frame(whole: Path) -> None:
         height, width = frames[0].shape[:2]
         detector = cv2.FaceDetectorYN.create(str(model), "", (width, height), 0.6)
         found += [detector.detect(np.ascontiguousarray(f[..., ::-1]))[1] is not None for f in frames[::5]]
-    assert len(found) > 400 and np.mean(found) >= 0.95
+    assert len(found) > 350 and np.mean(found) >= 0.95
 
 
 @pytest.mark.full
