@@ -16,6 +16,7 @@ import pytest
 
 from liveness.files import CODE
 from liveness.make_demo import NEW_PERSONS, PERSONS, Clip, make_clip, person_of, plan
+from liveness.media.persons import head_of
 
 
 def demo(root: Path, *args: str) -> subprocess.CompletedProcess:
@@ -96,7 +97,11 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("species", ["live", "print", "replay"])
 def test_equal_arguments_give_equal_bytes(tmp_path: Path, species: str) -> None:
-    paths = [make_clip(Clip(str(tmp_path / f"{k}.mp4"), 5, 2, species, True, 0)) for k in range(2)]
+    paths = []
+    make_clip(Clip(str(tmp_path / "other.mp4"), 6, 2, "live", False, 0))
+    for k in range(2):  # with the head that an earlier clip of the person has left, and with a new one
+        paths.append(make_clip(Clip(str(tmp_path / f"{k}.mp4"), 5, 2, species, True, 0)))
+        head_of.cache_clear()
     assert Path(paths[0]).read_bytes() == Path(paths[1]).read_bytes()
 
 
@@ -134,7 +139,7 @@ def test_yunet_finds_the_face_in_nearly_every_frame(whole: Path) -> None:
         height, width = frames[0].shape[:2]
         detector = cv2.FaceDetectorYN.create(str(model), "", (width, height), 0.6)
         found += [detector.detect(np.ascontiguousarray(f[..., ::-1]))[1] is not None for f in frames[::5]]
-    assert len(found) > 400 and np.mean(found) >= 0.95
+    assert len(found) > 350 and np.mean(found) >= 0.95
 
 
 @pytest.mark.full
