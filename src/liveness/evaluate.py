@@ -28,12 +28,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from liveness.config import EnsembleMember, load_ensemble
+from liveness.config import EnsembleMember
 from liveness.data.labels import read_table, table_text
 from liveness.errors import UserError, run
 from liveness.evaluation import calibration, combine, report, search, thresholds
-from liveness.files import plain_name, workspace, write_text
+from liveness.files import unprepared, workspace, write_text
 from liveness.model.checkpoint import digests_of, member_path
+from liveness.model.ensembles import in_set
 
 OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]
 FOLD_COLUMNS = ["filename", "label", "group", "fold"]
@@ -41,8 +42,8 @@ FOLD_COLUMNS = ["filename", "label", "group", "fold"]
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    ensemble = load_ensemble(args.ensemble)
-    data = plain_name(args.data or ensemble.data, "--data")
+    ensemble = in_set(args.ensemble, args.data)
+    data = ensemble.data
     members = chosen_members(ensemble.members, args.members)
     name = f"{args.ensemble}-subset" if args.members else args.ensemble
     folds = read_folds(workspace() / "data" / data / "folds.csv")
@@ -125,7 +126,7 @@ def integers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
 def read_folds(path: Path) -> pd.DataFrame:
     """folds.csv with whole-number labels and folds, one row per video."""
     if not path.is_file():
-        raise UserError(f"{shown(path)}: no such file; prepare the set with: bash prepare_data.sh {path.parent.name}")
+        raise UserError(f"{shown(path)}: no such file; {unprepared(path.parent.name)}")
     table = read_table(path, FOLD_COLUMNS)
     if len(table) == 0 or (table["label"] == "").all():
         raise UserError(f"{shown(path)}: no labelled video in it; an evaluation needs labels")

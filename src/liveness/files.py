@@ -27,6 +27,18 @@ def workspace() -> Path:
     return Path(os.environ.get("LIVENESS_ROOT") or CODE).resolve()
 
 
+def prepared_sets() -> list[str]:
+    """The sets in data/ that prepare_data.sh has finished, natural order."""
+    return sorted((path.parent.name for path in (workspace() / "data").glob("*/prepare.json")), key=natural_key)
+
+
+def unprepared(name: str) -> str:
+    """What to say where set ``name`` is not prepared: the command, and the sets that are."""
+    there = [other for other in prepared_sets() if other != name]
+    which = f"; prepared sets: {', '.join(there)} (to take one: DATA={there[0]} before the command)" if there else ""
+    return f"{workspace() / 'data' / name}: not prepared; run: bash prepare_data.sh {name}{which}"
+
+
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield a side path in the same folder; rename it onto ``path`` if the block succeeds.

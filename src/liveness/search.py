@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from liveness.config import Ensemble, load_ensemble
+from liveness.config import Ensemble
 from liveness.data.labels import read_table
 from liveness.errors import UserError, run
 from liveness.evaluation import calibration, metrics, report, search
-from liveness.files import find_videos, plain_name, workspace, write_text
+from liveness.files import find_videos, workspace, write_text
+from liveness.model.ensembles import in_set
 
 CLIPS, REPEATS = 5, 3  # how many videos are timed, and how often each
 LEAST = 4  # videos of each class that a comparison needs
@@ -33,8 +34,8 @@ LEAST = 4  # videos of each class that a comparison needs
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    ensemble = load_ensemble(args.ensemble)
-    data = plain_name(args.data or ensemble.data, "--data")
+    ensemble = in_set(args.ensemble, args.data)
+    data = ensemble.data
     recipes = {f"{member.recipe}_fold{member.fold}": member.recipe for member in ensemble.members}
     table = calibrated(read_scores(data, ensemble), ensemble)
     home, left_out = out_of_fold(table, ensemble, recipes)

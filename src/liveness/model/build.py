@@ -37,6 +37,20 @@ def build(config: Model, size: int, fits: bool = False) -> Any:
     return model
 
 
+def without_weights(config: Model, size: int, fits: bool = False) -> Any | None:
+    """The model by its shapes alone, on the meta device: random weights would take seconds to draw.
+
+    None where it cannot be built so. Errors as those of ``build``.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return build(config, size, fits)
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
 def _require_fit(name: str, kwargs: dict[str, Any], size: int) -> None:
     """A UserError where the model cannot take images of this size: tried by shape only, without memory."""
     import timm

@@ -23,10 +23,20 @@ MOST_VIEWS = 32
 
 
 def pick_device(local_rank: int = 0) -> Any:
-    """This process's GPU, or the CPU."""
+    """This process's GPU, or the CPU. Whoever computes asks here first, so here the arithmetic is set too."""
     import torch
 
+    set_arithmetic()
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def set_arithmetic() -> None:
+    """The global switches that move the digits of a float32 product on a GPU: one setting for training,
+    out-of-fold scoring and prediction, so that with train.amp=false oof.csv holds what prediction gives."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
 
 
 def autocast(device: Any, enabled: bool = True) -> Any:
