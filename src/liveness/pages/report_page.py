@@ -49,6 +49,7 @@ def page(found: dict, folder: Path) -> str:
         species=species(found["evaluation"]),
         correlation=correlation(found["correlation"]),
         calibration=calibration(found["evaluation"]),
+        withheld=(found["evaluation"].get("calibration") or {}).get("withheld"),
         naive=naive(found["evaluation"].get("naive_gap")),
         shift=shift(found["shift"]),
         search=search(found["search"]),

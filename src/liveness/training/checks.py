@@ -16,7 +16,7 @@ from liveness.config import Model, Recipe, from_dict, to_dict
 from liveness.data.dataset import load_set, split
 from liveness.errors import UserError
 from liveness.model.build import build, parameter_count, without_weights
-from liveness.model.checkpoint import check_pretrained
+from liveness.model.checkpoint import check_pretrained, pretrained_path
 from liveness.training import loop, tracking
 from liveness.training.member import describe, same_run, weights_of
 
@@ -49,6 +49,8 @@ def check_member(
 def _check_model(model: str, size: int, fresh: bool, activations: bool) -> int:
     """The number of parameters, once the model builds, takes images of that size and its pretrained file fits."""
     config = from_dict(Model, json.loads(model), "model")
+    if fresh and config.pretrained:
+        pretrained_path(config)  # before the model is built, which takes seconds
     found = without_weights(config, size) or build(config, size)
     if activations:
         loop.checkpoint_activations(found, config.name)
