@@ -6,11 +6,11 @@
 An ensemble that lists every fold itself is never changed, and needs neither.
 """
 
+import csv
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-
-import pandas as pd
 
 from liveness.config import Ensemble, EnsembleMember, check_cascade, load_ensemble
 from liveness.errors import UserError
@@ -45,7 +45,8 @@ def in_weights(ensemble: Ensemble, data: str = "") -> Ensemble:
     return _spread(ensemble, lambda member: judged.get(member.recipe) or _of_files(folder, member.recipe))
 
 
-def _spread(ensemble: Ensemble, folds_of) -> Ensemble:
+def _spread(ensemble: Ensemble, folds_of: Callable[[EnsembleMember], list[int]]) -> Ensemble:
+    """Every entry with ``folds: all`` as a member for each fold that ``folds_of`` gives it."""
     members: list[EnsembleMember] = []
     for member in ensemble.members:
         folds = folds_of(member) if member.folds else [member.fold]
@@ -57,8 +58,9 @@ def _spread(ensemble: Ensemble, folds_of) -> Ensemble:
 
 def _count_in_set(path: Path) -> int:
     """How many folds a folds.csv has (the holdout, -1, is none)."""
-    folds = pd.to_numeric(pd.read_csv(path, usecols=["fold"]).fold, errors="coerce")
-    return int(folds.max()) + 1 if folds.notna().any() else 0
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        folds = [row.get("fold") or "" for row in csv.DictReader(file)]
+    return max((int(fold) + 1 for fold in folds if fold.isdecimal()), default=0)
 
 
 def _judged(path: Path) -> dict[str, list[int]]:
