@@ -84,6 +84,24 @@ def test_a_restart_that_cannot_train_deletes_nothing_and_one_that_can_begins_ane
     assert contents(run)["config.json"] != before["config.json"]
 
 
+def test_a_start_that_failed_leaves_the_folder_to_the_next(root, monkeypatch):
+    for wrong, words in (
+        (
+            ["-o", *NARROW, "model.pretrained=missing.pth"],
+            r"missing\.pth: pretrained weights missing; run: bash download",
+        ),
+        (["-c", "convnext_xlarg"], "did you mean convnext_xlarge"),
+        (["--data", "../tiny"], "not a plain file name"),
+        (["--data", "mine"], "bash prepare_data.sh mine"),
+        (["-o", *NARROW, "view.kind=face"], r"both live \(1\) and attack \(0\) are needed"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            start(monkeypatch, *wrong)
+        assert "\n" not in str(caught.value)
+    assert [path.name for path in (root / "runs").iterdir()] == ["tiny"]
+    assert (start(monkeypatch, "-o", *NARROW) / "oof.csv").is_file()
+
+
 def test_a_tracker_whose_package_is_missing_is_known_before_anything_goes(root, monkeypatch):
     run = start(monkeypatch, "-o", *NARROW)
     before = contents(run)
