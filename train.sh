@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Train every member of an ensemble, then judge it out of fold and write the report. Finished members are skipped.
+# Train every member of an ensemble, then judge it out of fold and write the report. Finished members are skipped;
+# before the first starts, all are checked: folds, models, pretrained files, options, room on the disk.
 #
-#   bash train.sh [ENSEMBLE] [-o KEY=VALUE ...]        default: zalo2022
+#   bash train.sh [ENSEMBLE] [-o KEY=VALUE ...] [--restart]        default: zalo2022
 #   DATA=mine bash train.sh efficientnet_lite0
 #
 # Reads    configs/ensemble/ENSEMBLE.yaml, data/<set>/ (prepare_data.sh), weights/<pretrained>
 # Writes   runs/<set>/, weights/<set>/<recipe>_fold<k>.safetensors, weights/<set>/ENSEMBLE.json,
-#          result/report.html, result/report.json
+#          result/report_<set>_ENSEMBLE.{html,json}, and the same as result/report.{html,json}
 # Settings DATA (the set; default: the ensemble's), NGPU, NNODES, NODE_RANK, MASTER_ADDR,
 #          DRY_RUN=1 (print the commands), PYTHON
 
@@ -17,14 +18,18 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 ensemble=zalo2022
 case ${1:-} in
   -h | --help) usage; exit ;;
-  -o) ;;
+  -o | --restart) ;;
+  *=*) misuse "override $1 without -o; meant: bash train.sh [ENSEMBLE] -o $*" ;;
   -*) misuse "unknown option $1" ;;
   ?*) ensemble=$1; shift ;;
 esac
-[[ $# == 0 || $1 == -o ]] || misuse "unexpected argument $1"
+[[ ${1:-} != *=* ]] || misuse "override $1 without -o; meant: bash train.sh $ensemble -o $*"
+[[ $# == 0 || $1 == -o || $1 == --restart ]] || misuse "unexpected argument $1"
 
 pick_python
-members=$("$PY" -m liveness.members "$ensemble" ${DATA:+--data "$DATA"})
+check=(--check)
+[[ ${DRY_RUN:-0} != 1 ]] || check=()
+members=$("$PY" -m liveness.members "$ensemble" ${DATA:+--data "$DATA"} "${check[@]}" "$@")
 while read -r recipe fold data <&3; do
   DATA=$data forward bash "$CODE/scripts/train_member.sh" "$recipe" "$fold" "$@"
 done 3<<<"$members"

@@ -4,6 +4,8 @@
 #   bash scripts/train_member.sh RECIPE FOLD [-o KEY=VALUE ...] [--restart]
 #   DATA=nuaa bash scripts/train_member.sh efficientnet_lite0 0 -o train.lr=5e-5
 #
+# FOLD is a number (fold0 is taken for 0). --restart throws away what an earlier run of the member left, once it is
+# known that the new one will train.
 # Settings DATA (the set in data/; default: the recipe's), NGPU, NNODES, NODE_RANK, MASTER_ADDR,
 #          DRY_RUN=1 (print the command), PYTHON
 
@@ -15,7 +17,9 @@ for word in "$@"; do
   [[ $word != -h && $word != --help ]] || { usage; exit; }
 done
 [[ $# -ge 2 ]] || misuse "expected RECIPE FOLD"
-recipe=$1 fold=$2
+recipe=$1 fold=${2#fold}
+[[ $fold =~ ^[0-9]+$ ]] || misuse "FOLD is $2; expected a number, as 0"
 shift 2
+[[ ${1:-} != [a-zA-Z]*=* ]] || misuse "override $1 without -o; meant: bash scripts/train_member.sh $recipe $fold -o $*"
 
 launch liveness.train -c "$recipe" --fold "$fold" ${DATA:+--data "$DATA"} "$@"

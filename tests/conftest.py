@@ -13,7 +13,7 @@ from liveness.files import CODE
 
 # Files that take longest, so that none of them is left to a single worker at the end.
 FIRST = ("pipeline", "prediction_resume", "training", "walks", "demo", "prepare", "training_options", "prediction",
-         "notebooks", "container", "shift")  # fmt: skip
+         "training_checks", "notebooks", "container", "shift")  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

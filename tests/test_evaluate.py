@@ -141,7 +141,41 @@ def test_members_are_calibrated_on_their_own_fold_and_then_blended(ensemble, how
     expected = (parts["convnext_xlarge_fold0"].scores + parts["second_fold0"].scores) / 2
     np.testing.assert_allclose(zero["score"], expected)
     np.testing.assert_allclose(one["score"], parts["convnext_xlarge_fold1"].scores)
-    assert report["calibration"]["raw"]["log_loss"] != report["pooled"]["log_loss"]
+    assert report["calibration"]["raw"]["log_loss"] > report["pooled"]["log_loss"]
+    assert report["calibration"]["withheld"] is None
+
+
+def test_a_calibration_that_makes_the_blend_worse_is_shipped_for_no_member(ensemble, capsys):
+    """Members that are right and sure of it: ten videos of a class do not vouch for 99 %, so a fit takes that back."""
+    from sklearn.metrics import log_loss
+
+    rng = np.random.default_rng(3)
+    folds = pd.read_csv(ensemble / "data" / "tiny" / "folds.csv")
+    truth = {row.filename: abs(row.label - rng.uniform(0.005, 0.02)) for row in folds.itertuples()}
+    for member in ("convnext_xlarge_fold0", "convnext_xlarge_fold1", "second_fold0"):
+        path, table = oof(ensemble, member)
+        table["score"] = table["filename"].map(truth)
+        table.to_csv(path, index=False)
+    evaluate.main(["mix"])
+    text = capsys.readouterr().out
+    table, found, shipped = results(ensemble)
+    prior, parts = table["label"].mean(), []
+    for fold in (0, 1):  # both members of fold 0 have the same scores
+        own = table[table.fold == fold]
+        fit = calibration.cross_fitted("platt", own[f"convnext_xlarge_fold{fold}"], own["label"], own["group"], prior)
+        parts.append(pd.Series(fit.scores, own.index))
+    calibrated, raw = pd.concat(parts)[table.index], pd.Series(truth)[table.index]
+    with_it, without = log_loss(table["label"], calibrated), log_loss(table["label"], raw)
+    assert with_it > without
+    np.testing.assert_allclose(table["score"], raw)
+    assert shipped["calibration"]["how"] == "none"
+    assert {values["how"] for values in shipped["calibration"]["members"].values()} == {"none"}
+    withheld = found["calibration"]["withheld"]
+    assert withheld["how"] == "platt" and withheld["log_loss"] == pytest.approx(with_it)
+    assert withheld["log_loss_without"] == pytest.approx(without) == pytest.approx(found["pooled"]["log_loss"])
+    assert f"no member is calibrated: platt would raise the blend's log loss out of fold from {without:.3f}" in text
+    operating = read_operating(ensemble / "weights" / "tiny" / "mix.json", list(found["weights"]), "abc")
+    assert operating.calibrate("second_fold0", 0.3) == 0.3
 
 
 def test_a_member_that_cannot_be_calibrated_says_so(ensemble, capsys):

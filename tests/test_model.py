@@ -10,12 +10,13 @@ import torch
 
 from liveness.config import Detector, Model, View, load_recipe, to_dict
 from liveness.convert import convert, convert_state
+from liveness.convert import main as convert_main
 from liveness.data.contract import resize, to_tensor
 from liveness.errors import UserError
 from liveness.files import CODE
 from liveness.media.video import VideoError
 from liveness.model import checkpoint
-from liveness.model.build import build, parameter_count
+from liveness.model.build import build, parameter_count, without_weights
 from liveness.model.score import Scorer
 
 REFERENCE = CODE.parent / "shared" / "data" / "reference"
@@ -227,3 +228,95 @@ def test_a_view_is_value_minus_mean_over_std():
     tensor = to_tensor(pixels, view)
     assert tensor[:, 0, 1].tolist() == pytest.approx([1.0, 3.0, 0.2])
     assert tensor[:, 0, 0].tolist() == pytest.approx([-1.0, -1.0, 0.0])
+
+
+# --- pretrained files of other sizes and from other trainers
+
+SMALLER = {
+    "vit_tiny_patch16_224": ({"depth": 2, "img_size": 64}, {"depth": 2, "img_size": 96}, 96),
+    "swin_tiny_patch4_window7_224": (
+        {"depths": [1, 1, 1, 1], "embed_dim": 24, "img_size": 112},
+        {"depths": [1, 1, 1, 1], "embed_dim": 24, "img_size": 64, "window_size": 4},
+        64,
+    ),
+}
+
+
+@pytest.mark.parametrize("classes", [1000, 2])
+@pytest.mark.parametrize("name", SMALLER)
+def test_weights_of_another_input_size_are_resampled_as_timm_does_it(workspace, name, classes):
+    import timm
+
+    theirs, ours, size = SMALLER[name]
+    path = workspace / "weights" / "other.pth"
+    path.parent.mkdir()
+    torch.manual_seed(1)
+    source = timm.create_model(name, num_classes=classes, **theirs)
+    for key, value in source.named_parameters():
+        if "pos" in key:  # position embeddings start at next to nothing
+            torch.nn.init.normal_(value)
+    torch.save(source.state_dict(), path)
+    overlay = {"file": str(path), "num_classes": classes}
+    expected = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=1, **ours)
+    config = Model(name, ours, "other.pth")
+    model = build(config, size)
+    checkpoint.check_pretrained(without_weights(config, size), config)
+    checkpoint.load_pretrained(model, config)
+    moved = 0
+    for key, value in expected.state_dict().items():
+        if not key.startswith("head"):
+            assert torch.equal(value, model.state_dict()[key]), key
+            moved += key in source.state_dict() and value.shape != source.state_dict()[key].shape
+    assert moved and model(torch.zeros(1, 3, size, size)).shape == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},
+        lambda state: {"epoch": 3, "model": {f"module._orig_mod.{key}": value for key, value in state.items()}},
+        lambda state: {"state_dict": {"model": {f"model.{key}": value for key, value in state.items()}}},
+    ],
+)
+def test_what_wrappers_put_before_every_name_is_left_out_and_told(workspace, wrap):
+    import timm
+
+    kwargs = {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}
+    source = timm.create_model("convnext_tiny", num_classes=2, **kwargs)
+    path = workspace / "weights" / "wrapped.pth"
+    path.parent.mkdir()
+    torch.save(wrap(source.state_dict()), path)
+    config = Model("convnext_tiny", kwargs, "wrapped.pth")
+    model, told = build(config, 32), []
+    checkpoint.load_pretrained(model, config, say=told.append)
+    for key, value in source.state_dict().items():
+        if not key.startswith("head.fc"):
+            assert torch.equal(value, model.state_dict()[key]), key
+    assert len(told) == 1 and str(path) in told[0] and "before every name left out" in told[0]
+
+
+def test_a_published_checkpoint_behind_a_prefix_converts_too(tmp_path):
+    two_class_checkpoint(tmp_path / "two.pth")
+    state = torch.load(tmp_path / "two.pth", weights_only=True)["model"]
+    torch.save({"model": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "wrapped.pth")
+    recipe = load_recipe("published_large", NARROW)
+    plain, wrapped = (convert_state(tmp_path / name, recipe).state_dict() for name in ("two.pth", "wrapped.pth"))
+    assert all(torch.equal(plain[key], wrapped[key]) for key in plain)
+
+
+def test_a_file_that_is_no_checkpoint_is_one_line_that_says_what_is_in_it(tmp_path):
+    (tmp_path / "empty.pth").write_bytes(b"")
+    torch.save({"epoch": 3, "net": {"w": torch.zeros(1)}}, tmp_path / "net.pth")
+    for name, words in (("empty.pth", "not a checkpoint of plain tensors"), ("net.pth", "it has epoch, net")):
+        with pytest.raises(UserError, match=words):
+            checkpoint.read_state(tmp_path / name)
+
+
+def test_all_originals_are_looked_for_before_the_first_is_converted(workspace, monkeypatch):
+    folder = workspace / "weights" / "zalo2022_published" / "original"
+    folder.mkdir(parents=True)
+    (folder / "convnext_large_fold0.pth").write_bytes(b"not even read")
+    monkeypatch.setattr("sys.argv", ["convert", "zalo2022_published"])
+    with pytest.raises(UserError, match=r"missing: .*large_fold1.*xlarge_fold4.*download_weights\.sh"):
+        convert_main()

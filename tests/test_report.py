@@ -343,9 +343,13 @@ def test_nothing_evaluated_and_half_replaced_files_are_one_line(own):
 
 def test_equal_inputs_give_equal_files(own):
     make(own)
-    first = [(own / "result" / name).read_bytes() for name in ("report.html", "report.json")]
+    names = ("report.html", "report.json")
+    first = [(own / "result" / name).read_bytes() for name in names]
     make(own)
-    assert [(own / "result" / name).read_bytes() for name in ("report.html", "report.json")] == first
+    assert [(own / "result" / name).read_bytes() for name in names] == first
+    # The newest has a name of its own too, which the report of another set or ensemble leaves alone.
+    kept = [(own / "result" / name.replace("report", "report_tiny_mix")) for name in names]
+    assert [path.read_bytes() for path in kept] == first
 
 
 def test_chosen_members_have_a_report_too(own):
@@ -357,6 +361,10 @@ def test_chosen_members_have_a_report_too(own):
     page = Report((own / "result" / "report.html").read_text())
     assert "No thresholds are shipped" in page.text
     assert "python -m liveness.search mix --data tiny" in page.commands  # mix-subset is no ensemble to search
+    assert not (own / "result" / "report_tiny_mix.html").exists()
+    report.main(["mix"])
+    assert "No thresholds are shipped" in (own / "result" / "report_tiny_mix-subset.html").read_text()
+    assert json.loads((own / "result" / "report.json").read_text())["ensemble"] == "mix"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from liveness.errors import UserError
-from liveness.files import CONFIGS
+from liveness.files import CONFIGS, prepared_sets
 
 
 @dataclass
@@ -122,6 +122,7 @@ class Train:
     checkpoint_activations: bool = False  # compute them again in the backward pass: less memory, slower
     reduce: str = "float32"  # float32 | bf16: what gradients are summed over the GPUs in
     workers: int = 4  # loader processes per training process
+    keep_state: bool = False  # keep last.pt when the member is finished: 16 bytes per parameter
     seed: int = 69
 
 
@@ -195,6 +196,7 @@ class Recipe:
 class EnsembleMember:
     recipe: str = ""
     fold: int = 0
+    folds: str = ""  # all: instead of fold, a member for every fold that the set has (model/ensembles.py)
     weight: float = 1.0
     soup: bool = False  # made by liveness.soup: no file in configs/recipe, its weights describe themselves
 
@@ -301,8 +303,12 @@ def _load(group: str, name: str, overrides: list[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     if name not in names(group):
+        a_set = ""
+        if group == "ensemble" and name in prepared_sets():
+            a_set = f"; {name} is a prepared set: DATA={name} bash train.sh ENSEMBLE"
         raise UserError(
-            f"no {group} {name!r} in configs/{group}: there are {', '.join(names(group))}{nearest(name, names(group))}"
+            f"no {group} {name!r} in configs/{group}: there are {', '.join(names(group))}"
+            f"{nearest(name, names(group))}{a_set}"
         )
     store = ConfigStore.instance()
     for schema_name, schema in SCHEMAS.items():
@@ -510,9 +516,13 @@ def _check_ensemble(ensemble: Ensemble) -> None:
         f"{where}: calibration={ensemble.calibration!r}; expected one of {', '.join(hows)}",
     )
     _require(len(ensemble.members) > 0, f"{where}: members is empty; expected a list of recipe, fold, weight")
-    seen = set()
+    seen: set[tuple[str, int]] = set()
+    whole = [member.recipe for member in ensemble.members if member.folds]
     for member in ensemble.members:
         key = (member.recipe, member.fold)
+        _require(member.folds in ("", "all"), f"{where}: folds: {member.folds} of {member.recipe}; expected all")
+        twice = whole.count(member.recipe) > 1 or (member.recipe in whole and not member.folds)
+        _require(not twice, f"{where}: {member.recipe} is listed beside its own folds: all")
         _require(key not in seen, f"{where}: {member.recipe} fold {member.fold} is listed twice")
         seen.add(key)
         _require(member.weight > 0, f"{where}: weight {member.weight} of {member.recipe}; expected above 0")
@@ -521,10 +531,14 @@ def _check_ensemble(ensemble: Ensemble) -> None:
             f"{where}: no recipe {member.recipe!r} in configs/recipe{nearest(member.recipe, names('recipe'))}",
         )
         _require(member.fold >= 0, f"{where}: fold {member.fold} of {member.recipe}; expected 0 or more")
-    _check_cascade(ensemble.cascade, [f"{recipe}:{fold}" for recipe, fold in seen], where)
+    if not whole:  # else it is not known yet which members there are
+        check_cascade(ensemble)
 
 
-def _check_cascade(cascade: Cascade, members: list[str], where: str) -> None:
+def check_cascade(ensemble: Ensemble) -> None:
+    """A UserError unless the cascade is one of the ensemble's members."""
+    cascade, where = ensemble.cascade, f"ensemble {ensemble.name}"
+    members = [f"{member.recipe}:{member.fold}" for member in ensemble.members]
     for entry in cascade.first:
         _require(
             entry in members,

@@ -24,13 +24,18 @@ def main() -> int:
 
     from liveness.model.checkpoint import member_path
 
+    plan = []
     for member in ensemble.members:
+        if member.folds:
+            raise UserError(f"ensemble {ensemble.name}: folds: {member.folds}; expected a fold per member to convert")
         recipe = load_recipe(member.recipe)
         name = f"{recipe.model.name}_fold{member.fold}.pth"
         source = workspace() / "weights" / ensemble.data / "original" / name
-        target = member_path(ensemble.data, member.recipe, member.fold)
-        if not source.is_file():
-            raise UserError(f"{source}: missing; run: bash download_weights.sh {ensemble.name}")
+        plan.append((member, recipe, source, member_path(ensemble.data, member.recipe, member.fold)))
+    missing = [str(source) for _, _, source, _ in plan if not source.is_file()]
+    if missing:  # before the first, each of which takes a while
+        raise UserError(f"missing: {', '.join(missing)}; run: bash download_weights.sh {ensemble.name}")
+    for member, recipe, source, target in plan:
         if target.is_file() and target.stat().st_mtime >= source.stat().st_mtime:
             print(f"{target}: already converted")
             continue
@@ -66,10 +71,20 @@ def convert(source: Path, target: Path, recipe: Recipe, fold: int) -> None:
 def convert_state(source: Path, recipe: Recipe) -> Any:
     """The recipe's model with a two-class checkpoint's weights."""
     from liveness.model.build import build
-    from liveness.model.checkpoint import head_name, load_strictly, read_state, to_one_logit, to_timm_names
+    from liveness.model.checkpoint import (
+        head_name,
+        load_strictly,
+        read_state,
+        to_one_logit,
+        to_timm_names,
+        without_prefixes,
+    )
 
     model = build(recipe.model, recipe.view.size)
-    state = to_timm_names(read_state(source), model)
+    state, prefix = without_prefixes(read_state(source), model)
+    if prefix:
+        print(f"{source}: {prefix!r} before every name left out")
+    state = to_timm_names(state, model)
     head = head_name(model)
     if f"{head}.weight" not in state:
         raise UserError(f"{source}: no classifier {head}.weight in it; not a checkpoint of {recipe.model.name}")

@@ -21,6 +21,11 @@ class UserError(Exception):
     """Bad input: one line that says what, where, and what was expected."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Run an entry point and exit: 0 or main's own code, 1 on a UserError, 130 on ctrl-C."""
     for stream in (sys.stdout, sys.stderr):

@@ -4,7 +4,8 @@
     python -m liveness.evaluate zalo2022 --data train --members convnext_large:0 convnext_large:1
 
 A video's score comes only from members that held it out in training, each calibrated on its own
-held-out fold without that video's part of it. Thresholds are chosen on the holdout (fold -1),
+held-out fold without that video's part of it; none is calibrated where that makes the blend's log loss
+worse. Thresholds are chosen on the holdout (fold -1),
 which all members score, or out of fold, then corrected and called approximate. Reads
 configs/ensemble/<name>.yaml, runs/<set>/<recipe>_fold<k>/{oof.csv,config.json} of every member and
 data/<set>/folds.csv (labels_video.csv too, for the attack species). Prints the table and writes
@@ -22,19 +23,20 @@ import json
 import math
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from liveness.config import EnsembleMember, load_ensemble
+from liveness.config import EnsembleMember
 from liveness.data.grouping import grouping_of
-from liveness.data.labels import other_sets, read_table, table_text
+from liveness.data.labels import read_table, table_text
 from liveness.errors import UserError, run
 from liveness.evaluation import calibration, combine, report, search, thresholds
-from liveness.files import plain_name, workspace, write_text
+from liveness.files import unprepared, workspace, write_text
 from liveness.model.checkpoint import digests_of, member_path
+from liveness.model.ensembles import in_set
 
 OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]
 FOLD_COLUMNS = ["filename", "label", "group", "fold"]
@@ -42,14 +44,14 @@ FOLD_COLUMNS = ["filename", "label", "group", "fold"]
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    ensemble = load_ensemble(args.ensemble)
-    data = plain_name(args.data or ensemble.data, "--data")
+    ensemble = in_set(args.ensemble, args.data)
+    data = ensemble.data
     members = chosen_members(ensemble.members, args.members)
     name = f"{args.ensemble}-subset" if args.members else args.ensemble
     folds = read_folds(workspace() / "data" / data / "folds.csv")
     require_runs(data, members)
     trained, data_hash = read_members(data, members)
-    judged = judge(folds, trained, ensemble.calibration)
+    judged = judge_shipped(folds, trained, ensemble.calibration)
     species = read_species(data, judged.table)
     groups_are = grouping_of(workspace() / "data" / data)
     summary = measured(judged, species, groups_are, f"{args.ensemble} on {data}")
@@ -58,9 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     summary = about | summary
     basis = thresholds.basis(judged.table, judged.calibrated, judged.weights, species)
     summary["operating_points"] = shipped_points(basis, summary)
-    summary["naive_gap"] = naive_gap(folds, trained, data, data_hash, ensemble.calibration)
+    summary["naive_gap"] = naive_gap(folds, trained, data, data_hash, judged.how)
     if args.combinations:
-        summary["combinations"] = compare(folds, trained, ensemble.calibration, judged)
+        summary["combinations"] = compare(folds, trained, judged.how, judged)
         summary["learned_weights"] = learned_weights(trained, judged)
     folder = workspace() / "runs" / data / name
     write_text(folder / "oof_video.csv", table_text(judged.table))
@@ -127,10 +129,7 @@ def integers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
 def read_folds(path: Path) -> pd.DataFrame:
     """folds.csv with whole-number labels and folds, one row per video."""
     if not path.is_file():
-        name = path.parent.name
-        raise UserError(
-            f"{shown(path)}: no such file; prepare the set with: bash prepare_data.sh {name}{other_sets(name)}"
-        )
+        raise UserError(f"{shown(path)}: no such file; {unprepared(path.parent.name)}")
     table = read_table(path, FOLD_COLUMNS)
     if len(table) == 0 or (table["label"] == "").all():
         raise UserError(f"{shown(path)}: no labelled video in it; an evaluation needs labels")
@@ -190,6 +189,7 @@ class Judged:
     how: str  # of calibration
     fits: dict[str, calibration.CrossFitted]
     weights: dict[str, float]
+    withheld: dict | None = None  # of calibration.withheld: the calibration that was asked for and does harm
 
     def out_of_fold(self) -> np.ndarray:
         """Mask of the rows that are not of the holdout."""
@@ -204,6 +204,18 @@ def judge(folds: pd.DataFrame, trained: list[Trained], how: str, frames: str = "
     calibrated = pd.DataFrame({name: fit.scores for name, fit in fits.items()})
     blended = table.assign(score=combine.blend(calibrated, weights).to_numpy())
     return Judged(blended, table["score"], calibrated, how, fits, weights)
+
+
+def judge_shipped(folds: pd.DataFrame, trained: list[Trained], how: str) -> Judged:
+    """``judge`` as it will be shipped: without any calibration where that makes the blend's log loss worse.
+
+    Both log losses are out of fold; a video's calibrated score is from fits that have not seen its part of the fold.
+    """
+    judged = judge(folds, trained, how)
+    rows = judged.out_of_fold() & np.isfinite(judged.raw.to_numpy()) & judged.table["score"].notna().to_numpy()
+    labels, scores = judged.table["label"].to_numpy()[rows], judged.table["score"].to_numpy()[rows]
+    withheld = calibration.withheld(how, labels, judged.raw.to_numpy()[rows], scores)
+    return replace(judge(folds, trained, "none"), withheld=withheld) if withheld else judged
 
 
 def measured(judged: Judged, species: list[str] | None, groups_are: dict, what: str) -> dict:
@@ -221,6 +233,7 @@ def measured(judged: Judged, species: list[str] | None, groups_are: dict, what: 
     labels = judged.table["label"].to_numpy()[scored]
     summary["holdout"] = report.holdout(judged.table[~home].reset_index(drop=True), kept(species, ~home), groups_are)
     summary["calibration"] = report.calibrated(judged.how, judged.fits, labels, judged.raw.to_numpy()[scored])
+    summary["calibration"]["withheld"] = judged.withheld
     return summary
 
 

@@ -36,6 +36,16 @@ ASIDE = ".aside-"
 ABANDONED = 3600.0  # seconds without a write after which a stranger's unlocked side file counts as left behind
 LONGEST_ENDING = 16  # bytes of an ending that the side name keeps; a longer "ending" is part of the name
 _swept: set[str] = set()  # folders in which this process has looked for what dead ones left
+def prepared_sets() -> list[str]:
+    """The sets in data/ that prepare_data.sh has finished, natural order."""
+    return sorted((path.parent.name for path in (workspace() / "data").glob("*/prepare.json")), key=natural_key)
+
+
+def unprepared(name: str) -> str:
+    """What to say where set ``name`` is not prepared: the command, and the sets that are."""
+    there = [other for other in prepared_sets() if other != name]
+    which = f"; prepared sets: {', '.join(there)} (to take one: DATA={there[0]} before the command)" if there else ""
+    return f"{workspace() / 'data' / name}: not prepared; run: bash prepare_data.sh {name}{which}"
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@
 Reads what is there: runs/<set>/<ensemble>/{report.json,oof_video.csv} (python -m liveness.evaluate; needed),
 shift.json (liveness.shift), search.json (liveness.search), weights/<set>/<ensemble>.json,
 runs/<set>/<recipe>_fold<k>/{config.json,runs.json,oof.csv}, data/<set>/{labels_*.csv,frames,faces}.
-Writes result/report.html and result/report.json. Equal inputs give equal files. docs/report.md says what
-is in them.
+Writes result/report_<set>_<ensemble>.html and .json, and the same as result/report.html and .json: the
+newest. Equal inputs give equal files. docs/report.md says what is in them.
 """
 
 import argparse
@@ -30,10 +30,15 @@ def main(argv: list[str] | None = None) -> int:
     found = plain_json(figures(sources))
     text = page(found, sources.data_folder, sources.evaluated)
     result = workspace() / "result"
-    path = result / "report.html"
-    write_text(result / "report.json", json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    write_text(path, text)
-    print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB); its figures: {result / 'report.json'}")
+    values = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    path = result / f"report_{data}_{ensemble}.html"
+    for name in (path.stem, "report"):  # the one that stays, and the newest
+        write_text(result / f"{name}.json", values)
+        write_text(result / f"{name}.html", text)
+    print(
+        f"report: {path} ({path.stat().st_size / 1e6:.1f} MB), its figures: {path.with_suffix('.json')}; "
+        f"the newest is also {result / 'report.html'}"
+    )
     return 0
 
 

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from liveness.config import Ensemble, load_ensemble
+from liveness.config import Ensemble
 from liveness.data.labels import read_table
 from liveness.errors import UserError, run
 from liveness.evaluation import calibration, metrics, report, search
-from liveness.files import find_videos, plain_name, workspace, write_text
+from liveness.files import find_videos, workspace, write_text
+from liveness.model.ensembles import in_set
 
 CLIPS, REPEATS = 5, 3  # how many videos are timed, and how often each
 LEAST = 4  # videos of each class that a comparison needs
@@ -33,10 +34,12 @@ LEAST = 4  # videos of each class that a comparison needs
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    ensemble = load_ensemble(args.ensemble)
-    data = plain_name(args.data or ensemble.data, "--data")
+    ensemble = in_set(args.ensemble, args.data)
+    data = ensemble.data
     recipes = {f"{member.recipe}_fold{member.fold}": member.recipe for member in ensemble.members}
-    table = calibrated(read_scores(data, ensemble), ensemble)
+    table, about = read_scores(data, ensemble), evaluated(data, ensemble.name)
+    ensemble.calibration = about.pop("calibration") or ensemble.calibration
+    table = calibrated(table, ensemble)
     home, left_out = out_of_fold(table, ensemble, recipes)
     held = holdout(table, ensemble)
     costs, device = read_costs(args.milliseconds, recipes) if args.milliseconds else measure(ensemble, data)
@@ -44,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         "version": 1,
         "ensemble": args.ensemble,
         "data": data,
-        **evaluated(data, ensemble.name),
+        **about,
         "costs": {
             "device": device,
             "decode": costs.decode,
@@ -107,11 +110,12 @@ def read_scores(data: str, ensemble: Ensemble) -> pd.DataFrame:
 
 
 def evaluated(data: str, name: str) -> dict:
-    """What the scores are of, as the evaluation has noted it: state of the data, members' weights."""
+    """What the evaluation has noted of its scores: state of the data, members' weights, how they are calibrated."""
     path = workspace() / "runs" / data / name / "report.json"
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        return {key: report[key] for key in ("data_hash", "weights_sha256")}
+        how = str((report.get("calibration") or {}).get("how", ""))
+        return {"calibration": how} | {key: report[key] for key in ("data_hash", "weights_sha256")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         again = f"python -m liveness.evaluate {name} --data {data}"
         raise UserError(

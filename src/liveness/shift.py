@@ -36,6 +36,7 @@ from liveness.evaluation.intervals import FEW_GROUPS
 from liveness.files import plain_name, workspace, write_text, written_aside
 from liveness.media.stress import CLEAN, SEVERITIES, STRESSORS, Stress, all_stresses
 from liveness.model.checkpoint import digests_of, member_path
+from liveness.model.ensembles import in_set
 from liveness.prediction.operating import Operating, read_operating
 
 SEED = 1
@@ -132,7 +133,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def chosen(args: argparse.Namespace) -> tuple[list[System], list[EnsembleMember]]:
     """What is judged, and every member that this needs, once."""
-    members = load_ensemble(args.ensemble).members if args.ensemble else []
+    ensemble = in_set(args.ensemble, args.data) if args.ensemble else Ensemble(data=args.data)
+    members = ensemble.members
     if args.members:
         known = {(member.recipe, member.fold): member for member in members}
         wanted = [read_member(text) for text in dict.fromkeys(args.members)]
@@ -143,7 +145,7 @@ def chosen(args: argparse.Namespace) -> tuple[list[System], list[EnsembleMember]
     name = args.ensemble or "members"
     systems = [system(f"{name}-subset" if args.members else name, members, shipped=not args.members)]
     if args.against:
-        others = load_ensemble(args.against).members
+        others = in_set(args.against, ensemble.data).members
         systems.append(system(args.against, others, shipped=True))
         members = list({(m.recipe, m.fold): m for m in [*members, *others]}.values())
     return systems, members

@@ -157,13 +157,18 @@ def mean_of(states: list[dict[str, Any]]) -> dict[str, Any]:
 def make(parts: list[Ingredient], data: str, fold: int, name: str, greedy: bool) -> None:
     """Judge the soup on the fold that its ingredients held out, and write it as a member."""
     from liveness.data.dataset import load_set
+    from liveness.model.checkpoint import member_path
     from liveness.model.score import pick_device
+    from liveness.training.checks import require_room
     from liveness.training.member import finish, with_holdout
 
     recipe = from_dict(Recipe, parts[0].description["recipe"], parts[0].name)
     recipe.name = name
     folder = workspace() / "runs" / data / f"{name}_fold{fold}"
-    refuse_training(folder)
+    weights = member_path(data, name, fold)
+    refuse_training(folder, weights)
+    for place in (folder, weights.parent):
+        require_room(place, sum(value.nbytes for value in parts[0].state.values()))
     prepared = load_set(data, recipe.frames)
     if prepared.digest != parts[0].description.get("data_hash"):
         raise UserError(f"data/{data} changed since {parts[0].name} was trained; train the ingredients again")
@@ -177,20 +182,24 @@ def make(parts: list[Ingredient], data: str, fold: int, name: str, greedy: bool)
     if crossed:
         about["cross_fitted"] = [[parts[i].name for i in choice] for choice in crossed]
     described = {"recipe": to_dict(recipe), "fold": fold, "data": data, "data_hash": prepared.digest, "soup": about}
-    write_text(folder / "config.json", json.dumps(described, indent=1, sort_keys=True) + "\n")
     model = build_with(recipe, mean_of([parts[i].state for i in chosen]))
     oof = with_holdout(oof, model, pick_device(), prepared, recipe)
+    write_text(folder / "config.json", json.dumps(described, indent=1, sort_keys=True) + "\n")  # all is scored by now
     finish(model, oof, prepared, described, folder)
     print(f"{name} fold {fold} of {data}: the mean of {', '.join(used)}")
     for title, table in (*((part.name, score([i])) for i, part in enumerate(parts)), (name, oof)):
         print(f"  {title}: {figures(table, recipe.combine)}")
 
 
-def refuse_training(folder: Path) -> None:
-    """A UserError where the folder holds a trained member's run."""
+def refuse_training(folder: Path, weights: Path) -> None:
+    """A UserError where a trained member's run or its weights lie where the soup's would."""
+    from liveness.model.checkpoint import describe_member
+
     path = folder / "config.json"
     if path.is_file() and "soup" not in json.loads(path.read_text(encoding="utf-8")):
         raise UserError(f"{folder} holds a training; give the soup another --name")
+    if weights.is_file() and "soup" not in describe_member(weights):
+        raise UserError(f"{weights} is a trained member; give the soup another --name")
 
 
 def build_with(recipe: Recipe, state: dict[str, Any]) -> Any:

@@ -6,11 +6,12 @@
 that flatters. Such a member goes by <recipe>_naive, with its weights in weights/<set>/naive/.
 
 Reads   data/<set>/ (prepare_data.sh) and weights/<pretrained>.
-Writes  runs/<set>/<recipe>_fold<k>/: config.json, last.pt (resume), metrics.csv, oof.csv
+Writes  runs/<set>/<recipe>_fold<k>/: config.json, metrics.csv, oof.csv; last.pt (resume) until it is finished
         weights/<set>/<recipe>_fold<k>.safetensors
 
 A run that was stopped continues: after SIGTERM or ctrl-C from the very step, after a crash from the
 last whole epoch; both end with the bytes of an undisturbed run. A finished run is left as it is.
+--restart throws an earlier run away, once all that can be known says that the new one will train.
 Under torchrun every process trains on its part of each global batch, and rank 0 writes.
 """
 
@@ -26,18 +27,26 @@ from typing import Any
 
 from liveness.config import load_recipe
 from liveness.errors import UserError, run
-from liveness.files import plain_name, workspace
+from liveness.files import plain_name, unprepared, workspace
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m liveness.train", description="Train one member.")
     parser.add_argument("-c", "--config", required=True, metavar="RECIPE", help="a name in configs/recipe")
-    parser.add_argument("--fold", type=int, required=True, metavar="K", help="the fold that is held out")
+    parser.add_argument("--fold", type=fold_number, required=True, metavar="K", help="the fold that is held out")
     parser.add_argument("--data", metavar="SET", help="the prepared set in data/ (default: the recipe's)")
     parser.add_argument("-o", "--override", nargs="+", default=[], action="extend", metavar="KEY=VALUE")
     parser.add_argument("--naive", action="store_true", help="fold K of a split that knows no persons (see above)")
     parser.add_argument("--restart", action="store_true", help="throw away what an earlier run left")
     return parser.parse_args()
+
+
+def fold_number(text: str) -> int:
+    """``0``; also as the files say it: ``fold0``."""
+    digits = text.removeprefix("fold")
+    if not digits.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number, as 0")
+    return int(digits)
 
 
 def main() -> int:
@@ -46,27 +55,36 @@ def main() -> int:
     recipe = load_recipe(arguments.config, arguments.override)
     name = plain_name(arguments.data or recipe.data, "DATA")
     if not (workspace() / "data" / name / "folds.csv").is_file():
-        raise UserError(f"{workspace() / 'data' / name}: not prepared; run: bash prepare_data.sh {name}")
+        raise UserError(unprepared(name))
     if arguments.naive:
         recipe.name += "_naive"
     folder = workspace() / "runs" / name / f"{recipe.name}_fold{arguments.fold}"
 
     from liveness import distributed
+    from liveness.training.checks import check_member
     from liveness.training.member import memory_told, train_member
 
     rank, _, _ = distributed.start()
     try:
         with _only_run(folder, rank):
+            check_member(recipe, arguments.fold, name, folder, arguments.naive, arguments.restart)
+            distributed.barrier()  # every rank has found that it can train; only then
             if arguments.restart and rank == 0:
-                for path in folder.iterdir():
-                    if path.name != "lock":
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _clear(folder)
             distributed.barrier()
             with memory_told(recipe):
                 train_member(recipe, arguments.fold, name, folder, arguments.naive)
     finally:
         distributed.stop()
     return 0
+
+
+def _clear(folder: Path) -> None:
+    """Throw away what an earlier run left, but for the lock that is held. What says whose run it is goes last: killed
+    in between, another recipe must not continue from what is left."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
+        if path.name != "lock":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 class _only_run:

@@ -18,10 +18,10 @@ from liveness.config import Data, FramePlan, View, from_dict, to_dict
 from liveness.data.augment import Policy, seed_of
 from liveness.data.contract import cut, to_tensor, views_of
 from liveness.data.folds import digest_of_set
-from liveness.data.labels import other_sets, read_table, table_text
+from liveness.data.labels import read_table, table_text
 from liveness.errors import UserError
 from liveness.evaluation.combine import HOLDOUT
-from liveness.files import workspace
+from liveness.files import unprepared, workspace
 from liveness.media.faces import Face
 from liveness.media.video import VideoError, choose_frames, jpeg_decode
 
@@ -59,9 +59,7 @@ def load_set(name: str, plan: FramePlan, naive: bool = False) -> PreparedSet:
     folder = workspace() / "data" / name
     missing = [table for table in TABLES if not (folder / table).is_file()]
     if missing:
-        raise UserError(
-            f"{folder}: not prepared ({', '.join(missing)} missing); run: bash prepare_data.sh {name}{other_sets(name)}"
-        )
+        raise UserError(f"{unprepared(name)} (missing there: {', '.join(missing)})")
     texts = {table: table_text(read_table(folder / table, columns)) for table, columns in COLUMNS.items()}
     strings = {"filename": str, "video_id": str, "status": str, "reason": str, "group": str, "species": str}
     read = {
@@ -117,7 +115,10 @@ def split(prepared: PreparedSet, fold: int, view: View) -> tuple[pd.DataFrame, l
     """Frames to train on (labelled, neither in ``fold`` nor in the holdout, with a face where the view
     needs one), and the file names of the fold's videos. A UserError where a side is empty or has one class."""
     if not 0 <= fold < prepared.n_folds:
-        raise UserError(f"fold {fold}: data/{prepared.name}/folds.csv has the folds 0 to {prepared.n_folds - 1}")
+        raise UserError(
+            f"fold {fold}: data/{prepared.name}/folds.csv has the folds 0 to {prepared.n_folds - 1} (an ensemble takes "
+            "those that there are with folds: all, as efficientnet_lite0 does)"
+        )
     labelled = prepared.videos[prepared.videos.label.notna()]
     others = (prepared.frames.fold != fold) & (prepared.frames.fold != HOLDOUT)
     train = prepared.frames[others & prepared.frames.label.notna()]

@@ -16,6 +16,7 @@ import pandas as pd
 
 from liveness.errors import UserError
 from liveness.evaluation.combine import HOLDOUT, logit, sigmoid
+from liveness.evaluation.metrics import log_loss
 
 HOWS = ("none", "temperature", "platt", "isotonic")
 LEAST = 5  # videos of each class that a fit needs; with fewer the scores stay as they are
@@ -196,6 +197,17 @@ def calibrate(how: str, scores: pd.DataFrame, table: pd.DataFrame, folds: dict[s
         whole[mine] = fitted.scores
         found[name] = CrossFitted(fitted.calibration, whole, fitted.parted)
     return found
+
+
+def withheld(how: str, labels: np.ndarray, raw: np.ndarray, calibrated: np.ndarray) -> dict | None:
+    """Why a calibration is not to be used, by the blend's log loss without and with it; None where it does no harm.
+
+    labels, raw, calibrated: of the same videos, out of fold; ``calibrated`` cross-fitted.
+    """
+    if how == "none" or not labels.size:
+        return None
+    before, after = log_loss(labels, raw), log_loss(labels, calibrated)
+    return {"how": how, "log_loss": after, "log_loss_without": before} if after > before else None
 
 
 def _parts(labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, str]:

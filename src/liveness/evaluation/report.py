@@ -272,6 +272,12 @@ def render(summary: dict, title: str) -> str:
 def _calibration(found: dict, pooled: dict) -> list[str]:
     """What was done to the members' scores, and for which members nothing or less could be done."""
     raw = found["raw"]
+    if found.get("withheld"):
+        lost = found["withheld"]
+        return [
+            f"  no member is calibrated: {lost['how']} would raise the blend's log loss out of fold from "
+            f"{plain(lost['log_loss_without'])} to {plain(lost['log_loss'])}"
+        ]
     if found["how"] == "none":
         return ["  members' scores are blended as they are (calibration: none)"]
     lines = [

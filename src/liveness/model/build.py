@@ -3,7 +3,7 @@
 from typing import Any
 
 from liveness.config import Model, nearest
-from liveness.errors import UserError
+from liveness.errors import UserError, first_line
 
 
 def build(config: Model, size: int, fits: bool = False) -> Any:
@@ -23,7 +23,7 @@ def build(config: Model, size: int, fits: bool = False) -> Any:
     try:
         model = timm.create_model(config.name, pretrained=False, num_classes=1, **kwargs)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise UserError(f"model {config.name} with {kwargs}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"model {config.name} with {kwargs}: {first_line(error)}") from error
     expected = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if expected is not None and getattr(model.patch_embed, "strict_img_size", False) and max(expected) != size:
         raise UserError(
@@ -35,6 +35,20 @@ def build(config: Model, size: int, fits: bool = False) -> Any:
     if config.freeze_norm:
         freeze_norm(model)
     return model
+
+
+def without_weights(config: Model, size: int, fits: bool = False) -> Any | None:
+    """The model by its shapes alone, on the meta device: random weights would take seconds to draw.
+
+    None where it cannot be built so. Errors as those of ``build``.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return build(config, size, fits)
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
 def _require_fit(name: str, kwargs: dict[str, Any], size: int) -> None:
@@ -49,7 +63,7 @@ def _require_fit(name: str, kwargs: dict[str, Any], size: int) -> None:
     except NotImplementedError:
         return  # an operation without a shape-only form; the first batch will tell
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"model {name} cannot take view.size={size}: {str(error).splitlines()[0][:160]}") from error
+        raise UserError(f"model {name} cannot take view.size={size}: {first_line(error)[:160]}") from error
 
 
 def _calm_head(model: Any) -> None:

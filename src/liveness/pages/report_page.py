@@ -55,6 +55,7 @@ def page(found: dict, folder: Path, evaluated: str) -> str:
         parts=parts(found["evaluation"]),
         species=species(found["evaluation"]),
         calibration=calibration(found["evaluation"]),
+        withheld=(found["evaluation"].get("calibration") or {}).get("withheld"),
         **optional,
         lacking=lacking(optional),
         evaluated=evaluated,

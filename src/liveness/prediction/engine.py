@@ -89,8 +89,10 @@ def load_members(ensemble: Ensemble, data: str = "", memory: str = "resident", p
 def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> LoadedEnsemble:
     """An ensemble by its files' own descriptions, checked; no weights are read yet."""
     from liveness.model.checkpoint import describe_member, member_path
+    from liveness.model.ensembles import in_weights
 
     data = data or ensemble.data
+    ensemble = in_weights(ensemble, data)
     paths = {(m.recipe, m.fold): member_path(data, m.recipe, m.fold) for m in ensemble.members}
     missing = [path for path in paths.values() if not path.is_file()]
     if missing:

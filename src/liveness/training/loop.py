@@ -26,6 +26,7 @@ from liveness.errors import UserError
 from liveness.files import written_aside
 from liveness.model.losses import sample_losses
 from liveness.model.score import autocast, half_type
+from liveness.training import passing
 from liveness.training.schedule import ema_decay, learning_rate
 
 
@@ -43,7 +44,7 @@ class State:
     lr: float  # the highest
     class_weights: tuple[float, float] = (1.0, 1.0)  # of attack and of live samples
     step: int = 0  # finished optimiser steps
-    loss: float = 0.0  # sums over this epoch so far, of this rank
+    loss: float = 0.0  # sums over this epoch so far, of all ranks
     samples: int = 0
     history: list[dict] = field(default_factory=list)  # rows of metrics.csv
     best: dict[str, Any] | None = None  # with select=logloss: epoch, logloss and weights of the best epoch
@@ -90,11 +91,8 @@ def start(model: Any, recipe: Recipe, device: Any, steps_per_epoch: int, lr: flo
     config = recipe.train
     drop_path = replace_drop_path(model)
     if config.checkpoint_activations:
-        _checkpoint_activations(model, recipe.model.name)
+        checkpoint_activations(model, recipe.model.name)
     model.to(device, memory_format=torch.channels_last)  # 2 to 3 times as fast, on CPUs as well
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
     optimizer = create_optimizer_v2(
         model,
         opt="adamw",
@@ -110,7 +108,8 @@ def start(model: Any, recipe: Recipe, device: Any, steps_per_epoch: int, lr: flo
     return State(model, ema, optimizer, torch.amp.GradScaler(enabled=half), device, steps_per_epoch, drop_path, lr)
 
 
-def _checkpoint_activations(model: Any, name: str) -> None:
+def checkpoint_activations(model: Any, name: str) -> None:
+    """Keep no activations; a UserError where the model does not know how."""
     try:
         model.set_grad_checkpointing(True)
     except (AttributeError, AssertionError) as error:
@@ -119,7 +118,7 @@ def _checkpoint_activations(model: Any, name: str) -> None:
 
 def save(state: State, path: Path) -> None:
     """Write last.pt: all that resume needs, whole or not at all. For rank 0: the ranks' states are
-    equal after a step (the running loss apart, which is only for display)."""
+    equal after a step."""
     import torch
 
     require_finite(state)
@@ -174,8 +173,7 @@ def resume(state: State, path: Path) -> None:
     state.scaler.load_state_dict(content["scaler"])
     state.step, state.history, state.best = content["step"], content["history"], content["best"]
     state.unjudged = content.get("unjudged")
-    if distributed.rank() == 0:
-        state.loss, state.samples = content["loss"], content["samples"]
+    state.loss, state.samples = content["loss"], content["samples"]
 
 
 def saved_lr(path: Path) -> float:
@@ -199,11 +197,16 @@ def count_steps(n: int, config: Train) -> int:
     return max(1, n // config.batch)
 
 
+def require_share(n: int, config: Train, world: int) -> None:
+    """A UserError where a process would get nothing of a batch of ``n`` samples."""
+    if min(config.batch, n) < world:
+        raise UserError(f"a global batch of {min(config.batch, n)} cannot be dealt to {world} processes; lower NGPU")
+
+
 def shares(n: int, config: Train, first_step: int) -> list[Share]:
     """This rank's shares of all steps from ``first_step`` to the end of training, in order."""
     rank, world = distributed.rank(), distributed.size()
-    if min(config.batch, n) < world:
-        raise UserError(f"a global batch of {min(config.batch, n)} cannot be dealt to {world} processes; lower NGPU")
+    require_share(n, config, world)
     plan, step = [], 0
     for epoch in range(config.epochs):
         for batch in batches(n, config.batch, config.seed, epoch):
@@ -257,14 +260,19 @@ def samples(frames: TrainingFrames, plan: list[Share], config: Train, device: An
     """
     from torch.utils.data import DataLoader
 
+    gpu = device.type == "cuda"
+    each = passing.bytes_of_batch(min(config.batch_per_process, config.batch, len(frames)), frames.policy.view)
+    workers, pipes = passing.way(config.workers, each)
     loader = DataLoader(
         frames,
         batch_sampler=[share.keys for share in plan],
-        num_workers=config.workers,
-        pin_memory=device.type == "cuda",
+        num_workers=workers,
+        pin_memory=gpu and not pipes,
+        collate_fn=passing.pack_batch if pipes else None,
         worker_init_fn=quiet_worker,
     )
-    return iter(zip(plan, loader, strict=True))
+    made = iter(loader)  # the workers begin now
+    return zip(plan, (passing.unpack_batch(batch, gpu) for batch in made) if pipes else made, strict=True)
 
 
 def quiet_worker(_: int) -> None:
@@ -313,8 +321,7 @@ def _run_epoch(
                 return None
     _require_finite_loss(pending, state.step)
     require_finite(state)
-    seen = (losses[1].item() - before) * distributed.size()
-    distributed.total(losses)
+    seen = losses[1].item() - before
     state.loss, state.samples = 0.0, 0
     seconds = time.monotonic() - started
     return {
@@ -340,7 +347,11 @@ def _gauges(losses: Any, lr: float, device: Any) -> dict[str, str]:
 
 
 def run_step(state: State, model: Any, arriving: Iterator, config: Train, lr: float) -> Any:
-    """One optimiser step of a global batch. Returns this rank's sum of losses and number of samples."""
+    """One optimiser step of a global batch. Returns its sum of losses and number of samples, on every rank.
+
+    Summed over the ranks at once and not at the epoch's end: rank 0 may leave after any step, alone, and what
+    it saves has to hold the others' share.
+    """
     import torch
 
     losses = torch.zeros(2, dtype=torch.float64, device=state.device)
@@ -351,7 +362,7 @@ def run_step(state: State, model: Any, arriving: Iterator, config: Train, lr: fl
         losses += torch.stack([loss.sum(), loss.new_tensor(len(loss))])
         last = share.last
     _apply(state, config, lr)
-    return losses
+    return distributed.total(losses)
 
 
 def _forward_backward(state: State, model: Any, share: Share, images: Any, labels: Any, config: Train) -> Any:

@@ -33,12 +33,12 @@ from liveness.model.build import build, parameter_count
 from liveness.model.checkpoint import load_pretrained, member_path, save_member
 from liveness.model.losses import class_weights
 from liveness.model.score import Scorer, pick_device, share_of_cores, use_all_cores
-from liveness.training import loop, range_test, tracking
+from liveness.training import loop, passing, range_test, tracking
 
 STOPPED = 143  # exit code after SIGTERM or ctrl-C: 128 + 15
 OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]
 # Of a recipe: what may differ between two starts of one run without changing what is trained.
-FREE = ("recipe.train.workers", "recipe.tracker")
+FREE = ("recipe.train.workers", "recipe.train.keep_state", "recipe.tracker")
 
 
 def train_member(recipe: Recipe, fold: int, name: str, folder: Path, naive: bool = False) -> None:
@@ -51,13 +51,13 @@ def train_member(recipe: Recipe, fold: int, name: str, folder: Path, naive: bool
     use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     prepared = load_set(name, recipe.frames, naive)
     rows, held_out = split(prepared, fold, recipe.view)
-    described = {"recipe": to_dict(recipe), "fold": fold, "data": name, "data_hash": prepared.digest}
-    if naive:
-        described["naive"] = True
-    weights, last = _weights(described), folder / "last.pt"
+    described = describe(recipe, fold, prepared, naive)
+    weights, last = weights_of(described), folder / "last.pt"
     title = f"{recipe.name} fold {fold} of {name}"
-    if _same_run(folder, described, weights):
+    if same_run(folder, described, weights):
         say(f"{title}: already trained, {weights}")
+        if rank == 0:
+            _drop_state(recipe, last)
         return
     device = pick_device(int(os.environ.get("LOCAL_RANK", "0")))
     log, close = (lambda row: None), (lambda: None)
@@ -97,9 +97,22 @@ def train_member(recipe: Recipe, fold: int, name: str, folder: Path, naive: bool
     oof = with_holdout(oof, model, device, prepared, recipe)
     if rank == 0:
         finish(model, oof, prepared, described | {"epoch": state.kept_epoch, "lr": state.lr}, folder)
+        _drop_state(recipe, last)
         close()
     distributed.barrier()
     say(f"{title}: {weights}")
+
+
+def describe(recipe: Recipe, fold: int, prepared: PreparedSet, naive: bool) -> dict[str, Any]:
+    """What a run is: config.json, and the beginning of the member's description."""
+    described = {"recipe": to_dict(recipe), "fold": fold, "data": prepared.name, "data_hash": prepared.digest}
+    return described | ({"naive": True} if naive else {})
+
+
+def _drop_state(recipe: Recipe, last: Path) -> None:
+    """A finished member needs no last.pt, four times its size; killed just before, the next start comes here too."""
+    if not recipe.train.keep_state:
+        last.unlink(missing_ok=True)
 
 
 def find_lr(recipe: Recipe, fold: int, name: str, folder: Path) -> float:
@@ -108,7 +121,7 @@ def find_lr(recipe: Recipe, fold: int, name: str, folder: Path) -> float:
     prepared = load_set(name, recipe.frames)
     rows, _ = split(prepared, fold, recipe.view)
     frames, model = _fresh(recipe, prepared, rows)
-    load_pretrained(model, recipe.model)
+    load_pretrained(model, recipe.model, say=_whisper)
     with memory_told(recipe):
         return range_test.choose(model, frames, recipe, pick_device(), folder)
 
@@ -140,7 +153,7 @@ def _start(recipe: Recipe, prepared: PreparedSet, rows: Any, last: Path, device:
     frames, model = _fresh(recipe, prepared, rows)
     fresh = not last.is_file()
     if fresh:
-        load_pretrained(model, recipe.model)
+        load_pretrained(model, recipe.model, say=_whisper)
     lr = recipe.train.lr
     if lr == "auto":
         lr = range_test.choose(model, frames, recipe, device, last.parent) if fresh else loop.saved_lr(last)
@@ -152,6 +165,11 @@ def _start(recipe: Recipe, prepared: PreparedSet, rows: Any, last: Path, device:
     if not fresh:
         loop.resume(state, last)
     return state, frames
+
+
+def _whisper(text: str) -> None:
+    if distributed.rank() == 0:
+        print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def _summary(recipe: Recipe, state: Any, rows: Any, held_out: list[str]) -> str:
@@ -220,13 +238,13 @@ class _Signals:
         self.came = True
 
 
-def _weights(described: dict) -> Path:
+def weights_of(described: dict) -> Path:
     """Where a member's weights go: weights/<set>/, those of naive folds into naive/ there."""
     data = f"{described['data']}/naive" if described.get("naive") else described["data"]
     return member_path(data, described["recipe"]["name"], described["fold"])
 
 
-def _same_run(folder: Path, described: dict, weights: Path) -> bool:
+def same_run(folder: Path, described: dict, weights: Path) -> bool:
     """Whether this very run is finished. A run of another recipe or data is a UserError."""
     record = folder / "config.json"
     if record.is_file():
@@ -274,16 +292,20 @@ def score_held_out(
     scorer = Scorer(model, device, recipe.train.amp)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     mine = list(range(distributed.rank(), len(videos), distributed.size()))
+    most = max((len(rows) for rows in videos.rows.values()), default=0)
+    each = passing.bytes_of_batch(most * passing.views_per_frame(recipe.view), recipe.view)
+    workers, pipes = passing.way(recipe.train.workers, each)
     loader = DataLoader(
         Subset(videos, mine),
         batch_size=None,
-        num_workers=recipe.train.workers,
-        collate_fn=lambda item: item,
+        num_workers=workers,
+        collate_fn=passing.pack_video if pipes else passing.as_it_is,
         worker_init_fn=loop.quiet_worker,
     )
     scored: list[tuple[str, int, float]] = []
     with torch.random.fork_rng(devices=[]):  # the loader draws a seed; training must not notice
-        videos_of_mine = (((name, frame_ids), views, len(frame_ids)) for name, frame_ids, views in loader)
+        arriving = map(passing.unpack_video, loader) if pipes else loader
+        videos_of_mine = (((name, frame_ids), views, len(frame_ids)) for name, frame_ids, views in arriving)
         for (name, frame_ids), scores in scorer.stream(videos_of_mine, share_of_cores(processes)):
             scored += [(name, frame_id, float(score)) for frame_id, score in zip(frame_ids, scores, strict=True)]
             if stopping():
@@ -339,7 +361,9 @@ def finish(model: Any, oof: pd.DataFrame, prepared: PreparedSet, described: dict
     of_fold = oof[oof.fold == described["fold"]]
     figures = {key: value if math.isfinite(value) else None for key, value in _figures(of_fold, recipe).items()}
     contract = make_contract(recipe, prepared.data, prepared.detector_sha256)
-    path = _weights(described)
+    path = weights_of(described)
     held_out = {"videos": of_fold.filename.nunique(), **figures}
-    save_member(path, model.state_dict(), {**described, "contract": contract, "held_out": held_out})
+    # How many folds there are: a member that is lost is missed then, where an ensemble takes all of them.
+    described = {**described, "folds": prepared.n_folds, "contract": contract, "held_out": held_out}
+    save_member(path, model.state_dict(), described)
     _write_table(folder / "oof.csv", oof)

@@ -50,8 +50,8 @@ def measure(model: Any, frames: TrainingFrames, recipe: Recipe, device: Any, ste
     arriving = loop.samples(frames, loop.shares(len(frames), config, 0), config, device)
     rates, losses = [], []
     for rate in np.geomspace(LOWEST, HIGHEST, steps):
-        sums = distributed.total(loop.run_step(state, wrapped, arriving, config, float(rate)))
-        if not torch.isfinite(sums[0]):  # summed over the ranks, so that all of them stop here
+        sums = loop.run_step(state, wrapped, arriving, config, float(rate))
+        if not torch.isfinite(sums[0]):  # of all ranks, so that all of them stop here
             break
         rates.append(float(rate))
         losses.append((sums[0] / sums[1]).item())

@@ -5,6 +5,7 @@ comes here. Weights & Biases stays offline unless the environment holds an accou
 says otherwise (WANDB_MODE).
 """
 
+import importlib.util
 import json
 import os
 import platform
@@ -22,8 +23,15 @@ from liveness.machine import cores
 Log = Callable[[dict[str, Any]], None]
 
 
+def require(name: str) -> None:
+    """A UserError where the tracker's package is not installed."""
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise UserError(f"tracker={name}: the package is missing; pip install {name}")
+
+
 def open_tracker(name: str, folder: Path, config: dict[str, Any], title: str) -> tuple[Log, Callable[[], None]]:
     """``log(row of metrics.csv)`` and ``close()`` of the tracker ``none``, ``tensorboard`` or ``wandb``."""
+    require(name)
     if name == "tensorboard":
         return _tensorboard(folder)
     if name == "wandb":
@@ -32,10 +40,8 @@ def open_tracker(name: str, folder: Path, config: dict[str, Any], title: str) ->
 
 
 def _tensorboard(folder: Path) -> tuple[Log, Callable[[], None]]:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError("tracker=tensorboard: the package is missing; pip install tensorboard") from error
+    from torch.utils.tensorboard import SummaryWriter
+
     writer = SummaryWriter(folder / "tensorboard")
 
     def log(row: dict[str, Any]) -> None:
@@ -48,10 +54,8 @@ def _tensorboard(folder: Path) -> tuple[Log, Callable[[], None]]:
 
 
 def _wandb(folder: Path, config: dict[str, Any], title: str) -> tuple[Log, Callable[[], None]]:
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError("tracker=wandb: the package is missing; pip install wandb") from error
+    import wandb
+
     mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
     run = wandb.init(project="liveness", name=title, dir=str(folder), config=config, mode=mode)
     return lambda row: run.log(row, step=row["step"]), run.finish

@@ -1,0 +1,73 @@
+"""All that can be known of a training before it starts: checked before hours are spent, or an earlier run is removed.
+
+    check_member(recipe, 0, "train", folder, restart=True)
+
+Reads what training would read, pretrained files mapped and models by their shapes; writes nothing.
+"""
+
+import json
+import os
+import shutil
+from functools import lru_cache
+from pathlib import Path
+
+from liveness import distributed
+from liveness.config import Model, Recipe, from_dict, to_dict
+from liveness.data.dataset import load_set, split
+from liveness.errors import UserError
+from liveness.model.build import build, parameter_count, without_weights
+from liveness.model.checkpoint import check_pretrained, pretrained_path
+from liveness.training import loop, tracking
+from liveness.training.member import describe, same_run, weights_of
+
+
+def check_member(
+    recipe: Recipe, fold: int, name: str, folder: Path, naive: bool = False, restart: bool = False
+) -> None:
+    """The UserError that training this member would end on, as far as it can be known; nothing where it is finished.
+
+    folder: of its run. restart: what lies there does not count.
+    """
+    prepared = load_set(name, recipe.frames, naive)
+    rows, _ = split(prepared, fold, recipe.view)
+    described = describe(recipe, fold, prepared, naive)
+    weights = weights_of(described)
+    if not restart and same_run(folder, described, weights):
+        return
+    tracking.require(recipe.tracker)
+    loop.require_share(len(rows), recipe.train, distributed.size())
+    fresh = restart or not (folder / "last.pt").is_file()
+    parameters = _check_model(
+        json.dumps(to_dict(recipe.model)), recipe.view.size, fresh, recipe.train.checkpoint_activations
+    )
+    states = 2 if fresh else 1  # a new last.pt is written beside the one before it
+    require_room(folder, states * (16 if recipe.train.ema_half_life else 12) * parameters)
+    require_room(weights.parent, 4 * parameters)
+
+
+@lru_cache(maxsize=8)  # the members of a recipe share it
+def _check_model(model: str, size: int, fresh: bool, activations: bool) -> int:
+    """The number of parameters, once the model builds, takes images of that size and its pretrained file fits."""
+    config = from_dict(Model, json.loads(model), "model")
+    if fresh and config.pretrained:
+        pretrained_path(config)  # before the model is built, which takes seconds
+    found = without_weights(config, size) or build(config, size)
+    if activations:
+        loop.checkpoint_activations(found, config.name)
+    if fresh:
+        check_pretrained(found, config)
+    return parameter_count(found)
+
+
+def require_room(folder: Path, size: int) -> None:
+    """A UserError unless ``size`` more bytes can be written to a folder, which need not be there yet."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise UserError(f"{there}: is a file; expected a folder, for {folder}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{there}: cannot write there; expected a folder for {folder}")
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise UserError(f"{there}: {free / 1e9:.1f} GB free, this training writes {size / 1e9:.1f} GB there; make room")

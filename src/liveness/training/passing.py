@@ -1,0 +1,92 @@
+"""How a loader's workers hand their samples over: through shared memory, or through pipes where that is small.
+
+torch's way is /dev/shm, of which a container has 64 MB unless it was started with --shm-size; a worker that finds
+it full ends the training ("No space left on device", or SIGBUS). Pipes copy every batch twice more and give the
+same numbers.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from liveness import distributed
+from liveness.config import View
+
+SHM = Path("/dev/shm")
+PREFETCH = 2  # torch's own: batches that each worker makes ahead
+LEAST = 1 << 20  # the workers' semaphores lie there too: with less there can be none
+told = False
+
+
+def bytes_of_batch(images: int, view: View) -> int:
+    """A batch of float32 views, in bytes."""
+    return images * 3 * view.size * view.size * 4
+
+
+def views_per_frame(view: View) -> int:
+    """How many views ``contract.views_of`` cuts from a frame."""
+    scales = len(view.scales) if view.kind == "face" else 1
+    return scales * (1 + len(view.crops)) * (2 if view.mirror else 1)
+
+
+def way(workers: int, each: int) -> tuple[int, bool]:
+    """(workers that can be had, whether their batches of ``each`` bytes go through pipes).
+
+    Half of what is free may be filled: the loader of the held-out fold runs beside that of the training.
+    """
+    if not workers or not SHM.is_dir():
+        return workers, False
+    about = os.statvfs(SHM)
+    free = about.f_bavail * about.f_frsize
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    need = (workers * PREFETCH + 2) * each * processes  # made ahead, and in the hands of the training
+    if free < LEAST:
+        _tell(f"{SHM} has {free // 1024} KiB free, too little for loader processes: the samples are made in turn")
+        return 0, False
+    if need <= free / 2:
+        return workers, False
+    _tell(
+        f"{SHM} has {free / 1e6:.0f} MB free, the batches under way may take {need / 1e6:.0f} MB: they go through "
+        "pipes, which is slower"
+    )
+    return workers, True
+
+
+def _tell(text: str) -> None:
+    global told
+    if not told and distributed.rank() == 0:
+        print(f"note: {text}; in a container: docker run --shm-size=2g", file=sys.stderr, flush=True)
+    told = True
+
+
+def pack_batch(samples: list[tuple[Any, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """torch's default batch of (image, label) as arrays, which are pickled into the pipe."""
+    images, labels = zip(*samples, strict=True)
+    return np.stack([image.numpy() for image in images]), np.array(labels, dtype=np.float64)
+
+
+def unpack_batch(batch: tuple[np.ndarray, np.ndarray], pinned: bool) -> tuple[Any, Any]:
+    import torch
+
+    found = tuple(torch.from_numpy(part) for part in batch)
+    return tuple(part.pin_memory() for part in found) if pinned else found
+
+
+def pack_video(item: tuple[str, list[int], Any]) -> tuple[str, list[int], Any]:
+    """An item of HeldOutVideos with its views as an array, or None."""
+    name, frame_ids, views = item
+    return name, frame_ids, None if views is None else views.numpy()
+
+
+def unpack_video(item: tuple[str, list[int], Any]) -> tuple[str, list[int], Any]:
+    import torch
+
+    name, frame_ids, views = item
+    return name, frame_ids, None if views is None else torch.from_numpy(views)
+
+
+def as_it_is(item: Any) -> Any:
+    return item
