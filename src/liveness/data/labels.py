@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from liveness.errors import UserError
-from liveness.files import VIDEO_ENDINGS, find_videos, plain_name, workspace
+from liveness.files import VIDEO_ENDINGS, find_videos, plain_name, require_distinct_stems, workspace
 
 LABEL_FILES = ("label.csv", "labels.csv")
 NAME_COLUMNS = ("filename", "fname")
@@ -44,6 +44,7 @@ def find_set(name: str) -> RawSet:
     plain_name(name, "name of the set")
     label_file, folder = _locate(name)
     videos = find_videos(folder)
+    require_distinct_stems(videos)
     if not videos:
         raise UserError(f"{folder}: no video in it; expected files ending in {', '.join(VIDEO_ENDINGS)}")
     for path in videos:
