@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from liveness.errors import UserError, run
 from liveness.files import written_aside
-from liveness.predict import default_input, videos_below
+from liveness.prediction.inputs import default_input, videos_below
 
 
 def main() -> int:

@@ -4,7 +4,7 @@
 #   bash predict.sh [INPUT] [OUTPUT] [--strict]
 #   ENSEMBLE=demo bash predict.sh raw/demo_test result
 #
-# INPUT    a folder with videos in it, in videos/ or in <set>/videos/
+# INPUT    a folder with videos in it, in videos/ or in <set>/videos/, or one video
 #          (default: /data if it holds videos, else the workspace's data/)
 # OUTPUT   gets submission.csv (fname,liveness_score) and predictions.csv (status, reason, times)
 #          (default: /result if it exists or the videos are in /data, else result/); until all videos

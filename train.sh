@@ -34,7 +34,8 @@ while read -r recipe fold data <&3; do
   DATA=$data forward bash "$CODE/scripts/train_member.sh" "$recipe" "$fold" "$@"
 done 3<<<"$members"
 
-if [[ ${NODE_RANK:-0} == 0 && ${DRY_RUN:-0} != 1 ]]; then
+# NODE_RANK alone may be another launcher's; it counts where NNODES says that there are several.
+if [[ ${NNODES:-1} == 1 || ${NODE_RANK:-0} == 0 ]] && [[ ${DRY_RUN:-0} != 1 ]]; then
   "$PY" -m liveness.evaluate "$ensemble" ${DATA:+--data "$DATA"}
   "$PY" -m liveness.report "$ensemble" ${DATA:+--data "$DATA"}
 fi

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pickle
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from liveness.config import Detector, Model, View, load_recipe, to_dict
-from liveness.convert import convert, convert_state
+from liveness.convert import convert, convert_state, made_from
 from liveness.convert import main as convert_main
 from liveness.data.contract import resize, to_tensor
 from liveness.errors import UserError
@@ -95,6 +96,22 @@ def test_a_checkpoint_with_its_arguments_beside_it_converts_and_describes_itself
     assert description["recipe"] == to_dict(recipe) and description["fold"] == 3
     assert description["contract"]["view"]["resize"] == "short_side"
     assert not model.training
+
+
+def test_what_was_converted_is_known_by_its_original_whatever_the_files_times(tmp_path):
+    source, target = tmp_path / "two.pth", tmp_path / "member.safetensors"
+    two_class_checkpoint(source)
+    recipe = load_recipe("published_large", NARROW)
+    assert not made_from(target, source, recipe)
+    convert(source, target, recipe, 0)
+    os.utime(source, (later := target.stat().st_mtime + 10, later))
+    assert made_from(target, source, recipe)  # copied later, the same bytes
+    assert not made_from(target, source, load_recipe("published_large", [*NARROW, "view.size=96"]))
+    two_class_checkpoint(source, {"epoch": 7})
+    os.utime(source, (earlier := target.stat().st_mtime - 10, earlier))
+    assert not made_from(target, source, recipe)
+    target.write_bytes(target.read_bytes()[:100])
+    assert not made_from(target, source, recipe)
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):

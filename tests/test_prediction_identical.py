@@ -112,6 +112,31 @@ def test_a_cascade_asks_the_other_members_only_about_what_its_first_leave_open(w
         load_members(Ensemble("mine", "train", MEMBERS, "none", cascade), point="apcer5")
 
 
+def test_a_cascade_in_turns_is_that_of_resident_members_with_two_that_come_after(workspace, clips, members):
+    """What the second member says must not close a video for the third."""
+    put_member("convnext_large", 0)
+    third = EnsembleMember("convnext_large", 0)
+    first, second, last = (
+        [row.score for row in score_videos(clips, load_members(Ensemble("one", "train", [member])))]
+        for member in (MEMBERS[1], MEMBERS[0], third)
+    )
+    both = [0.25 * a + 0.75 * b for a, b in zip(first, second, strict=True)]
+    # Limits that leave open, after the first, a video that its blend with the second would take beyond them.
+    apart = max(range(len(clips)), key=lambda i: abs(first[i] - both[i]))
+    middle = (first[apart] + both[apart]) / 2
+    low, high = (middle, 1.0) if first[apart] > middle else (0.0, middle)
+    made = Ensemble("mine", "train", [MEMBERS[1], MEMBERS[0], third], cascade=Cascade(["convnext_large:1"], low, high))
+    written = []
+    for memory in ("resident", "turns"):
+        rows = list(score_videos(clips, load_members(made, memory=memory)))
+        written.append(write_submission(rows, workspace / f"{memory}.csv").read_bytes())
+    assert written[0] == written[1]
+    all_three = [(a + 3 * b + c) / 5 for a, b, c in zip(first, second, last, strict=True)]
+    expected = [score if low < a < high else a for a, score in zip(first, all_three, strict=True)]
+    assert [row.score for row in rows] == pytest.approx(expected, abs=1e-12)
+    assert low < first[apart] < high and not low < both[apart] < high
+
+
 def test_calibrated_scores_are_blended_and_decided(workspace, clips, members):
     names = ["convnext_xlarge_fold0", "convnext_large_fold1"]
     raw = [

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import importlib.metadata
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from liveness.config import Cascade, Ensemble, EnsembleMember
 from liveness.errors import UserError
 from liveness.files import CODE
 from liveness.prediction import engine
+from liveness.prediction import partial as partial_rows
 from liveness.prediction.engine import load_members, read_ensemble, score_videos
 from liveness.prediction.partial import NAME, Partial, fingerprint_of
 from liveness.prediction.results import Row, write_submission
@@ -172,7 +174,7 @@ def test_on_a_disk_that_is_full_the_rows_stay_and_room_is_enough_to_go_on(run_dr
     assert (workspace / "submission.csv").read_bytes() == expected_of(many, workspace)
 
 
-def test_rows_hold_only_for_the_same_weights_settings_and_videos(workspace, tiny_clips):
+def test_rows_hold_only_for_the_same_weights_settings_and_videos(workspace, tiny_clips, monkeypatch):
     put_member("convnext_large", 0)
     put_member("convnext_large", 1)
     clips = [tiny_clips(workspace / "clips" / f"{n}.mp4", 4, (64, 64), seed=n) for n in range(3)]
@@ -189,7 +191,18 @@ def test_rows_hold_only_for_the_same_weights_settings_and_videos(workspace, tiny
     prints.append(fingerprint(one, other, name="decided"))
     put_member("convnext_large", 0, "train", "view.size=64")
     prints.append(fingerprint(one))
-    assert len(set(prints)) == len(prints) and fingerprint(one) == prints[-1]
+    today = prints[-1]
+    prints.append(fingerprint(one, other, cascade=Cascade(["convnext_large:0"], 0.1, 0.8)))
+    prints.append(fingerprint(one, other, cascade=Cascade(["convnext_large:1"], 0.1, 0.8)))
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # other kernels, other last bits
+    prints.append(fingerprint(one))
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0" if name == "av" else version(name))
+    prints.append(fingerprint(one))  # another decoder
+    monkeypatch.undo()
+    monkeypatch.setenv("LIVENESS_ROOT", str(workspace))
+    assert len(set(prints)) == len(prints) and fingerprint(one) == today
 
     folder = workspace / "out"
     partial = Partial(folder, prints[0])
@@ -206,9 +219,49 @@ def test_rows_hold_only_for_the_same_weights_settings_and_videos(workspace, tiny
     replaced = Partial(folder, prints[0])
     assert "continuing: 1 of 3 videos" in replaced.begin(clips)
     assert list(replaced.rows) == ["0.mp4"]
+    # It is the bytes that count: a copy has another time of change, and another video may have the same one.
+    os.utime(clips[0], ns=(5, 5))
+    assert list(rows_that_hold(folder, prints[0], clips)) == ["0.mp4"]
+    other_bytes = bytearray(clips[0].read_bytes())
+    other_bytes[-1] ^= 1
+    clips[0].write_bytes(other_bytes)
+    os.utime(clips[0], ns=(5, 5))
+    assert list(rows_that_hold(folder, prints[0], clips)) == []
     assert "begun anew" in Partial(folder, prints[1]).begin(clips)
     (folder / NAME).write_bytes(b"\0\xff no such thing\n")
     assert "begun anew" in Partial(folder, prints[1]).begin(clips)
+
+
+def rows_that_hold(folder: Path, fingerprint: str, clips: list[Path]) -> dict:
+    partial = Partial(folder, fingerprint)
+    partial.begin(clips)
+    return partial.rows
+
+
+@pytest.mark.parametrize(
+    ("visible", "alike", "apart"),
+    [
+        (("0", "1", "0,1", None), True, False),  # equal ones: whichever
+        (("", "-1"), True, True),  # none at all: the CPU scores
+        (("0", "1"), False, False),
+    ],
+)
+def test_which_gpus_are_to_be_seen_is_part_of_what_rows_hold_for(tmp_path, monkeypatch, visible, alike, apart):
+    for number in range(2):
+        folder = tmp_path / "proc/driver/nvidia/gpus" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "information").write_text(f"Model: GPU {'A' if alike else number}\n")
+
+    def hardware(value):
+        if value is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        return tuple(partial_rows._hardware(tmp_path))
+
+    found = {hardware(value) for value in visible}
+    assert len(found) == (1 if alike else len(visible))
+    assert (hardware("0") not in found) is apart
 
 
 def test_members_that_take_turns_leave_rows_now_and_then(workspace, tiny_clips, monkeypatch):

@@ -429,14 +429,14 @@ def test_training_ends_with_the_evaluation_and_the_report(own, tmp_path):
     )
     fake.chmod(0o755)
     env = {**os.environ, "PYTHON": str(fake), "DATA": "tiny", "NGPU": "0"}
-    for rank, expected in (
-        ("0", ["liveness.train", "liveness.evaluate", "liveness.report"]),
-        ("1", ["liveness.train"]),
+    for rank, nodes, expected in (
+        ("3", "1", ["liveness.train", "liveness.evaluate", "liveness.report"]),  # another launcher's number
+        ("1", "2", ["liveness.train"]),
     ):
         noted.write_text("")
         done = subprocess.run(
             ["bash", str(CODE / "train.sh"), "mix"],
-            env={**env, "NODE_RANK": rank, "NNODES": "2" if rank == "1" else "1", "MASTER_ADDR": "127.0.0.1"},
+            env={**env, "NODE_RANK": rank, "NNODES": nodes, "MASTER_ADDR": "127.0.0.1"},
             capture_output=True,
             text=True,
             timeout=300,

@@ -7,7 +7,9 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import roc_curve
+from test_prediction import put_member
 
 from liveness import config, evaluate
 from liveness import search as command
@@ -15,6 +17,10 @@ from liveness.config import Ensemble, EnsembleMember
 from liveness.errors import UserError
 from liveness.evaluation import search
 from liveness.evaluation.search import Costs, Judged, Thresholds
+from liveness.model.score import MOST_VIEWS
+from liveness.prediction import cost
+from liveness.prediction.cost import measure
+from liveness.prediction.engine import load_members
 
 RECIPES = {
     "good_fold0": "good",
@@ -303,6 +309,47 @@ def test_on_a_holdout_members_themselves_are_judged(mix, capsys):
     assert "on the holdout, 60 videos" in capsys.readouterr().out
 
 
+def test_a_holdout_of_four_and_four_videos_in_five_groups_is_judged(mix):
+    write_runs(mix, holdout=8)
+    path = mix / "data" / "tiny" / "folds.csv"
+    folds = pd.read_csv(path)
+    folds.loc[folds.fold < 0, "group"] = ["a", "b", "c", "d", "e", "e", "e", "e"]
+    folds.to_csv(path, index=False)
+    evaluate.main(["mix"])
+    held = searched(mix)["holdout"]
+    assert (held["videos"], held["groups"]) == (8, 5) and held["cascades"]
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    for groups in (list("abcdeabc"), list("aabbccdd"), list("aaaabbbb"), list("abcdefgh")):
+        parts = search.deal(labels, np.array(groups))
+        assert all(len({part for part, its in zip(parts, groups, strict=True) if its == g}) == 1 for g in groups)
+
+
+def test_costs_are_those_of_a_further_video_beside_others(workspace, tiny_clips):
+    for number in range(2):
+        tiny_clips(workspace / "data" / "train" / "videos" / f"{number}.mp4", 6, (64, 96), seed=number)
+    names = [("convnext_large", 0), ("convnext_large", 1), ("convnext_xlarge", 0)]
+    for recipe, fold in names:
+        put_member(recipe, fold)
+    costs, device = measure(Ensemble("mine", "train", [EnsembleMember(*name) for name in names]), "train")
+    assert list(costs.members) == ["convnext_large_fold0", "convnext_large_fold1", "convnext_xlarge_fold0"]
+    assert costs.members["convnext_large_fold0"] == costs.members["convnext_large_fold1"]  # one model
+    assert list(costs.views) == [("convnext_large", "convnext_xlarge")] and costs.decode > 0
+    assert min(costs.members.values()) > 0 and ("side by side" in device or torch.cuda.is_available())
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_videos_cost_is_its_share_of_full_batches(workspace, monkeypatch):
+    put_member("convnext_large", 0)
+    loaded = load_members(Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)]))
+    (member,), passes = loaded.members, []
+    forward = member.scorer.forward
+    monkeypatch.setattr(member.scorer, "forward", lambda batch: passes.append(len(batch)) or forward(batch))
+    cost.throughput(member, torch.zeros(2, 3, 48, 48), loaded)
+    videos = (1 + cost.REPEATS) * (loaded.lanes.ahead // 2)
+    assert set(passes) == {MOST_VIEWS} and len(passes) == 2 * videos / MOST_VIEWS
+    loaded.close()
+
+
 def test_the_evaluation_sets_naive_folds_beside_grouped_ones(mix, capsys):
     path = mix / "data" / "tiny" / "folds.csv"
     folds = pd.read_csv(path)
@@ -354,10 +401,14 @@ def test_what_cannot_be_searched_is_one_clear_line(mix):
     with pytest.raises(UserError, match="no such file; run: python -m liveness.evaluate mix --data tiny"):
         searched(mix)
     evaluate.main(["mix"])
-    settings = mix / "runs" / "tiny" / "big_fold1" / "oof.csv"
-    later = path.stat().st_mtime + 10
-    os.utime(settings, (later, later))
-    with pytest.raises(UserError, match="older than the scores of big_fold1"):
+    oof = mix / "runs" / "tiny" / "big_fold1" / "oof.csv"
+    os.utime(oof, (later := path.stat().st_mtime + 10, later))
+    assert searched(mix)["videos"] == 120  # copied somewhere, say: the scores are the same
+    frames = pd.read_csv(oof)
+    frames.loc[3, "score"] += 0.001
+    frames.to_csv(oof, index=False)
+    os.utime(oof, (earlier := path.stat().st_mtime - 10, earlier))
+    with pytest.raises(UserError, match="big_fold1 has other scores in its oof.csv, it was trained again since"):
         searched(mix)
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from tiny_set import write_set
 
-from liveness import distributed
+from liveness import distributed, launch
 from liveness.config import Recipe, load_recipe
 from liveness.data.dataset import batches, load_set, split
 from liveness.errors import UserError
@@ -410,6 +410,7 @@ def test_more_processes_than_gpus_is_a_line_and_the_asked_for_backend_and_patien
     for name, value in (("WORLD_SIZE", "3"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(distributed, "_store", None)
+    monkeypatch.setattr(launch, "BY_TORCHRUN", True)
     distributed.start("gloo", 3600)
     assert (asked["b"], asked["timeout"].total_seconds(), asked["device"]) == ("gloo", 3600, 1)
     asked.clear()

@@ -5,7 +5,7 @@
 Reads   configs/ensemble/<name>.yaml and, for each of its members,
         weights/<set>/original/<model name>_fold<k>.pth (Meta's key names, index 1 = live)
 Writes  weights/<set>/<recipe>_fold<k>.safetensors: timm's names, one logit, and the preprocessing
-        that its recipe describes. A member that is newer than its original is left alone.
+        that its recipe describes. A member of the same original (by its digest) and recipe is left alone.
 """
 
 import argparse
@@ -36,12 +36,24 @@ def main() -> int:
     if missing:  # before the first, each of which takes a while
         raise UserError(f"missing: {', '.join(missing)}; run: bash download_weights.sh {ensemble.name}")
     for member, recipe, source, target in plan:
-        if target.is_file() and target.stat().st_mtime >= source.stat().st_mtime:
+        if target.is_file() and made_from(target, source, recipe):
             print(f"{target}: already converted")
             continue
         convert(source, target, recipe, member.fold)
         print(target)
     return 0
+
+
+def made_from(target: Path, source: Path, recipe: Recipe) -> bool:
+    """Whether a member is this original's, by its digest and the recipe; damaged or other files are not."""
+    from liveness.files import sha256_of
+    from liveness.model.checkpoint import describe_member
+
+    try:
+        about = describe_member(target)
+    except UserError:
+        return False
+    return about["recipe"] == to_dict(recipe) and about.get("converted_from") == sha256_of(source)
 
 
 def convert(source: Path, target: Path, recipe: Recipe, fold: int) -> None:

@@ -4,10 +4,10 @@ torchrun starts every training process, also a single one; a process that was st
 counts as rank 0 of 1, and every function below works there without a process group.
 """
 
-import os
 from datetime import timedelta
 from typing import Any
 
+from liveness import launch
 from liveness.errors import UserError
 
 _store: Any = None  # where the processes of a training meet; None in a process that is alone
@@ -24,10 +24,10 @@ def start(backend: str = "", patience: float = 0) -> tuple[int, int, int]:
     import torch.distributed as dist
 
     global _store
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = launch.world()
     if world > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
-            local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            local, there = launch.local_rank(), torch.cuda.device_count()
             if local >= there:
                 raise UserError(f"process {local} has no GPU, only {there} are here; set NGPU={there}")
             torch.cuda.set_device(local)
@@ -36,7 +36,7 @@ def start(backend: str = "", patience: float = 0) -> tuple[int, int, int]:
         _store, own_rank, world = next(dist.rendezvous("env://"))
         store = dist.PrefixStore("group", _store)
         dist.init_process_group(backend, store=store, rank=own_rank, world_size=world, **limit)
-    return rank(), size(), int(os.environ.get("LOCAL_RANK", "0"))
+    return rank(), size(), launch.local_rank()
 
 
 def stop() -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from liveness import launch
 from liveness.machine import make_room_for_sockets
 
 REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENAMETOOLONG)
@@ -37,7 +38,7 @@ def run(main: Callable[[], int | None]) -> None:
         code = main()
         sys.stdout.flush()
     except UserError as error:
-        if os.environ.get("RANK", "0") != "0":
+        if launch.rank():
             # All ranks make the same mistake as a rule: rank 0 says it, and torchrun ends the others
             # while they wait here. What only this rank has met is said after the wait.
             time.sleep(10)

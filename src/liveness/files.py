@@ -20,10 +20,19 @@ from liveness.errors import UserError
 
 CODE = Path(__file__).resolve().parents[2]
 CONFIGS = CODE / "configs"
+# Of the containers that media/video.py opens.
 VIDEO_ENDINGS = (
-    *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".3gp", ".3g2"),
-    *(".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv"),
+    *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".3gp", ".3g2", ".qt", ".f4v", ".3gpp", ".mk3d", ".divx"),
+    *(".wmv", ".asf", ".flv", ".mpg", ".mpeg", ".mpe", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".ogv"),
+    *(".h264", ".264", ".hevc", ".h265", ".265", ".mjpeg", ".mjpg", ".ivf"),
 )
+PICTURE_ENDINGS = (".gif", ".apng", ".webp", ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".heic", ".heif")
+TEXT_ENDINGS = (
+    *(".csv", ".tsv", ".txt", ".md", ".rst", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".html", ".log"),
+    *(".srt", ".vtt", ".md5", ".sha256", ".py", ".sh", ".ipynb", ".ini"),
+)
+PIECES, PIECE = 64, 1 << 16  # of a large file, what ``digest_of`` looks at
+FOLDER = "a folder with videos in it"  # why an entry of a folder is not scored
 
 
 def workspace() -> Path:
@@ -196,6 +205,24 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def digest_of(path: Path) -> str:
+    """Hex SHA-256 by which a file is known again: of its bytes; of a large one's size, its first mebibyte at most,
+    and pieces from all over it.
+
+    Reading gigabytes twice would cost seconds, and neither training nor another video leaves any piece as it was.
+    """
+    size = path.stat().st_size
+    if size <= PIECES * PIECE:
+        return sha256_of(path)
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        digest.update(file.read(16 * PIECE))
+        for piece in range(PIECES):
+            file.seek(piece * (size - PIECE) // (PIECES - 1))
+            digest.update(file.read(PIECE))
+    return digest.hexdigest()
+
+
 def natural_key(name: str) -> tuple:
     """Sort key that puts 2.mp4 before 10.mp4, and orders equal numbers by the full name."""
     parts = re.split(r"(\d+)", name)
@@ -213,25 +240,81 @@ def find_videos(folder: Path) -> list[Path]:
     """The video files directly in ``folder``, by any known ending in any case, natural order.
 
     Hidden files are passed over; a link that leads nowhere counts, so that it gets its row as a video
-    that cannot be read. Two files with one stem would share every derived name
-    (frames, faces, table rows), so they are a UserError.
+    that cannot be read.
     """
+    return look_through(folder)[0]
+
+
+def unscored_files(folder: Path) -> list[tuple[str, str]]:
+    """What lies directly in ``folder`` and may be meant as a video, but is none by its name: (name, why).
+
+    Text files, such as labels and notes, and hidden files are passed over.
+    """
+    return look_through(folder)[1]
+
+
+def look_through(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Both of ``find_videos`` and ``unscored_files`` from one look at the folder."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected a folder of videos (mp4, mov, avi, ...)")
-    videos = [
-        p
-        for p in folder.iterdir()
-        if p.suffix.lower() in VIDEO_ENDINGS
-        and not p.name.startswith(".")
-        and (p.is_file() or (p.is_symlink() and not p.exists()))
-    ]
-    videos.sort(key=lambda p: natural_key(p.name))
-    require_distinct_stems(videos)
-    return videos
+    videos, others = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if os.path.splitext(entry.name)[1].lower() in VIDEO_ENDINGS and _may_be_read(entry):
+                videos.append(folder / entry.name)
+            elif why := _why_unscored(entry):
+                others.append((entry.name, why))
+    return sorted(videos, key=lambda path: natural_key(path.name)), sorted(others, key=lambda one: natural_key(one[0]))
+
+
+def _may_be_read(entry: os.DirEntry) -> bool:
+    return os.path.isfile(entry.path) or (entry.is_symlink() and not os.path.exists(entry.path))
+
+
+def _why_unscored(entry: os.DirEntry) -> str:
+    """Why an entry is not scored; "" for what nobody would take for a video."""
+    if os.path.isdir(entry.path):
+        return FOLDER if _holds_videos(entry.path) else ""
+    ending = os.path.splitext(entry.name)[1].lower()
+    if not os.path.isfile(entry.path) or ending in TEXT_ENDINGS:
+        return ""
+    if ending in PICTURE_ENDINGS:
+        return "a picture or animation"
+    if ending.strip() in VIDEO_ENDINGS or not ending.strip():
+        if _is_text(entry.path):
+            return ""
+        return "a blank after the ending" if ending else "no ending"
+    return "an unknown ending"
+
+
+def _holds_videos(folder: str) -> bool:
+    """Whether a video lies directly in a folder; False where this user may not look."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(
+                os.path.splitext(entry.name)[1].lower() in VIDEO_ENDINGS and not entry.name.startswith(".")
+                for entry in entries
+            )
+    except OSError:
+        return False
+
+
+def _is_text(path: str) -> bool:
+    """Whether a file begins as text does, or cannot be read: README, LICENSE, Makefile have no ending either."""
+    try:
+        with open(path, "rb") as file:
+            return b"\0" not in file.read(4096)
+    except OSError:
+        return True
 
 
 def require_distinct_stems(videos: list[Path]) -> None:
-    """A UserError that names the first two files whose names differ only in folder or ending."""
+    """A UserError that names the first two files whose names differ only in folder or ending.
+
+    For a set that is prepared: two files with one stem would share every derived name (frames, faces, table rows).
+    """
     seen: dict[str, Path] = {}
     for path in videos:
         if path.stem in seen:

@@ -18,9 +18,9 @@ In Python: ``table = liveness.predict.score_videos(paths, "demo")``.
 
 import argparse
 import contextlib
-import csv
 import fcntl
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -29,12 +29,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from liveness import launch
 from liveness.config import Ensemble, EnsembleMember, load_ensemble
 from liveness.errors import UserError, run
-from liveness.files import find_videos, natural_key, plain_name, require_distinct_stems, workspace
+from liveness.files import plain_name
+from liveness.prediction.inputs import default_input, default_output, note, videos_below, warn
+from liveness.prediction.ready import WeightsMissing
 from liveness.prediction.results import SCORED, Row
 
-RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+RANK, RANKS = launch.rank(), launch.world()
 PATIENCE = 30 * 24 * 3600.0  # seconds that a process may wait for the others to finish their videos
 
 
@@ -49,7 +52,9 @@ def parse() -> argparse.Namespace:
         "--point", default="eer", metavar="NAME", help="the operating point that decides: eer, apcer5, ..."
     )
     parser.add_argument("--sample", type=Path, metavar="FILE", help="a sample submission: its order (default: found)")
-    parser.add_argument("--strict", action="store_true", help="a video without a score of its own is an error")
+    parser.add_argument(
+        "--strict", action="store_true", help="a video without a score, or lost thresholds, is an error"
+    )
     parser.add_argument("--workers", type=int, default=0, help="decoding processes (default: one per core)")
     parser.add_argument(
         "--memory",
@@ -72,18 +77,22 @@ def main() -> int:
     output = arguments.output or default_output(source)
     videos = videos_below(source)
 
-    from liveness.prediction.sample import arrange, find_samples, read_names
+    from liveness.prediction.sample import arrange, order_of
 
-    names = read_names([arguments.sample] if arguments.sample else find_samples(source, videos))
+    names = order_of(source, videos, arguments.sample)
     _require_writable(output)
     _require_room_for_sockets(output)
     with _alone_in(output):
-        found = score_folder(videos, ensemble, output, arguments, started)
+        try:
+            found = score_folder(videos, ensemble, output, arguments, started)
+        except WeightsMissing as error:
+            given = [str(path) for path in (arguments.input, arguments.output) if path]
+            raise error.for_videos(shlex.join(given)) from error
         if isinstance(found, int):
             return found
         rows = arrange(found, videos, names)
         if names:
-            _tell_of_the_sample(rows, videos, names)
+            _tell_of_the_sample(videos, names)
         return _finish(rows, output, arguments.strict)
 
 
@@ -135,6 +144,7 @@ def score_folder(
     from liveness.prediction.partial import Partial, fingerprint_of
 
     loaded = read_ensemble(ensemble, arguments.data, arguments.point)
+    _tell_of_what_is_lost(loaded, arguments.data or ensemble.data, arguments.strict)
     partial = Partial(output, fingerprint_of(loaded, {}))
     before = signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -163,6 +173,18 @@ def score_folder(
         signal.signal(signal.SIGTERM, before)
 
 
+def _tell_of_what_is_lost(loaded: Any, data: str, strict: bool) -> None:
+    """Weights whose calibration and thresholds are not beside them: other scores than those evaluated."""
+    if loaded.operating.lost:
+        line = (
+            f"{loaded.operating.lost}; copy it there from where the weights are from, or make it where they were "
+            f"trained: python -m liveness.evaluate {loaded.name} --data {data}"
+        )
+        if strict:
+            raise UserError(f"{line} (without --strict this is a warning)")
+        warn(line)
+
+
 def _terminated(*_: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows must not be cut short
     raise Terminated
@@ -189,7 +211,7 @@ def _begin(partial: Any, videos: list[Path]) -> None:
     if RANK == 0:
         line = partial.begin(videos)
         if line:
-            _note(line)
+            note(line)
         _put_aside(partial.path.parent)
     if RANKS > 1:
         from liveness import distributed
@@ -206,7 +228,7 @@ def _put_aside(output: Path) -> None:
     for name in names:
         (output / name).replace(output / f"{PREVIOUS}{name}")
     if names:
-        _note(f"{output}: the results of an earlier run are now {', '.join(PREVIOUS + name for name in names)}")
+        note(f"{output}: the results of an earlier run are now {', '.join(PREVIOUS + name for name in names)}")
 
 
 def _score(paths: list[Path], loaded: Any, partial: Any, arguments: argparse.Namespace, started: float) -> None:
@@ -230,7 +252,7 @@ def _score(paths: list[Path], loaded: Any, partial: Any, arguments: argparse.Nam
             _say(f"the members take turns: {why}")
         started = time.perf_counter()
         for prepared, row in _with_progress(score_prepared(decoded, loaded), len(paths)):
-            partial.add(row, prepared.path)
+            partial.add(row, prepared.path, prepared.state or "crashed")
         seconds = time.perf_counter() - started
         _say(f"prediction time: {seconds:.2f} s, {1000 * seconds / max(1, len(paths)):.0f} ms per video")
     finally:
@@ -261,9 +283,10 @@ def _where(videos: list[Path]) -> str:
     return ", ".join(str(folder) for folder in dict.fromkeys(path.parent for path in videos))
 
 
-def _tell_of_the_sample(rows: list[Row], videos: list[Path], names: list[str]) -> None:
-    known = set(names)
-    others = [path.name for path in videos if path.name not in known]
+def _tell_of_the_sample(videos: list[Path], names: list[str]) -> None:
+    from liveness.prediction.sample import unnamed
+
+    others = unnamed(videos, names)
     if others:
         print(
             f"warning: {len(others)} videos are not in the sample submission ({others[0]}, ...): "
@@ -306,98 +329,6 @@ def _chosen(name: str, members: list[str], data: str) -> Ensemble:
             raise UserError(f"--members {text}: expected RECIPE:FOLD, for example convnext_large:0")
         chosen.append(EnsembleMember(recipe, int(fold)))
     return Ensemble("+".join(members).replace(":", "_fold"), data or load_ensemble(name).data, chosen)
-
-
-class NoVideos(UserError):
-    """A folder that is there and holds no video to score."""
-
-
-def videos_below(folder: Path) -> list[Path]:
-    """The videos of a folder in one of the layouts of the judging container, natural order.
-
-    Flat, or in ``videos/``, or in ``<set>/videos/`` of one or several sets. Of those sets, one to
-    train on is passed over, with a note: what was prepared, and what has labels if there are videos
-    without (in the workspace's own data/, always).
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected a folder of videos")
-    found = find_videos(folder)
-    if not found and _is_folder(folder / "videos"):
-        found = find_videos(folder / "videos")
-    if found:
-        _note_what_is_left(folder, found)
-        return found
-    sets = [p for p in sorted(folder.iterdir(), key=lambda p: natural_key(p.name)) if _is_folder(p / "videos")]
-    labelled = [p for p in sets if _has_labels(p) and not _is_prepared(p)]
-    chosen = [p for p in sets if not _is_prepared(p) and p not in labelled]
-    if not chosen and folder.resolve() != (workspace() / "data").resolve():
-        chosen = labelled
-        for candidate in labelled:
-            _note(f"{candidate} has labels; there are no other videos, so its are scored")
-    for candidate in sets:
-        if candidate in chosen:
-            found += find_videos(candidate / "videos")
-        else:
-            _note(f"{candidate} is a training set, its videos are not scored")
-    if not found:
-        raise NoVideos(f"{folder}: no videos in it, in its videos/ or in a <set>/videos/; expected mp4, mov, avi, ...")
-    require_distinct_stems(found)
-    return found
-
-
-def _note_what_is_left(folder: Path, found: list[Path]) -> None:
-    """Say which folders of videos inside ``folder`` are not scored, since there are videos above them."""
-    top = found[0].parent
-    inside = [p / "videos" for p in (folder, *folder.iterdir()) if _is_folder(p / "videos")]
-    left = [
-        str(p)
-        for p in inside
-        if p != top and not _is_prepared(p.parent) and not _has_labels(p.parent) and any(p.iterdir())
-    ]
-    if left:
-        _note(f"only the videos in {top} are scored, not those in {', '.join(sorted(left))}")
-
-
-def _note(text: str) -> None:
-    if RANK == 0:
-        print(f"note: {text}", file=sys.stderr, flush=True)
-
-
-def _is_folder(path: Path) -> bool:
-    """Whether a folder is there that this user may look into (lost+found of a mounted disk is none)."""
-    return os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)
-
-
-def _is_prepared(folder: Path) -> bool:
-    """Whether a set was made by prepare_data.sh."""
-    return (folder / "folds.csv").exists() or (folder / "prepare.json").exists()
-
-
-def _has_labels(folder: Path) -> bool:
-    """Whether a set has labels (0 or 1; a sample submission has neither)."""
-    for name in ("label.csv", "labels.csv"):
-        if (folder / name).is_file():
-            with open(folder / name, encoding="utf-8-sig", errors="replace", newline="") as file:
-                values = [row[1].strip() for row in csv.reader(file) if len(row) > 1]
-            if set(values[1:]) & {"0", "1"}:
-                return True
-    return False
-
-
-def default_input() -> Path:
-    """/data where the judging container mounted videos there, else the workspace's data/."""
-    if not Path("/data").is_dir():
-        return workspace() / "data"
-    try:
-        videos_below(Path("/data"))
-    except NoVideos:
-        return workspace() / "data"
-    return Path("/data")
-
-
-def default_output(source: Path) -> Path:
-    """/result in the judging container (it is there, or the videos are in /data), else the workspace's result/."""
-    return Path("/result") if Path("/result").is_dir() or source == Path("/data") else workspace() / "result"
 
 
 def _require_writable(folder: Path) -> None:

@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,11 @@ from liveness.config import Ensemble
 from liveness.data.labels import read_table
 from liveness.errors import UserError, run
 from liveness.evaluation import calibration, metrics, report, search
-from liveness.files import find_videos, workspace, write_text
+from liveness.evaluation.combine import frames_to_video
+from liveness.files import workspace, write_text
 from liveness.model.ensembles import in_set
+from liveness.prediction.cost import measure
 
-CLIPS, REPEATS = 5, 3  # how many videos are timed, and how often each
 LEAST = 4  # videos of each class that a comparison needs
 
 
@@ -98,15 +98,33 @@ def read_scores(data: str, ensemble: Ensemble) -> pd.DataFrame:
     missing = [name for name in names if name not in table.columns]
     if missing:
         raise UserError(f"{path}: no column {missing[0]}; the ensemble changed since; {again}")
-    runs = workspace() / "runs" / data
-    newer = [n for n in names if (runs / n / "oof.csv").is_file() and _time(runs / n / "oof.csv") > _time(path)]
-    if newer:
-        raise UserError(f"{path}: older than the scores of {newer[0]}; {again}")
     numbers = {column: pd.to_numeric(table[column], errors="coerce") for column in ("label", "fold", *names)}
     table = table.assign(**numbers)
     if not table["label"].isin((0, 1)).all() or table["fold"].isna().any():
         raise UserError(f"{path}: labels other than 0 and 1, or a fold that is no number; {again}")
-    return table.astype({"label": int, "fold": int})
+    table = table.astype({"label": int, "fold": int})
+    for name in names:
+        if not same_scores(table, name, workspace() / "runs" / data / name):
+            raise UserError(f"{path}: {name} has other scores in its oof.csv, it was trained again since; {again}")
+    return table
+
+
+def same_scores(table: pd.DataFrame, member: str, run: Path) -> bool:
+    """Whether a member's column is still what its run says, by the scores themselves; true without a run."""
+    if not (run / "oof.csv").is_file():
+        return True
+    frames = read_table(run / "oof.csv", ["filename", "score"])
+    try:
+        how = json.loads((run / "config.json").read_text(encoding="utf-8"))["recipe"]["combine"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run / 'config.json'}: not the configuration of a run; train again") from error
+    values = pd.to_numeric(frames["score"], errors="coerce").astype(float)
+    theirs = {name: frames_to_video(part, how) for name, part in values.groupby(frames["filename"], sort=False)}
+    ours = table.set_index("filename")[member]
+    return bool(
+        np.allclose(ours, pd.Series(theirs, dtype=float).reindex(ours.index), rtol=0, atol=1e-9, equal_nan=True)
+        and set(theirs) <= set(ours.index)
+    )
 
 
 def evaluated(data: str, name: str) -> dict:
@@ -121,10 +139,6 @@ def evaluated(data: str, name: str) -> dict:
         raise UserError(
             f"{path}: does not say what its scores are of ({type(error).__name__}); run: {again}"
         ) from error
-
-
-def _time(path: Path) -> float:
-    return path.stat().st_mtime
 
 
 def calibrated(table: pd.DataFrame, ensemble: Ensemble) -> pd.DataFrame:
@@ -227,91 +241,6 @@ def read_costs(path: Path, recipes: dict[str, str]) -> tuple[search.Costs, str]:
     if not all(math.isfinite(ms) and ms >= 0 for ms in (costs.decode, *costs.views.values(), *costs.members.values())):
         raise UserError(f"{path}: milliseconds that are no number from 0 up")
     return costs, str(values.get("device", "given"))
-
-
-def measure(ensemble: Ensemble, data: str) -> tuple[search.Costs, str]:
-    """Time decoding, views and forward passes with the ensemble's weights; medians over a few clips."""
-    import torch
-
-    from liveness.prediction.engine import load_members
-
-    loaded = load_members(ensemble, data)
-    folder = workspace() / "data" / data / "videos"
-    videos = find_videos(folder)
-    if not videos:
-        raise UserError(f"{folder}: no videos to time; give --milliseconds FILE.json")
-    chosen = [videos[round(i)] for i in np.linspace(0, len(videos) - 1, min(CLIPS, len(videos)))]
-    print(f"timing {len(loaded.members)} members on {len(chosen)} clips", flush=True)
-    try:
-        timed = [clip_times(path, loaded.members) for path in (chosen[0], *chosen)][1:]  # the first time warms up
-    finally:
-        loaded.close()
-    keys = {member.wanted.key: [] for member in loaded.members}
-    for member in loaded.members:
-        keys[member.wanted.key].append(member.name.rsplit("_fold", 1)[0])
-    # Members of a recipe are one model with other weights, so that they share one time.
-    named = {member.name: member.name.rsplit("_fold", 1)[0] for member in loaded.members}
-    forward = {
-        name: middle([times[other] for times in timed for other in named if named[other] == recipe], recipe)
-        for name, recipe in named.items()
-    }
-    costs = search.Costs(
-        middle([times["decode"] for times in timed], "decoding"),
-        {
-            tuple(dict.fromkeys(sharing)): middle([times[key] for times in timed], "views")
-            for key, sharing in keys.items()
-        },
-        forward,
-    )
-    on_gpu = torch.cuda.is_available()
-    return costs, torch.cuda.get_device_name() if on_gpu else "CPU, one thread a pass"
-
-
-def clip_times(path: Path, members: list[Any]) -> dict[str, float]:
-    """Milliseconds of one clip: "decode", each view (by its key) and each member; nan where it has none."""
-    from liveness.data.contract import to_tensor
-    from liveness.data.dataset import stack
-    from liveness.media.video import VideoError, read_frames
-    from liveness.prediction.prepare import prepare
-
-    wanted = {member.wanted.key: member.wanted for member in members}
-
-    def decode(plans: list) -> float:
-        return fastest(read_frames, path, plans, None)
-
-    times: dict[str, float] = dict.fromkeys(("decode", *wanted, *(member.name for member in members)), math.nan)
-    try:
-        times["decode"] = decode([item.plan for item in wanted.values()])
-    except VideoError:
-        return times
-    for key, item in wanted.items():
-        times[key] = max(0.0, fastest(prepare, path, [item]) - decode([item.plan]))
-        prepared = prepare(path, [item])
-        if key in prepared.views:
-            views = stack([to_tensor(view, item.view) for view in prepared.views[key]])
-            count = len(prepared.frames_of[key])
-            for member in members:
-                if member.wanted.key == key:
-                    times[member.name] = fastest(member.scorer.frames, views, count)
-    return times
-
-
-def fastest(action: Any, *arguments: Any) -> float:
-    """Milliseconds of the fastest of a few runs: what else the machine does only ever adds."""
-    found = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        action(*arguments)
-        found.append(1000 * (time.perf_counter() - started))
-    return min(found)
-
-
-def middle(values: list[float], what: str) -> float:
-    """The median of those clips that have a time, to the microsecond."""
-    there = [value for value in values if math.isfinite(value)]
-    if not there:
-        raise UserError(f"{what}: none of {len(values)} clips could be timed; give --milliseconds FILE.json")
-    return round(float(np.median(there)), 3)
 
 
 def rendered(found: dict, ensemble: Ensemble) -> str:

@@ -84,8 +84,11 @@ def main(argv: list[str] | None = None) -> int:
                 {m.name: member_path(data, m.recipe, m.fold) for m in trained if m.name in one.weights}
             )
             one.operating = read_operating(
-                beside, list(one.weights), trained[0].data_hash, weights=one.weights, digests=digests
-            )
+                beside, list(one.weights), trained[0].data_hash, weights=one.weights, digests=digests,
+                expected=load_ensemble(one.name).calibration,
+            )  # fmt: skip
+            if one.operating.lost:
+                print(f"warning: {one.name}: {one.operating.lost}", file=sys.stderr, flush=True)
     videos = chosen_videos(folds, trained, args.videos, args.seed)
     print(
         f"{len(videos)} held-out videos of {data}, {len(stresses)} stresses, {len(trained)} members "

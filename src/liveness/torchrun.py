@@ -8,8 +8,11 @@ process that failed, 128 + the signal where a signal ended it.
 """
 
 import logging
+import os
 import signal
 import sys
+
+from liveness.launch import MARK
 
 
 def main() -> None:
@@ -18,6 +21,7 @@ def main() -> None:
     from torch.distributed.run import main as torchrun
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ[MARK] = str(os.getpid())  # what its processes know it by
     try:
         torchrun(sys.argv[1:])
     except ChildFailedError as error:

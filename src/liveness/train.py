@@ -25,6 +25,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from liveness import launch
 from liveness.config import load_recipe
 from liveness.errors import UserError, run
 from liveness.files import plain_name, unprepared, workspace
@@ -109,7 +110,7 @@ class _only_run:
 
 def _die_with_parent() -> None:
     """Ask Linux to kill this process when torchrun dies, so that no orphan goes on writing."""
-    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+    if sys.platform == "linux" and launch.BY_TORCHRUN:
         parent = os.getppid()
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:

@@ -113,7 +113,10 @@ def what_is_missing(task: Task, record: dict | None, again: bool = True) -> str:
         return "changed"
     if record["bytes"] != stat.st_size:
         return "changed"
-    if record["mtime_ns"] != stat.st_mtime_ns and record["sha256"] != sha256_of(task.video):
+    # A file may come with another's time of change (unpacked, copied with its times), never with its own ctime.
+    # Records from before have none.
+    times = (record["mtime_ns"], record.get("ctime_ns", stat.st_ctime_ns))
+    if times != (stat.st_mtime_ns, stat.st_ctime_ns) and record["sha256"] != sha256_of(task.video):
         return "changed"
     wanted = keys(task)
     if record["frames_key"] != wanted["frames_key"] or not _present(task.folder, record["files"]["frames"]):
@@ -166,7 +169,7 @@ def _begin(task: Task) -> dict:
     source = {"bytes": 0, "mtime_ns": 0, "sha256": ""}
     try:
         stat = task.video.stat()
-        source |= {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        source |= {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}
         source["sha256"] = sha256_of(task.video)
     except OSError as error:
         source |= _given_up(f"cannot be read: {error.strerror}")

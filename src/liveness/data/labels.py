@@ -67,6 +67,7 @@ def find_set(name: str) -> RawSet:
         classes = _class_folders(folder)
         if classes:
             return _set_of_folders(name, classes)
+    require_distinct_stems(videos)
     if not videos:
         endings = ", ".join(VIDEO_ENDINGS)
         raise UserError(f"{folder}: no video in it; expected files ending in {endings}{_within(folder)}")

@@ -132,7 +132,8 @@ def deal(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """A part for each video (up to 5), groups whole, the classes as even as they go."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    count = min(PARTS, len(set(groups)))
+    # No more parts than the larger class has videos: scikit-learn refuses those.
+    count = min(PARTS, len(set(groups)), int(np.bincount(labels, minlength=2).max()))
     parts = np.zeros(len(labels), dtype=int)
     if count < 2:
         return parts

@@ -72,9 +72,11 @@ def _outcomes(
             patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
             ready = wait([worker.pipe for worker in busy], timeout=patience)
             for worker in busy:
-                if worker.pipe in ready or time.monotonic() >= worker.deadline:
+                # Asked again: while the caller was busy with the result before, this one may have come in time.
+                answered = worker.pipe in ready or worker.pipe.poll()
+                if answered or time.monotonic() >= worker.deadline:
                     task = worker.task
-                    outcome = _result(pool, worker, worker.pipe in ready, *limits)
+                    outcome = _result(pool, worker, answered, *limits)
                     # The next tasks go out first: the workers go on while the caller uses this result.
                     more = more and hand_out()
                     yield task, outcome

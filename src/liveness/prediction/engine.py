@@ -9,7 +9,6 @@ Worker processes decode ahead while the models score; each video is decoded once
 while ``load_weights`` still imports torch and builds the models.
 """
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -19,13 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from liveness.config import Cascade, Ensemble
+from liveness import launch
+from liveness.config import Cascade, Ensemble, names
 from liveness.errors import UserError
 from liveness.files import workspace
 from liveness.media.workers import Failed, run_tasks
 from liveness.prediction import memory
 from liveness.prediction.operating import Operating, read_operating
 from liveness.prediction.prepare import Prepared, Wanted, prepare_task, wanted_of
+from liveness.prediction.ready import WeightsMissing
 from liveness.prediction.results import NO_SCORE, Row
 
 SECONDS, GIB = 120.0, 4.0  # what one video may take to decode; see media/workers.py
@@ -96,7 +97,7 @@ def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> Loa
     paths = {(m.recipe, m.fold): member_path(data, m.recipe, m.fold) for m in ensemble.members}
     missing = [path for path in paths.values() if not path.is_file()]
     if missing:
-        raise UserError(_ways_to_get(missing, ensemble.name, data))
+        raise WeightsMissing(missing, ensemble.name, data)
     members, hashes, digests = [], [], {}
     for member in ensemble.members:
         path = paths[member.recipe, member.fold]
@@ -113,7 +114,8 @@ def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> Loa
             f"--point {point}: with a cascade only eer; its bounds were chosen around that threshold, and what they "
             "decide never reaches the other members"
         )
-    operating = read_operating(beside, list(weights), of_data, point, weights, digests)
+    expected = ensemble.calibration if any(hashes) and ensemble.name in names("ensemble") else ""
+    operating = read_operating(beside, list(weights), of_data, point, weights, digests, expected)
     return LoadedEnsemble(ensemble.name, members, operating, ensemble.cascade)
 
 
@@ -141,9 +143,9 @@ def load_weights(loaded: LoadedEnsemble, mode: str = "resident") -> LoadedEnsemb
     """Take the device and, unless the members are to take turns, build every model."""
     from liveness.model.score import lanes_of, pick_device, share_of_cores, use_all_cores
 
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    ranks = launch.local_world()
     use_all_cores(ranks)
-    loaded.device, loaded.threads = pick_device(int(os.environ.get("LOCAL_RANK", "0"))), share_of_cores(ranks)
+    loaded.device, loaded.threads = pick_device(launch.local_rank()), share_of_cores(ranks)
     sizes = [memory.taken(member.path, loaded.device, member.amp) for member in loaded.members]
     loaded.resident = mode == "resident" or (
         mode == "auto" and memory.fits(sizes, loaded.device, ranks, loaded.threads)
@@ -162,17 +164,6 @@ def _scorer(member: Member, device: Any) -> Any:
     if device.type == "cuda" and member.amp:
         halve(model)
     return Scorer(model, device, member.amp)
-
-
-def _ways_to_get(missing: list[Path], ensemble: str, data: str) -> str:
-    shown = ", ".join(str(path) for path in missing)
-    if ensemble == "zalo2022_published":
-        return f"weights missing: {shown}; get them: bash download_weights.sh zalo2022_published"
-    train = f"DATA={data} bash train.sh {ensemble}"
-    return (
-        f"weights missing: {shown}; train them ({train}), copy them there, or use the published ones "
-        "(bash download_weights.sh zalo2022_published, then ENSEMBLE=zalo2022_published bash predict.sh)"
-    )
 
 
 # --- scoring ---------------------------------------------------------------------------------------
@@ -286,8 +277,10 @@ def _in_turns(videos: Iterable[Prepared], loaded: LoadedEnsemble) -> Iterator[_V
     first = loaded.first()
     order = [*first, *(member for member in loaded.members if member not in first)]
     for chunk in _chunks(videos):
+        left = chunk
         for number, member in enumerate(order):
-            left = chunk if number < len(first) else [video for video in chunk if _open(video, loaded)]
+            if number == len(first):  # once: what the others say must not close a video for those after them
+                left = [video for video in chunk if _open(video, loaded)]
             if left:
                 _one_turn(left, member, loaded)
         yield from chunk
@@ -382,6 +375,7 @@ def _blend(video: _Video, loaded: LoadedEnsemble) -> float:
 def _row(video: _Video, loaded: LoadedEnsemble) -> Row:
     prepared, score = video.prepared, _blend(video, loaded)
     status, reason = _status(video, loaded)
+    reason = "; ".join(filter(None, (reason, loaded.operating.lost)))
     if not np.isfinite(score):
         score = NO_SCORE
     faces = None if prepared.faces < 0 else prepared.faces

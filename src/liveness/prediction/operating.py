@@ -26,7 +26,8 @@ class Operating:
 
     low, high: the interval that holds the threshold itself; a score between them could fall on
     either side had other videos been there to choose it on. least_frames: a video of which fewer
-    frames gave a score is too little to decide on. source: one line for the user.
+    frames gave a score is too little to decide on. source: one line for the user. lost: why the scores are
+    not those that were evaluated, for every row; "" where nothing is amiss.
     """
 
     threshold: float = 0.5
@@ -36,6 +37,7 @@ class Operating:
     calibrations: dict[str, Calibration] = field(default_factory=dict)
     point: str = ""
     least_frames: int = 0
+    lost: str = ""
 
     def calibrate(self, member: str, score: float) -> float:
         """A member's video score on the common scale; the same score without calibration; nan stays nan."""
@@ -63,6 +65,7 @@ def read_operating(
     point: str = "eer",
     weights: dict[str, float] | None = None,
     digests: dict[str, str] | None = None,
+    expected: str = "",
 ) -> Operating:
     """The operating point ``point`` of weights/<set>/<ensemble>.json, checked against what is blended.
 
@@ -71,12 +74,14 @@ def read_operating(
     members' weights (member -> SHA-256), as far as they are known: a member that was trained again has
     other scores, for which no threshold was measured. Without the file the threshold is 0.5, nothing
     is calibrated and no score is too close to call; then only the point "eer" can be asked for.
+    expected: the ensemble's way of calibration, where its members were trained here, so that the file
+    was once made or is still to be: then its absence is told (``lost``). "" where none ever was.
     UserError where the file is damaged, has no such point, or is of other data, members or weights.
     """
     if not path.is_file():
         if point != "eer":
             raise UserError(f"{path}: no such file, so no operating point {point!r}; {_remedy(path)}")
-        return Operating(source="no operating point beside the weights: 0.5")
+        return _without(path, expected)
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         points = {entry["name"]: entry for entry in about["thresholds"]}
@@ -98,6 +103,17 @@ def read_operating(
     _check_weights(path, about.get("weights"), weights)
     _check_digests(path, about.get("weights_sha256") or {}, digests or {})
     return _operating(path, points[point], calibrations, least_frames)
+
+
+def _without(path: Path, expected: str) -> Operating:
+    """Nothing calibrated and decided at 0.5: by design where nothing was ``expected``, else told."""
+    if not expected:
+        return Operating(source="no operating point beside the weights: 0.5, nothing calibrated")
+    where = f"{path.parent.name}/{path.name}"
+    lost = f"weights/{where} is not there: the threshold is a bare 0.5"
+    if expected != "none":
+        lost = f"not calibrated, weights/{where} is not there: not the scores that an evaluation is of"
+    return Operating(source=f"0.5, since weights/{where} is not there", lost=lost)
 
 
 def _operating(path: Path, entry: dict, calibrations: dict[str, Calibration], least_frames: int) -> Operating:

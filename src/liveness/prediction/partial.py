@@ -1,13 +1,14 @@
 """Finished rows while a folder is being scored: predictions.partial.csv.
 
 The first line says what they were made with: "# " and one JSON value. Then come a header and a row
-per finished video, appended as it gets done: the columns of predictions.csv, and the file's size and
-time of change. Several processes may append; a row is one write. A start with the same fingerprint
-continues from it, any other begins anew. A row that was torn by a kill is left out.
+per finished video, appended as it gets done: the columns of predictions.csv, and the digest of the file.
+Several processes may append; a row is one write. A start with the same fingerprint continues from it, any
+other begins anew. A row that was torn by a kill is left out.
 """
 
 import csv
 import hashlib
+import importlib.metadata
 import io
 import json
 import os
@@ -16,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from liveness.errors import UserError
-from liveness.files import sha256_of, written_aside
-from liveness.prediction.engine import LoadedEnsemble, Member
+from liveness.files import digest_of, written_aside
+from liveness.prediction.engine import LoadedEnsemble
+from liveness.prediction.prepare import state_of
 from liveness.prediction.results import COLUMNS, Row, row_from, row_text
 
 NAME = "predictions.partial.csv"
-PIECES, PIECE = 64, 1 << 16  # of a large file, what its digest looks at
+# Distributions on a video's way to its score: another version of one may give other last bits.
+LIBRARIES = ("torch", "timm", "av", "opencv-python-headless", "numpy", "pillow", "scipy", "pandas")
+# Settings of theirs that choose among kernels; by how their names begin.
+SWITCHES = ("ATEN_", "CUBLAS_", "CUDNN_", "DNNL_", "MKL_", "NVIDIA_TF32", "ONEDNN_", "OPENBLAS_CORETYPE", "OPENCV_",
+            "TORCH_ALLOW_TF32", "TORCH_BLAS", "TORCH_CUDNN")  # fmt: skip
 AGAIN = ("crashed",)  # what may have been the machine's fault is tried again
 
 
@@ -57,12 +63,12 @@ class Partial:
         """Read what another process has begun."""
         self.rows = self._read()
 
-    def add(self, row: Row, path: Path) -> None:
-        """Append a finished row; a UserError where the disk refuses it."""
+    def add(self, row: Row, path: Path, state: str = "") -> None:
+        """Append a finished row; a UserError where the disk refuses it. ``state``: the file's, if it is known."""
         try:
             if self._handle is None:
                 self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-            line = _line([*row_text(row), state_of(path)])
+            line = _line([*row_text(row), state or state_of(path)])
             if os.write(self._handle, line) < len(line):
                 raise UserError(f"{self.path}: the disk is full; {self.where()}")
         except OSError as error:
@@ -115,56 +121,55 @@ def _line(values: list[str]) -> bytes:
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-def state_of(path: Path) -> str:
-    """What changes when a video is replaced: its size and its time of change."""
-    try:
-        found = path.stat()
-    except OSError:
-        return "gone"
-    return f"{found.st_size}-{found.st_mtime_ns}"
-
-
 def fingerprint_of(loaded: LoadedEnsemble, settings: dict[str, Any]) -> str:
-    """Whatever a score or a decision depends on besides the video: weights, contracts, operating point, hardware."""
+    """Whatever a score or a decision depends on besides the video: weights, contracts, cascade, operating point,
+    this code, its libraries and their settings, hardware."""
     from liveness.data.contract import VERSION
 
     about = {
         "contract": VERSION,
-        "members": [[m.name, m.weight, m.combine, m.wanted.key, _digest(m)] for m in loaded.members],
+        "members": [[m.name, m.weight, m.combine, m.wanted.key, m.amp, digest_of(m.path)] for m in loaded.members],
         "operating": repr(loaded.operating),
         "cascade": asdict(loaded.cascade),
+        "code": _code(),
+        "libraries": [f"{name} {_version(name)}" for name in LIBRARIES],
+        "switches": sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(SWITCHES)),
         "hardware": _hardware(),
         **settings,
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-def _digest(member: Member) -> str:
-    """Of a member's file; of a large one its head (names, shapes, description) and pieces from all over it.
-
-    Reading gigabytes again would cost the first score seconds, and training changes every tensor.
-    """
-    size = member.path.stat().st_size
-    if size <= PIECES * PIECE:
-        return sha256_of(member.path)
-    digest = hashlib.sha256(str(size).encode())
-    with open(member.path, "rb") as file:
-        digest.update(file.read(8 + int.from_bytes(file.read(8), "little")))
-        for piece in range(PIECES):
-            file.seek(piece * (size - PIECE) // (PIECES - 1))
-            digest.update(file.read(PIECE))
+def _code() -> str:
+    """Digest of this package's sources."""
+    package = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def _hardware() -> list[str]:
-    """The GPUs' names, and the CPU's: another kind gives other last bits. Without importing torch."""
-    names = []
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        names += [line for line in path.read_text().splitlines() if line.startswith("Model")]
-    if names:
-        names.append(f"visible {os.environ.get('CUDA_VISIBLE_DEVICES') != ''}")
+def _version(distribution: str) -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _hardware(root: Path = Path("/")) -> list[str]:
+    """The GPUs' names, which of them are to be seen, and the CPU's: another kind gives other last bits. Without
+    importing torch."""
+    names = []
+    for path in sorted(root.glob("proc/driver/nvidia/gpus/*/information")):
+        names += [line for line in path.read_text().splitlines() if line.startswith("Model")]
+    # Not every container lists them; their devices are there all the same.
+    if names or any((root / "dev" / name).exists() for name in ("nvidiactl", "dxg")):
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip()
+        some = chosen != "" and not chosen.startswith("-1")
+        # Of equal ones it does not matter which.
+        names.append(f"visible {chosen if some and len(set(names)) != 1 else some}")
+    try:
+        lines = (root / "proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
     return names + sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})

@@ -14,6 +14,7 @@ import numpy as np
 
 from liveness.config import Detector, FramePlan, View, to_dict
 from liveness.data.contract import views_of
+from liveness.files import digest_of
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Prepared:
     views: dict[str, np.ndarray] = field(default_factory=dict)
     frames_of: dict[str, list[int]] = field(default_factory=dict)
     milliseconds: float = 0.0
+    state: str = ""  # of the file, as ``state_of`` gives it
 
 
 @cache
@@ -52,11 +54,22 @@ def _detector(threshold: float, max_side: int) -> Any:
 def prepare_task(task: tuple[Path, list[Wanted]]) -> Prepared:
     """``prepare`` for a pool of workers. What no one foresaw costs this video, not all others."""
     try:
-        return prepare(*task)
+        state = state_of(task[0])  # before: what is replaced from here on is told by it
+        prepared = prepare(*task)
+        prepared.state = state
+        return prepared
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  (its row says what it was)
         return Prepared(task[0], "crashed", " ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def state_of(path: Path) -> str:
+    """What changes when a video is replaced, whatever its time of change says: the digest of its file."""
+    try:
+        return digest_of(path) if path.is_file() else "gone"
+    except OSError:
+        return "gone"
 
 
 def prepare(path: Path, wanted: list[Wanted]) -> Prepared:

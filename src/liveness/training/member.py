@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from liveness import distributed
+from liveness import distributed, launch
 from liveness.config import Recipe, from_dict, to_dict
 from liveness.data.augment import Policy
 from liveness.data.contract import make_contract
@@ -48,7 +48,7 @@ def train_member(recipe: Recipe, fold: int, name: str, folder: Path, naive: bool
     """
     rank = distributed.rank()
     say = print if rank == 0 else lambda *_, **__: None
-    use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    use_all_cores(launch.local_world())
     prepared = load_set(name, recipe.frames, naive)
     rows, held_out = split(prepared, fold, recipe.view)
     described = describe(recipe, fold, prepared, naive)
@@ -59,7 +59,7 @@ def train_member(recipe: Recipe, fold: int, name: str, folder: Path, naive: bool
         if rank == 0:
             _drop_state(recipe, last)
         return
-    device = pick_device(int(os.environ.get("LOCAL_RANK", "0")))
+    device = pick_device(launch.local_rank())
     log, close = (lambda row: None), (lambda: None)
     if rank == 0:
         log, close = tracking.open_tracker(recipe.tracker, folder, described, title)
@@ -290,7 +290,7 @@ def score_held_out(
     from torch.utils.data import DataLoader, Subset
 
     scorer = Scorer(model, device, recipe.train.amp)
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = launch.local_world()
     mine = list(range(distributed.rank(), len(videos), distributed.size()))
     most = max((len(rows) for rows in videos.rows.values()), default=0)
     each = passing.bytes_of_batch(most * passing.views_per_frame(recipe.view), recipe.view)

@@ -1,0 +1,53 @@
+"""Which of several processes is this one? Asked without importing torch.
+
+torchrun tells its processes by environment variables, and so do other launchers (Slurm, MPI, a notebook
+server), whose variables are inherited by whatever is started below them. They count here only where torchrun
+itself is this process's parent; else this process is alone, and waits for nobody.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+MARK = "LIVENESS_TORCHRUN"  # liveness.torchrun's process id, for its children
+
+
+def by_torchrun(environ: Mapping[str, str], parent: int, proc: Path = Path("/proc")) -> bool:
+    """Whether the process ``parent``, whose child has these variables, is a torchrun that has set them."""
+    if environ.get(MARK) == str(parent):
+        return True
+    if "TORCHELASTIC_RUN_ID" not in environ:
+        return False
+    try:  # torch's own command, started by hand
+        words = (proc / str(parent) / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return any(os.path.basename(word) == b"torchrun" or word.startswith(b"torch.distributed.") for word in words)
+
+
+# Asked once: a process whose torchrun has died is still the one that it was.
+BY_TORCHRUN = by_torchrun(os.environ, os.getppid())
+
+
+def _told(name: str, alone: int) -> int:
+    return int(os.environ.get(name, alone)) if BY_TORCHRUN else alone
+
+
+def rank() -> int:
+    """This process's number among all, on all machines."""
+    return _told("RANK", 0)
+
+
+def world() -> int:
+    """How many processes there are, on all machines."""
+    return _told("WORLD_SIZE", 1)
+
+
+def local_rank() -> int:
+    """This process's number on this machine: that of its GPU."""
+    return _told("LOCAL_RANK", 0)
+
+
+def local_world() -> int:
+    """How many processes share this machine."""
+    return _told("LOCAL_WORLD_SIZE", 1)

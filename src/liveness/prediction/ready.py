@@ -1,0 +1,60 @@
+"""What to do where an ensemble's weights are missing: which ones are there, and the commands that use or make them.
+
+Looks at the names in weights/<set>/ and at configs/ensemble; opens no weights, writes nothing.
+"""
+
+from pathlib import Path
+
+from liveness.config import load_ensemble, names
+from liveness.errors import UserError
+from liveness.files import workspace
+
+MOST = 3  # ready ensembles that are named
+
+
+class WeightsMissing(UserError):
+    """Members without a file. ``videos``: what stands for the arguments in the commands."""
+
+    def __init__(self, missing: list[Path], ensemble: str, data: str, videos: str = "VIDEOS") -> None:
+        self.missing, self.ensemble, self.data = missing, ensemble, data
+        super().__init__(_ways_to_get(missing, ensemble, data, videos))
+
+    def for_videos(self, videos: str) -> "WeightsMissing":
+        """The same with what was asked for, quoted for a shell, in the commands."""
+        return WeightsMissing(self.missing, self.ensemble, self.data, videos)
+
+
+def ready_ensembles() -> list[tuple[str, str]]:
+    """(set, ensemble) wherever all members' files are there, by name."""
+    root, found = workspace() / "weights", []
+    there = sorted({path.parent.name: path.parent for path in root.glob("*/*_fold*.safetensors")}.items())
+    for name in names("ensemble") if there else ():
+        try:
+            members = load_ensemble(name).members
+        except UserError:
+            continue  # a damaged file in configs/ is told to whoever asks for it
+        files = [f"{member.recipe}_fold{member.fold}.safetensors" for member in members]
+        found += [(data, name) for data, folder in there if all((folder / file).is_file() for file in files)]
+    return sorted(found)
+
+
+def _ways_to_get(missing: list[Path], ensemble: str, data: str, videos: str) -> str:
+    """One line: what is missing, what could be used at once, and how the missing are made."""
+    shown = ", ".join(str(path) for path in missing)
+    # Another set's members of this very ensemble first: then DATA was forgotten, or mistyped.
+    ready = sorted(ready_ensembles(), key=lambda pair: pair[1] != ensemble)
+    commands = [f"DATA={of} ENSEMBLE={name} bash predict.sh {videos}".rstrip() for of, name in ready[:MOST]]
+    more = f" (and {len(ready) - MOST} more)" if len(ready) > MOST else ""
+    there = f"; ready to use: {'; or: '.join(commands)}{more}" if commands else ""
+    published = "bash download_weights.sh zalo2022_published"
+    if ensemble == "zalo2022_published":
+        return f"weights missing: {shown}{there}; to get them: {published}"
+    train = f"DATA={data} bash train.sh {ensemble}"
+    if ensemble not in names("ensemble"):  # members by name
+        pairs = [path.stem.rpartition("_fold") for path in missing]
+        train = "; ".join(f"DATA={data} bash scripts/train_member.sh {recipe} {fold}" for recipe, _, fold in pairs)
+    line = f"weights missing: {shown}{there}; to make them: {train}; or copy them there"
+    if any(name == "zalo2022_published" for _, name in ready):
+        return line
+    use = f"ENSEMBLE=zalo2022_published bash predict.sh {videos}".rstrip()
+    return f"{line}; or use the published ones: {published}, then {use}"
