@@ -25,8 +25,10 @@ from liveness.data.extract import (
     failed_record,
     forget,
     known_records,
+    notes_of_record,
     read_record,
     task_for,
+    version_of,
     what_is_missing,
 )
 from liveness.data.folds import find_groups_file, join, name_groups, places_of, read_groups, resolve_ids
@@ -34,6 +36,8 @@ from liveness.data.identities import Link, find_links, read_embeddings
 from liveness.data.labels import RawSet, find_set, table_text
 from liveness.errors import UserError
 from liveness.files import CONFIGS, natural_key, workspace, write_bytes, write_text
+from liveness.media.notes import with_notes
+from liveness.media.rules import NEWEST
 from liveness.media.workers import Failed, run_tasks
 
 READABLE = ("ok", "partial")
@@ -71,7 +75,7 @@ NOT_MAKING = ("workers", "video_seconds", "video_gib")  # settings that do not c
 WHY = {
     "new": "not prepared yet",
     "changed": "the file has changed",
-    "frames": "frames missing or made under another plan",
+    "frames": "frames missing or made under another plan or contract",
     "faces": "faces missing or made under another detector or crop scale",
 }
 
@@ -88,15 +92,21 @@ class Prepared:
     folds: Folds
 
 
-def prepare_set(data: Data, strict: bool = False) -> None:
+def prepare_set(data: Data, strict: bool = False, renew: bool = False) -> None:
     """Prepare the set ``data.name`` as ``data`` says; a UserError where it cannot be done.
+
+    ``renew``: by the newest contract, also where the set was prepared by an earlier one, which stays otherwise.
 
     ``strict``: a video of which no frame can be read is an error. One that breaks off ("partial") has frames, so
     it is a warning in either case.
     """
     folder = workspace() / "data" / data.name
     try:
-        _prepare(data, folder, strict)
+        version = NEWEST if renew else version_of(folder)
+        if version < NEWEST:
+            anew = f"bash prepare_data.sh {data.name} --renew"
+            print(f"{data.name}: prepared by contract version {version}, which stays; by version {NEWEST}: {anew}")
+        _prepare(data, folder, strict, version)
     except BrokenPipeError:  # of our own output, not of the folder
         raise
     except OSError as error:
@@ -105,7 +115,7 @@ def prepare_set(data: Data, strict: bool = False) -> None:
         ) from error
 
 
-def _prepare(data: Data, folder: Path, strict: bool) -> None:
+def _prepare(data: Data, folder: Path, strict: bool, version: int) -> None:
     raw = find_set(data.name)
     if raw.labels is not None:
         _check_columns(raw, data.folds.group_column)
@@ -115,7 +125,7 @@ def _prepare(data: Data, folder: Path, strict: bool) -> None:
     if raw.unlabelled:
         _warn(f"{len(raw.unlabelled)} videos are not in {raw.label_file} and are left aside: {_few(raw.unlabelled)}")
     shard = _shard(videos)
-    tasks = [task_for(path, folder, data) for path in (videos if shard is None else shard)]
+    tasks = [task_for(path, folder, data, version) for path in (videos if shard is None else shard)]
     _work(tasks, data, folder)
     if shard is not None:
         print(
@@ -127,13 +137,13 @@ def _prepare(data: Data, folder: Path, strict: bool) -> None:
     prepared = Prepared(raw, collect_records(tasks), left_out, links, identities, data.folds)
     _report(prepared, strict)
     _link_videos(raw, folder)
-    _write_tables(prepared, data, folder)
+    _write_tables(prepared, about(data, version), folder)
 
 
-def about(data: Data) -> dict:
-    """The content of prepare.json: everything that the output depends on."""
+def about(data: Data, version: int) -> dict:
+    """The content of prepare.json: everything that the output depends on; its version is the contract's."""
     values = {key: value for key, value in to_dict(data).items() if key not in NOT_MAKING}
-    return {"version": 1, "data": values, "detector_sha256": detector_digest()}
+    return {"version": version, "data": values, "detector_sha256": detector_digest()}
 
 
 def tables_of(prepared: Prepared) -> dict[str, pd.DataFrame]:
@@ -326,7 +336,7 @@ def _link_videos(raw: RawSet, folder: Path) -> None:
             write_bytes(link, video.read_bytes())
 
 
-def _write_tables(prepared: Prepared, data: Data, folder: Path) -> None:
+def _write_tables(prepared: Prepared, made: dict, folder: Path) -> None:
     """labels.csv, the three tables and prepare.json, each whole."""
     label_file = prepared.raw.label_file
     if label_file is not None and label_file.resolve() != (folder / "labels.csv").resolve():
@@ -341,7 +351,7 @@ def _write_tables(prepared: Prepared, data: Data, folder: Path) -> None:
             (folder / f"{name}.csv").unlink(missing_ok=True)
     _report_groups(prepared, tables["labels_video"])
     _report_duplicates(tables["duplicates"], folder)
-    write_text(folder / "prepare.json", json.dumps(about(data), indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "prepare.json", json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     print(f"{folder}: {', '.join(f'{name}.csv' for name in tables)} written")
 
 
@@ -426,7 +436,7 @@ def _video_table(prepared: Prepared, extra: pd.DataFrame, groups: dict[str, str]
                 "label": extra.at[filename, "label"] if "label" in extra else "",
                 "video_id": Path(filename).stem,
                 "status": record["status"],
-                "reason": record["reason"],
+                "reason": with_notes(record["reason"], notes_of_record(record)),
                 "frames": info.get("frames", ""),
                 "fps": round(info["fps"], 3) if info else "",
                 "width": info.get("width", ""),

@@ -63,6 +63,11 @@ class Decoded:
     reason: str
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def same_by_all_rules(self) -> bool:
+        """Whether every version of the contract gives these very frames."""
+        return {note.partition("=")[0] for note in self.notes} <= {"interlaced", "pixel_aspect_ignored"}
+
 
 @dataclass
 class _Demuxed:
@@ -188,7 +193,8 @@ def _demux(container: av.container.InputContainer, stream: av.video.stream.Video
         trouble = f"breaks off: {why(error)}"
     if not stamps:
         raise VideoError(trouble or "no video frame in the file")
-    listed = stream.frames if container.format.name.startswith("mov") else 0  # a table there, elsewhere a guess
+    # A table there, elsewhere a guess. Under an edit list the index is as the packets come, the count need not be.
+    listed = len(stream.index_entries) or stream.frames if container.format.name.startswith("mov") else 0
     listed = max(0, listed - hidden)
     length = container.duration / av.time_base if container.duration else 0.0
     if not trouble and (corrupt or listed > len(stamps)):

@@ -5,12 +5,14 @@ A video that cannot be scored has the score 0.5, a status that says why, a reaso
 """
 
 import csv
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from liveness.files import written_aside
+from liveness.media.notes import notes_of
 
 NO_SCORE = 0.5
 # What can happen to a video. These two are scored whole; "no_face" (a member needs a face and found
@@ -19,7 +21,7 @@ NO_SCORE = 0.5
 SCORED = ("ok", "partial")
 FILES = ("submission.csv", "predictions.csv")
 PREVIOUS = "previous_"  # before the names of an earlier run's files
-COLUMNS = ("fname", "score", "decision", "status", "reason", "frames", "faces", "milliseconds")
+COLUMNS = ("fname", "score", "decision", "status", "reason", "frames", "faces", "milliseconds", "faces_in_frame")
 
 
 @dataclass
@@ -30,10 +32,11 @@ class Row:
     score: float
     decision: str  # live | attack | abstain
     status: str
-    reason: str
+    reason: str  # why, and notes of what is unusual and no trouble (media/notes.py)
     frames: int  # frames decoded
     faces: int | None  # of those, frames with a face; None where no member looks for one
     milliseconds: float  # decoding, preprocessing and the models, of this video
+    faces_in_frame: int | None = None  # the most faces in one frame that was scored; None where no member looks for one
 
 
 def table(rows: Iterable[Row]) -> Any:
@@ -61,16 +64,23 @@ def write_times(rows: list[Row], path: Path) -> Path:
 
 def row_text(row: Row) -> list[str]:
     """A row's values as predictions.csv holds them, in the order of COLUMNS."""
-    faces = "" if row.faces is None else str(row.faces)
+    faces, most = ("" if count is None else str(count) for count in (row.faces, row.faces_in_frame))
     fixed = [row.fname, score_text(row.score), row.decision, row.status, row.reason, str(row.frames), faces]
-    return [*fixed, f"{row.milliseconds:.1f}"]
+    return [*fixed, f"{row.milliseconds:.1f}", most]
 
 
 def row_from(values: list[str]) -> Row:
     """The inverse of ``row_text``; ValueError where the values are none."""
-    fname, score, decision, status, reason, frames, faces, milliseconds = values
-    number = None if faces == "" else int(faces)
-    return Row(fname, float(score), decision, status, reason, int(frames), number, float(milliseconds))
+    fname, score, decision, status, reason, frames, faces, milliseconds, most = values
+    with_face, in_frame = (None if count == "" else int(count) for count in (faces, most))
+    return Row(fname, float(score), decision, status, reason, int(frames), with_face, float(milliseconds), in_frame)
+
+
+def count_notes(rows: Iterable[Row]) -> str:
+    """How many videos have each kind of note, as one line; "" where none has any."""
+    counts = Counter(kind for row in rows for kind in notes_of(row.reason))
+    told = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
+    return f"{told} (number of videos; column reason of predictions.csv, meanings in docs/files.md)" if told else ""
 
 
 def _write(path: Path, header: tuple[str, ...], rows: Iterable) -> Path:
