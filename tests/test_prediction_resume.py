@@ -207,6 +207,11 @@ def test_rows_hold_only_for_the_same_weights_settings_and_videos(workspace, tiny
     assert "continuing: 1 of 3 videos" in replaced.begin(clips)
     assert list(replaced.rows) == ["0.mp4"]
     assert "begun anew" in Partial(folder, prints[1]).begin(clips)
+    # Rows of fewer columns, as earlier code wrote them, are scored again.
+    lines = (folder / NAME).read_text().splitlines()
+    old = [",".join(line.split(",")[:8] + line.split(",")[-1:]) for line in lines[1:]]
+    (folder / NAME).write_text("\n".join([lines[0], *old, ""]))
+    assert "begun anew" in (older := Partial(folder, prints[0])).begin(clips) and older.rows == {}
     (folder / NAME).write_bytes(b"\0\xff no such thing\n")
     assert "begun anew" in Partial(folder, prints[1]).begin(clips)
 

@@ -274,8 +274,9 @@ def _tell_of_the_sample(rows: list[Row], videos: list[Path], names: list[str]) -
 
 def _finish(rows: list[Row], output: Path, strict: bool) -> int:
     """Write the results, drop the partial file, tell what happened; the exit code."""
+    from liveness.media.notes import count_notes
     from liveness.prediction.partial import NAME
-    from liveness.prediction.results import count_notes, write
+    from liveness.prediction.results import write
 
     try:
         path = write(rows, output)
@@ -289,7 +290,7 @@ def _finish(rows: list[Row], output: Path, strict: bool) -> int:
             print(f"warning: {row.fname}: {row.status}: {row.reason}", file=sys.stderr)
     if all(row.status == "failed" for row in rows):
         raise UserError(f"{path}: no member gave any video a finite score; {rows[0].reason}")
-    if noted := count_notes(rows):
+    if noted := count_notes(row.reason for row in rows):
         _note(noted)
     counts = {kind: sum(row.decision == kind for row in rows) for kind in ("live", "attack", "abstain")}
     print(f"{counts['live']} live, {counts['attack']} attack, {counts['abstain']} abstain")

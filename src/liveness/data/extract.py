@@ -120,6 +120,15 @@ def version_of(folder: Path) -> int:
     return version
 
 
+def settle_version(folder: Path, renew: bool) -> int:
+    """``version_of``, or the newest if the set is to be made anew by it; an older one is said."""
+    version = NEWEST if renew else version_of(folder)
+    if version < NEWEST:
+        anew = f"bash prepare_data.sh {folder.name} --renew"
+        print(f"{folder.name}: prepared by contract version {version}, which stays; by version {NEWEST}: {anew}")
+    return version
+
+
 def forget(folder: Path, video_id: str) -> None:
     """Remove a record and the files it names."""
     path = folder / ".records" / f"{video_id}.json"

@@ -27,8 +27,8 @@ from liveness.data.extract import (
     known_records,
     notes_of_record,
     read_record,
+    settle_version,
     task_for,
-    version_of,
     what_is_missing,
 )
 from liveness.data.folds import find_groups_file, join, name_groups, places_of, read_groups, resolve_ids
@@ -36,8 +36,7 @@ from liveness.data.identities import Link, find_links, read_embeddings
 from liveness.data.labels import RawSet, find_set, table_text
 from liveness.errors import UserError
 from liveness.files import CONFIGS, natural_key, workspace, write_bytes, write_text
-from liveness.media.notes import with_notes
-from liveness.media.rules import NEWEST
+from liveness.media.notes import count_notes, with_notes
 from liveness.media.workers import Failed, run_tasks
 
 READABLE = ("ok", "partial")
@@ -95,18 +94,12 @@ class Prepared:
 def prepare_set(data: Data, strict: bool = False, renew: bool = False) -> None:
     """Prepare the set ``data.name`` as ``data`` says; a UserError where it cannot be done.
 
-    ``renew``: by the newest contract, also where the set was prepared by an earlier one, which stays otherwise.
-
     ``strict``: a video of which no frame can be read is an error. One that breaks off ("partial") has frames, so
-    it is a warning in either case.
+    it is a warning in either case. ``renew``: by the newest contract, not by that of an earlier preparation.
     """
     folder = workspace() / "data" / data.name
     try:
-        version = NEWEST if renew else version_of(folder)
-        if version < NEWEST:
-            anew = f"bash prepare_data.sh {data.name} --renew"
-            print(f"{data.name}: prepared by contract version {version}, which stays; by version {NEWEST}: {anew}")
-        _prepare(data, folder, strict, version)
+        _prepare(data, folder, strict, settle_version(folder, renew))
     except BrokenPipeError:  # of our own output, not of the folder
         raise
     except OSError as error:
@@ -302,6 +295,8 @@ def _report(prepared: Prepared, strict: bool) -> None:
         f"{raw.name}: {', '.join(f'{n} {status}' for status, n in counts.most_common())}; "
         f"{len(frames)} frames, {faces} of them with a face"
     )
+    if noted := count_notes(with_notes("", notes_of_record(record)) for record in records.values()):
+        print(f"  noted: {noted}")
     bad = [name for name, record in records.items() if record["status"] not in READABLE]
     if len(bad) == len(records):
         raise UserError(f"no video of {raw.name} can be read; the first: {bad[0]}: {records[bad[0]]['reason']}")

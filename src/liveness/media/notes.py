@@ -9,6 +9,7 @@ The kinds (docs/files.md says what each means): hlg, pq, pixel_aspect, interlace
 members of contract version 1 hlg_ignored, pq_ignored, pixel_aspect_ignored.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 
 MARK = "note: "
@@ -27,3 +28,10 @@ def notes_of(reason: str) -> dict[str, str]:
     if not mark or (before and not before.endswith(BETWEEN)):
         return {}
     return {kind: value for kind, _, value in (note.partition("=") for note in text.split(BETWEEN))}
+
+
+def count_notes(reasons: Iterable[str]) -> str:
+    """How many videos have each kind of note, as one line; "" where none has any."""
+    counts = Counter(kind for reason in reasons for kind in notes_of(reason))
+    told = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
+    return f"{told} (number of videos; the column reason says which, docs/files.md what it means)" if told else ""

@@ -5,14 +5,12 @@ A video that cannot be scored has the score 0.5, a status that says why, a reaso
 """
 
 import csv
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from liveness.files import written_aside
-from liveness.media.notes import notes_of
 
 NO_SCORE = 0.5
 # What can happen to a video. These two are scored whole; "no_face" (a member needs a face and found
@@ -74,13 +72,6 @@ def row_from(values: list[str]) -> Row:
     fname, score, decision, status, reason, frames, faces, milliseconds, most = values
     with_face, in_frame = (None if count == "" else int(count) for count in (faces, most))
     return Row(fname, float(score), decision, status, reason, int(frames), with_face, float(milliseconds), in_frame)
-
-
-def count_notes(rows: Iterable[Row]) -> str:
-    """How many videos have each kind of note, as one line; "" where none has any."""
-    counts = Counter(kind for row in rows for kind in notes_of(row.reason))
-    told = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
-    return f"{told} (number of videos; column reason of predictions.csv, meanings in docs/files.md)" if told else ""
 
 
 def _write(path: Path, header: tuple[str, ...], rows: Iterable) -> Path:
