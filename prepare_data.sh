@@ -11,7 +11,7 @@
 # -o changes configs/data/SET.yaml (or default.yaml). --strict: a video of which no frame can be read
 # is an error, not a marked row (one that breaks off has frames: always a warning). Only what is
 # missing is done; run it again at any time. --renew: by the newest preprocessing contract, where the
-set was prepared by an earlier one (members need training anew then). docs/preparation.md has the details.
+# set was prepared by an earlier one (members need training anew then). docs/preparation.md has the details.
 # Environment: PYTHON (interpreter), LIVENESS_ROOT (workspace), SHARD (i/n).
 
 # shellcheck source=scripts/common.sh
