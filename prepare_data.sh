@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prepare a set: frames, faces, tables, folds and a page about them, of raw/SET into data/SET.
 #
-#   bash prepare_data.sh [SET] [-o KEY=VALUE ...] [--strict]
+#   bash prepare_data.sh [SET] [-o KEY=VALUE ...] [--strict] [--renew]
 #   bash prepare_data.sh                      # the set "train"
 #   bash prepare_data.sh nuaa -o frames.plan=even frames.count=8
 #   SHARD=2/4 bash prepare_data.sh nuaa       # the second quarter of the videos; then once without SHARD
@@ -11,14 +11,15 @@
 # neither label file nor these two folders it is a set without labels. SET may be given as raw/SET.
 # -o changes configs/data/SET.yaml (or default.yaml). --strict: a video of which no frame can be read
 # is an error, not a marked row (one that breaks off has frames: always a warning). Only what is
-# missing is done; run it again at any time. docs/preparation.md has the details.
+# missing is done; run it again at any time. --renew: by the newest preprocessing contract, where the
+# set was prepared by an earlier one (members need training anew then). docs/preparation.md has the details.
 # Environment: PYTHON (interpreter), LIVENESS_ROOT (workspace), SHARD (i/n).
 
 [ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 
-set_name=train options=() strict=() named='' given=("$@")
+set_name=train options=() strict=() renew=() named='' given=("$@")
 while (($#)); do
   case $1 in
     -h | --help) usage; exit 0 ;;
@@ -29,6 +30,7 @@ while (($#)); do
       while [[ ${1:-} == *=* ]]; do options+=("$1"); shift; done
       ;;
     --strict) strict=(--strict); shift ;;
+    --renew) renew=(--renew); shift ;;
     -*) misuse "unknown option $1" ;;
     [a-z]*=*)
       printf -v right '%q ' "${given[@]:0:${#given[@]}-$#}" -o "$@"
@@ -43,7 +45,7 @@ while (($#)); do
 done
 
 pick_python
-run "$PY" -m liveness.prepare "$set_name" "${options[@]}" "${strict[@]}"
+run "$PY" -m liveness.prepare "$set_name" "${options[@]}" "${strict[@]}" "${renew[@]}"
 [[ -z ${SHARD:-} ]] || exit 0 # the run without SHARD goes on from here
 run "$PY" -m liveness.make_folds "$set_name" "${options[@]}"
 run "$PY" -m liveness.sanity_check "$set_name"

@@ -357,3 +357,22 @@ def test_a_set_as_it_comes_with_hostile_names(workspace, tiny_clips, labelled):
     assert ("The set has no labels, so it has no folds." in shown.text) == (not labelled)
     assert ("of which one is live and the other an attack" in shown.text) == labelled
     assert "Without a face: 9 frames; in none of their frames: 3 videos." in shown.text
+
+
+def test_a_transfer_function_that_tells_the_labels_apart_is_pointed_out(workspace, tables):
+    path = tables / "labels_video.csv"
+    videos = pd.read_csv(path, dtype=str, keep_default_na=False)
+    hlg = (videos["label"] == "1") & (videos["status"] == "ok") & (videos.index < 31)
+    videos.loc[hlg, "reason"] = "note: hlg"
+    videos.loc[2, "reason"] = "note: pixel_aspect=2:1; interlaced"
+    videos.to_csv(path, index=False)
+    shown, _ = make_page(workspace)
+    assert "HLG" not in [row[0] for row in shown.rows]  # contract version 1 noted nothing, so nothing is said
+    (tables / "prepare.json").write_text('{"version": 2, "data": {}}')
+    shown, _ = make_page(workspace)
+    of_live, of_sdr = int(hlg.sum()), int(((videos["label"] == "1") & (videos["status"] == "ok")).sum() - hlg.sum())
+    assert shown.row("HLG")[1:] == [f"{of_live} !", "0 !"]
+    assert abs(0.5 - roc_auc_score(videos["label"] == "1", hlg)) >= 0.2
+    assert shown.row("SDR")[1:] == [f"{of_sdr} !", "24 !"]
+    assert shown.row("2:1")[1:] == ["0", "1"] and shown.row("interlaced")[1:] == ["0", "1"]
+    assert "Telling by itself: " in shown.text and "transfer function" in shown.text

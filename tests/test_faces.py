@@ -62,11 +62,21 @@ def test_no_face_is_an_empty_list(detector):
     assert choose_face([], 320, 240) is None
 
 
-def test_largest_then_most_central():
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_far_larger_face_then_the_most_central(version):
+    def chosen(*faces: Face) -> Face:
+        one, other = choose_face(list(faces), 100, 100, version), choose_face(list(faces[::-1]), 100, 100, version)
+        assert one == other
+        return one
+
     small, large = Face(50, 50, 10, 10, 0.99), Face(0, 0, 30, 30, 0.7)
-    assert choose_face([small, large], 100, 100) == large
+    assert chosen(small, large) == large
     left, middle = Face(0, 0, 20, 20, 0.9), Face(38, 42, 20, 20, 0.8)
-    assert choose_face([left, middle], 100, 100) == choose_face([middle, left], 100, 100) == middle
+    assert chosen(left, middle) == middle
+    # 1.45 times the area: as near to the camera, so that the middle of the frame counts; in version 1 the largest did.
+    near, centre, speck = Face(0, 0, 29, 20, 0.9), Face(40, 40, 20, 20, 0.8), Face(49, 49, 2, 2, 0.95)
+    assert chosen(near, centre, speck) == (near if version == 1 else centre)
+    assert chosen(Face(0, 0, 31, 20, 0.9), centre) == Face(0, 0, 31, 20, 0.9)  # 1.55 times
 
 
 def test_crop_is_the_square_around_the_box():

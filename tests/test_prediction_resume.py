@@ -228,6 +228,11 @@ def test_rows_hold_only_for_the_same_weights_settings_and_videos(workspace, tiny
     os.utime(clips[0], ns=(5, 5))
     assert list(rows_that_hold(folder, prints[0], clips)) == []
     assert "begun anew" in Partial(folder, prints[1]).begin(clips)
+    # Rows of fewer columns, as earlier code wrote them, are scored again.
+    lines = (folder / NAME).read_text().splitlines()
+    old = [",".join(line.split(",")[:8] + line.split(",")[-1:]) for line in lines[1:]]
+    (folder / NAME).write_text("\n".join([lines[0], *old, ""]))
+    assert "begun anew" in (older := Partial(folder, prints[0])).begin(clips) and older.rows == {}
     (folder / NAME).write_bytes(b"\0\xff no such thing\n")
     assert "begun anew" in Partial(folder, prints[1]).begin(clips)
 

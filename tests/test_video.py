@@ -14,6 +14,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from liveness.config import FramePlan
 from liveness.media.video import (
@@ -187,7 +188,10 @@ def test_every_frame_of_every_format_in_its_order(tmp_path, name):
     for rgb in decoded.frames.values():
         assert corners(rgb) == ["red", "green", "blue", "white"]
     info = probe(path)
-    assert (info.frames, info.width, info.height) == (13, *CLIPS[name].get("size", (96, 64)))
+    shown = (192, 144) if name == "h263.3gp" else CLIPS[name].get("size", (96, 64))  # H.263 has pixels of 12:11
+    assert (info.frames, info.width, info.height) == (13, *shown)
+    assert decoded.frames[0].shape == (*shown[::-1], 3)
+    assert decoded.notes == (["pixel_aspect=12:11"] if name == "h263.3gp" else [])
     assert info.fps == pytest.approx(25, rel=0.02) and info.duration == pytest.approx(13 / 25, abs=0.01)
     np.testing.assert_allclose(info.times, np.arange(13) / 25, atol=2e-3)
     # A few frames by plan are the same pixels as when everything is decoded.
@@ -347,13 +351,121 @@ def audio_only(path: Path) -> Path:
     return path
 
 
+def with_edits(path: Path, edits: list[tuple[int, int]]) -> Path:
+    """The file with another edit list: (length in thousandths of a second, first time in the track's own units)."""
+    content = bytearray(path.read_bytes())
+    start = content.find(b"elst") - 4
+    length = int.from_bytes(content[start : start + 4], "big")
+    body = struct.pack(">II", 0, len(edits)) + b"".join(struct.pack(">IiI", *edit, 1 << 16) for edit in edits)
+    for box in (b"moov", b"trak", b"edts"):  # the index comes last, so nothing else moves
+        at = content.find(box) - 4
+        grown = int.from_bytes(content[at : at + 4], "big") + 8 + len(body) - length
+        content[at : at + 4] = struct.pack(">I", grown)
+    content[start : start + length] = struct.pack(">I", 8 + len(body)) + b"elst" + body
+    path.write_bytes(content)
+    return path
+
+
+SECOND = 12800  # of libavformat's track at 25 frames a second
+EDITS = {  # the frames that are shown, as (length, first) in frames
+    "cut at the beginning": [(25, 15)],
+    "cut at the end": [(20, 0)],
+    "cut at both ends": [(10, 13)],
+    "two pieces": [(5, 0), (10, 25)],
+    "one piece twice": [(8, 4), (8, 4)],
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_what_an_edit_list_hides_is_no_damage(tmp_path, name):
+    """As a phone's trimming and `ffmpeg -ss -c copy` leave it: all packets are there, some are not shown."""
+    path = write(tmp_path / "a.mp4", count=40, gop_size=20)
+    shift = 1024  # of the presentation times, by two frames that are kept for reordering
+    with_edits(path, [(length * 40, first * SECOND // 25 + shift) for length, first in EDITS[name]])
+    decoded = read_frames(path, [ALL])
+    assert (decoded.status, decoded.reason, decoded.notes) == ("ok", "", [])
+    shown = [first + i for length, first in EDITS[name] for i in range(length)]
+    assert [number_of(rgb) for _, rgb in sorted(decoded.frames.items())] == shown
+    assert probe(path).frames == len(shown)
+    # What is really missing stays damage, also of a file that hides some of it.
+    content = write(tmp_path / "fast.mp4", count=40, gop_size=20, container={"movflags": "faststart"}).read_bytes()
+    (tmp_path / "broken.mp4").write_bytes(content[: len(content) * 6 // 10])
+    assert read_frames(tmp_path / "broken.mp4", [ALL]).status == "partial"
+
+
+def test_interlaced_is_noted_and_left_as_it_is(tmp_path):
+    path = write(tmp_path / "a.mp4", options={"x264-params": "tff=1"})
+    decoded = read_frames(path, [ALL])
+    assert (decoded.status, decoded.notes) == ("ok", ["interlaced"])
+    old = read_frames(path, [ALL], version=1)
+    assert all(np.array_equal(rgb, old.frames[i]) for i, rgb in decoded.frames.items())
+
+
+@pytest.mark.parametrize("aspect", [Fraction(2), Fraction(1, 2), Fraction(404, 405), Fraction(10)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_pixels_are_made_square_before_the_frame_is_turned(tmp_path, aspect, turned):
+    path = write(tmp_path / "a.mp4", size=(96, 64), sample_aspect_ratio=aspect)
+    if turned:
+        patched(path, b"tkhd", 40, struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30))
+    width, height = {Fraction(2): (192, 64), Fraction(1, 2): (96, 128)}.get(aspect, (96, 64))
+    size = (height, width) if turned else (width, height)
+    decoded, info = read_frames(path, [ALL]), probe(path)
+    assert (decoded.info.width, decoded.info.height) == (info.width, info.height) == size
+    assert {rgb.shape for rgb in decoded.frames.values()} == {(*size[::-1], 3)}
+    assert corners(decoded.frames[0]) == (
+        ["blue", "red", "white", "green"] if turned else ["red", "green", "blue", "white"]
+    )
+    note = {404: [], 10: ["pixel_aspect_ignored=10:1"]}.get(
+        aspect.numerator, [f"pixel_aspect={aspect.numerator}:{aspect.denominator}"]
+    )
+    assert decoded.notes == note
+
+
+INSTEAD = {
+    "gif": (b"GIF89a" + bytes(range(200)), "a GIF image, not a video; convert it"),
+    "png": (b"\x89PNG\r\n\x1a\n" + bytes(200), "a PNG image, not a video"),
+    "pdf": (b"%PDF-1.4\n" + bytes(range(256)), "a PDF document, not a video"),
+    "heic": (b"\0\0\0\x18ftypheic" + bytes(200), "a HEIC image, not a video"),
+    "zip": (b"PK\3\4" + bytes(200), "a zip archive, not a video; unpack it"),
+    "webp": (b"RIFF\0\1\0\0WEBPVP8 " + bytes(200), "a WebP image, not a video"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12\n", "a Git LFS pointer, not a video"),
+    "html": (b"\n<!DOCTYPE html><html>quota exceeded</html>", "an HTML page, not a video"),
+    "xml": (b"<?xml version='1.0'?><Error>AccessDenied</Error>", r"a text \(XML or JSON\), not a video"),
+    "text": ("tên,điểm\n1.mp4,0.5\n".encode(), "a text, not a video"),
+    "mac": (b"\0\5\x16\7" + bytes(300), "the companion that macOS"),
+    "zeros": (bytes(5000), "only zeros"),
+    "empty": (b"", r"an empty file \(0 bytes\)"),
+    "noise": (np.random.default_rng(1).bytes(5000), "cannot be opened"),
+}
+
+
+@pytest.mark.parametrize("name", INSTEAD)
+def test_what_lies_under_a_videos_name_is_said(tmp_path, name):
+    content, told = INSTEAD[name]
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    for call in (probe, lambda path: read_frames(path, [ALL])):
+        with pytest.raises(VideoError, match=f"^{told}") as caught:
+            call(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_real_images_under_a_videos_name_are_said(tmp_path):
+    """Some of them FFmpeg would open as a video of one frame."""
+    image = Image.fromarray(picture(5, 96, 64))
+    for kind in ("GIF", "PNG", "JPEG", "BMP", "TIFF", "WEBP", "AVIF"):
+        image.save(tmp_path / "a.mp4", kind)
+        with pytest.raises(VideoError, match=f"^an? {kind}.* image.*, not a video".replace("WEBP", "WebP")):
+            read_frames(tmp_path / "a.mp4", [ALL])
+
+
 def test_what_is_no_video_is_one_line(tmp_path):
     (tmp_path / "zero.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("not a video\n" * 100)
     whole = write(tmp_path / "whole.mp4", count=30)
     (tmp_path / "headless.mp4").write_bytes(whole.read_bytes()[:1500])  # the index comes last: lost
     audio_only(tmp_path / "audio.mp4")
-    for name, why in (("zero", "opened"), ("text", "opened"), ("headless", "opened"), ("audio", "no video stream")):
+    for name, why in (("zero", "empty"), ("text", "a text"), ("headless", "moov"), ("audio", "no video stream")):
         with pytest.raises(VideoError, match=why) as caught:
             read_frames(tmp_path / f"{name}.mp4", [FramePlan()])
         assert "\n" not in str(caught.value)

@@ -14,9 +14,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from test_video import ALL, CLIPS, MATRICES, audio_only, patched, write
+from odd_clips import write_tracks
+from test_video import ALL, CLIPS, EDITS, MATRICES, SECOND, audio_only, number_of, patched, picture, with_edits, write
 
 from liveness.config import FramePlan
+from liveness.media.colour import BT709, HLG, PQ, TO_BT709, WHITE, linear
+from liveness.media.rules import NEWEST
 from liveness.media.video import VideoError, probe, read_frames
 
 pytestmark = pytest.mark.skipif(
@@ -25,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 QUIET_HEVC = {"x265-params": "log-level=none"}
 QUIET_AV1 = {"svtav1-params": "lp=1", "preset": "10"}
-FULL, BT709 = 2, 1  # FFmpeg's numbers for the colour range "pc" and the colour space "bt709"
+FULL = 2  # FFmpeg's number for the colour range "pc"; that of the colour space "bt709" is that of its primaries
 COLOURS = {
     "tenbit_full.mp4": {"codec": "libx265", "pix_fmt": "yuv420p10le", "color_range": FULL, "options": QUIET_HEVC},
     "hevc_full.mp4": {"codec": "libx265", "color_range": FULL, "options": QUIET_HEVC},
@@ -67,10 +70,10 @@ def far_from_edges(rgb: np.ndarray) -> np.ndarray:
     return (cv2.dilate(rgb, kernel).astype(int) - cv2.erode(rgb, kernel)).max(-1) < 12
 
 
-def assert_as_ffmpeg(path: Path, interpolated: bool = False) -> None:
+def assert_as_ffmpeg(path: Path, interpolated: bool = False, version: int = NEWEST) -> None:
     """Number, times, displayed size and pixels of all frames, and the frames of a plan, by ffprobe's times."""
     stream, times = ffprobe(path)
-    info, decoded = probe(path), read_frames(path, [ALL])
+    info, decoded = probe(path, version), read_frames(path, [ALL], version=version)
     assert info.frames == decoded.info.frames == len(decoded.frames) == len(times)
     if np.isfinite(times).all():
         np.testing.assert_allclose(info.times, times, atol=2e-6)
@@ -90,7 +93,7 @@ def assert_as_ffmpeg(path: Path, interpolated: bool = False) -> None:
             assert off.max() <= 1, (path.name, index)
     plan, share = FramePlan(positions=[0.2, 0.4666667, 0.7333333]), [0.2, 0.4666667, 0.7333333]
     nearest = {int(np.argmin(np.abs(info.times - s * info.duration))) for s in share}
-    chosen = read_frames(path, [plan]).frames
+    chosen = read_frames(path, [plan], version=version).frames
     assert set(chosen) == nearest
     assert all(np.array_equal(rgb, decoded.frames[index]) for index, rgb in chosen.items())
 
@@ -98,9 +101,10 @@ def assert_as_ffmpeg(path: Path, interpolated: bool = False) -> None:
 @pytest.mark.parametrize("name", [*CLIPS, *COLOURS])
 def test_every_codec_container_depth_range_and_name(tmp_path, name):
     path = write(tmp_path / name, count=7, **(CLIPS | COLOURS)[name])
-    assert_as_ffmpeg(path, interpolated=name in INTERPOLATED)
+    coded = 1 if name == "h263.3gp" else NEWEST  # its pixels are 12:11, which ffmpeg leaves to the player
+    assert_as_ffmpeg(path, interpolated=name in INTERPOLATED, version=coded)
     stream, _ = ffprobe(path)
-    assert (probe(path).width, probe(path).height) == (stream["width"], stream["height"])
+    assert (probe(path, coded).width, probe(path, coded).height) == (stream["width"], stream["height"])
 
 
 @pytest.mark.parametrize("name", MATRICES)
@@ -186,3 +190,63 @@ def test_what_has_no_picture_for_ffprobe_has_none_here(tmp_path):
         assert not told.get("streams")
         with pytest.raises(VideoError):
             read_frames(path, [FramePlan()])
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_edit_lists(tmp_path, name):
+    path = write(tmp_path / "a.mp4", count=40, gop_size=20)
+    with_edits(path, [(length * 40, first * SECOND // 25 + 1024) for length, first in EDITS[name]])
+    assert_as_ffmpeg(path)
+
+
+# Sizes of the tracks of one file, and which of them are marked as the default; None: whatever the muxer marks.
+TRACKS = {
+    "preview first": (((64, 48), (128, 96)), None),
+    "larger first": (((128, 96), (64, 48)), None),
+    "equal": (((64, 48), (64, 48)), None),
+    "default is small": (((128, 96), (64, 48)), (1,)),
+    "none is default": (((64, 48), (128, 96), (96, 64)), ()),
+}
+
+
+@pytest.mark.parametrize("name", TRACKS)
+@pytest.mark.parametrize("container", ["mkv", "mp4"])
+def test_of_several_tracks_the_one_that_ffmpeg_takes(tmp_path, name, container):
+    sizes, default = TRACKS[name]
+    parts = []
+    for number, size in enumerate(sizes):
+        shots = [picture(10 * (number + 1) + i, *size) for i in range(1 if number == 0 else 6)]
+        parts += ["-i", str(write_tracks(tmp_path / f"{number}.mkv", shots))]
+    path = tmp_path / f"all.{container}"
+    flags = (
+        [] if default is None else [f"-disposition:v:{i} {'default' if i in default else 0}" for i in range(len(sizes))]
+    )
+    maps = " ".join([*(f"-map {i}:v" for i in range(len(sizes))), *flags]).split()
+    subprocess.run(["ffmpeg", "-v", "error", *parts, *maps, "-c:v", "libx264", str(path)], check=True)
+    command = ["ffmpeg", "-v", "quiet", "-nostdin", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    data = subprocess.run(command, capture_output=True, check=True).stdout  # no -map: its own choice
+    decoded = read_frames(path, [ALL])
+    assert len(data) == decoded.info.width * decoded.info.height * 3 * len(decoded.frames)
+    first = np.frombuffer(data, np.uint8)[: decoded.frames[0].size].reshape(decoded.frames[0].shape)
+    assert number_of(first) == number_of(decoded.frames[0])
+    assert decoded.notes == [f"track={number_of(first) // 10}/{len(sizes)}"]
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(HLG, "arib-std-b67"), (PQ, "smpte2084")])
+def test_the_light_of_hlg_and_pq_is_that_of_zscale(transfer, name):
+    """Linear light over the reference white, BT.709 primaries, by the zimg library behind ffmpeg's filter."""
+    if " zscale " not in subprocess.run(["ffmpeg", "-v", "quiet", "-filters"], capture_output=True, text=True).stdout:
+        pytest.skip("this ffmpeg was built without zscale")
+    rgb = np.random.default_rng(3).integers(0, 60000, (16, 32, 3), np.uint16)
+    chain = (
+        f"format=gbrp16le,setparams=color_trc={name}:color_primaries=bt2020:colorspace=gbr:range=pc,"
+        f"zscale=agamma=0:t=linear:npl={WHITE:.0f}:p=709,format=gbrpf32le"
+    )
+    head = ["ffmpeg", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb48le", "-s", "32x16", "-i", "-", "-vf", chain]
+    command = [*head, "-f", "rawvideo", "-pix_fmt", "gbrpf32le", "-"]
+    data = subprocess.run(command, input=rgb.tobytes(), capture_output=True, check=True).stdout
+    green, blue, red = np.frombuffer(data, "<f4").reshape(3, 16, 32)
+    light = linear(rgb, transfer)
+    for weights, reference in zip(TO_BT709, (red, green, blue), strict=True):
+        ours = sum(weight * part for weight, part in zip(weights, light, strict=True))
+        np.testing.assert_allclose(ours, reference, rtol=2e-3, atol=2e-3 * max(1, np.abs(reference).max() / 50))

@@ -26,6 +26,7 @@ from liveness.evaluation import grouping
 from liveness.evaluation.combine import HOLDOUT
 from liveness.files import natural_key, plain_name, workspace, write_text
 from liveness.machine import cores
+from liveness.media.notes import notes_of
 from liveness.pages.distributions import Measure, count, draw, shown
 from liveness.pages.house import counted, environment, read_image, spread, thumbnail, written_at
 
@@ -108,6 +109,7 @@ def read_set(folder: Path) -> Prepared:
     for column in ("species", "codec", "rotation"):
         if column not in videos:
             videos[column] = ""
+    _add_notes(videos, int(about.get("version", 1)))
     videos = _natural(videos, "filename")
     _add_folds(videos, folder)
     boxes = _natural(boxes, "filename")
@@ -117,6 +119,20 @@ def read_set(folder: Path) -> Prepared:
     prepared = Prepared(folder.name, folder, videos, left_out, boxes, _pairs(folder, videos), about, kinds)
     _measure_brightness(prepared)
     return prepared
+
+
+def _add_notes(videos: pd.DataFrame, version: int) -> None:
+    """The columns transfer, pixel_aspect and scan, from the notes in ``reason``; "" where no frame was read, and in
+    all rows of a set of contract version 1, which noted nothing."""
+    noted = videos["reason"].map(notes_of)
+    found = {
+        "transfer": [next((kind.upper() for kind in ("hlg", "pq") if kind in notes), "SDR") for notes in noted],
+        "pixel_aspect": [notes.get("pixel_aspect", "1:1") for notes in noted],
+        "scan": ["interlaced" if "interlaced" in notes else "progressive" for notes in noted],
+    }
+    known = videos["status"].isin(["ok", "partial"]) & (version > 1)
+    for column, values in found.items():
+        videos[column] = pd.Series(values, index=videos.index, dtype=object).where(known, "")
 
 
 def _natural(table: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -168,7 +184,7 @@ def page(prepared: Prepared) -> str:
     """The whole page as HTML."""
     pictures = Pictures(prepared)
     found = measures(prepared)
-    enough = prepared.videos["label"].value_counts().min() >= ENOUGH
+    enough = bool(prepared.videos["label"].value_counts().min() >= ENOUGH)
     parts = {
         "set": prepared.name,
         "kinds": prepared.kinds,
@@ -179,7 +195,7 @@ def page(prepared: Prepared) -> str:
         "species": _species_table(prepared),
         "groups": _group_table(prepared),
         "leak": _leak(prepared),
-        "formats": [_counts_of(prepared, title, values) for title, values in _formats(prepared.videos)],
+        "formats": [_counts_of(prepared, title, values, enough) for title, values in _formats(prepared.videos)],
         "summary": [_summary(measure, enough) for measure in found],
         "telling": TELLING,
         "plots": {of: [_plot(measure) for measure in found if measure.of == of] for of in ("videos", "frames")},
@@ -442,12 +458,18 @@ def _formats(videos: pd.DataFrame) -> Iterable[tuple[str, pd.Series]]:
     yield "Resolution (as displayed)", sizes.reindex(videos.index, fill_value="")
     yield "Codec", videos["codec"]
     yield "Rotation in the metadata", videos["rotation"].map(lambda turn: f"{turn}°" if turn else "")
+    yield "Transfer function (HLG and PQ are tone-mapped)", videos["transfer"]
+    yield "Shape of the pixels (made square)", videos["pixel_aspect"]
+    yield "Scan (interlaced is left as it is)", videos["scan"]
 
 
-def _counts_of(prepared: Prepared, title: str, values: pd.Series) -> dict:
-    """How often each value occurs, by label, the most frequent first; nothing where none is known."""
+def _counts_of(prepared: Prepared, title: str, values: pd.Series, enough: bool) -> dict:
+    """How often each value occurs, by label, the most frequent first; and whether one alone tells the labels apart.
+
+    Nothing where no value is known. The AUC of having a value is half of the difference of its shares away from 0.5.
+    """
     if (values == "").all():
-        return {"title": title, "rows": [], "all": 0}
+        return {"title": title, "rows": [], "all": 0, "telling": False}
     values = values.replace("", "not known")
     total = values.value_counts(sort=False)
     order = sorted(total.index, key=lambda value: (-total[value], natural_key(value)))
@@ -455,8 +477,11 @@ def _counts_of(prepared: Prepared, title: str, values: pd.Series) -> dict:
     rows = []
     for value in order[:MOST_GROUPS]:
         counts = [int(((values == value) & (labels == kind.label)).sum()) for kind in prepared.kinds]
-        rows.append({"name": value, "labels": counts})
-    return {"title": title, "rows": rows, "all": len(order)}
+        named = zip(prepared.kinds, counts, strict=True)
+        share = {kind.name: count / (labels == kind.label).sum() for kind, count in named}
+        apart = abs(share["live"] - share["attack"]) / 2 if {"live", "attack"} <= set(share) else 0
+        rows.append({"name": value, "labels": counts, "telling": enough and apart >= TELLING})
+    return {"title": title, "rows": rows, "all": len(order), "telling": any(row["telling"] for row in rows)}
 
 
 def _trouble(prepared: Prepared) -> dict:
@@ -565,7 +590,8 @@ def _attention(parts: dict) -> list[tuple[str, str]]:
         text = f"Without a face: {counted(faceless['all'], 'frame')}; in none of their frames: "
         text += f"{counted(faceless['videos'], 'video')}."
         found.append(("faceless", text))
-    telling = [row["title"].split(",")[0].split(" (")[0].lower() for row in parts["summary"] if row["telling"]]
+    measured = [*parts["summary"], *parts["formats"]]
+    telling = [row["title"].split(",")[0].split(" (")[0].lower() for row in measured if row["telling"]]
     if telling:
         text = f"Telling by itself: {', '.join(dict.fromkeys(telling))}. A model may learn this instead of liveness."
         found.append(("measures", text))

@@ -45,6 +45,8 @@ ASIDE = ".aside-"
 ABANDONED = 3600.0  # seconds without a write after which a stranger's unlocked side file counts as left behind
 LONGEST_ENDING = 16  # bytes of an ending that the side name keeps; a longer "ending" is part of the name
 _swept: set[str] = set()  # folders in which this process has looked for what dead ones left
+
+
 def prepared_sets() -> list[str]:
     """The sets in data/ that prepare_data.sh has finished, natural order."""
     return sorted((path.parent.name for path in (workspace() / "data").glob("*/prepare.json")), key=natural_key)
@@ -251,6 +253,21 @@ def unscored_files(folder: Path) -> list[tuple[str, str]]:
     Text files, such as labels and notes, and hidden files are passed over.
     """
     return look_through(folder)[1]
+
+
+NAMED_UNSCORED = 3  # examples in a note, of each kind
+
+
+def list_unscored(left: list[tuple[str, str]]) -> str:
+    """What is not scored, by its reason: ``a.gif (a picture), b, c, d and 4 more (no ending)``."""
+    kinds: dict[str, list[str]] = {}
+    for name, why in left:
+        kinds.setdefault(why, []).append(repr(name) if name != name.strip() else name)
+    parts = []
+    for why, names in kinds.items():
+        more = f" and {len(names) - NAMED_UNSCORED} more" if len(names) > NAMED_UNSCORED else ""
+        parts.append(f"{', '.join(names[:NAMED_UNSCORED])}{more} ({why})")
+    return ", ".join(parts)
 
 
 def look_through(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:

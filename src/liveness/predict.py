@@ -297,6 +297,7 @@ def _tell_of_the_sample(videos: list[Path], names: list[str]) -> None:
 
 def _finish(rows: list[Row], output: Path, strict: bool) -> int:
     """Write the results, drop the partial file, tell what happened; the exit code."""
+    from liveness.media.notes import count_notes
     from liveness.prediction.partial import NAME
     from liveness.prediction.results import write
 
@@ -312,6 +313,8 @@ def _finish(rows: list[Row], output: Path, strict: bool) -> int:
             print(f"warning: {row.fname}: {row.status}: {row.reason}", file=sys.stderr)
     if all(row.status == "failed" for row in rows):
         raise UserError(f"{path}: no member gave any video a finite score; {rows[0].reason}")
+    if noted := count_notes(row.reason for row in rows):
+        note(noted)
     counts = {kind: sum(row.decision == kind for row in rows) for kind in ("live", "attack", "abstain")}
     print(f"{counts['live']} live, {counts['attack']} attack, {counts['abstain']} abstain")
     print(path)

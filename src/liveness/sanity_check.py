@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from liveness.config import Data, Folds, data_from_dict
-from liveness.data.extract import damaged_files, forget, read_record, task_for, what_is_missing
+from liveness.data.extract import damaged_files, forget, read_record, task_for, version_of, what_is_missing
 from liveness.data.folds import check_folds as check_against_videos
 from liveness.data.folds import deal_set, fold_set, split_tables, write_split
 from liveness.data.labels import RawSet, find_set, other_sets, read_table, set_name, table_text
@@ -79,12 +79,13 @@ def check(folder: Path, raw: RawSet, data: Data) -> tuple[list[Trouble], set[str
     """All mismatches of a prepared set, and the ids of the videos whose output is damaged."""
     left_out, links = read_links(data, raw, quiet=True)
     left_out |= names_too_long(raw)
+    version = version_of(folder)
     troubles, damaged, records = [], set(), {}
     for video in raw.videos:
         if video.name in left_out:
             continue
         record = read_record(folder, video)
-        missing = what_is_missing(task_for(video, folder, data), record, again=False)
+        missing = what_is_missing(task_for(video, folder, data, version), record, again=False)
         bad = damaged_files(folder, record) if record else []
         if missing or bad:
             damaged.add(video.stem)

@@ -11,17 +11,19 @@ import numpy as np
 
 from liveness.config import Data, Detector, FramePlan, Recipe, View, from_dict, to_dict
 from liveness.errors import UserError
+from liveness.media.rules import NEWEST, RULES
 
-# Raised whenever the same contract would give other tensors than before.
-VERSION = 1
+# Raised whenever the same contract would give other tensors than before. What each version means is in media/rules.py;
+# all of them are spoken, so that a member scores as it did when it was trained.
+VERSION = NEWEST
 LONGEST = 8  # times the short side: a longer frame is no picture of a person, and its view would fill the memory
 CONTRACT_KEYS = {"version", "frames", "view", "combine", "jpeg_quality", "detector", "detector_sha256"}
 
 
-def make_contract(recipe: Recipe, data: Data, detector_sha256: str) -> dict[str, Any]:
-    """The contract of a member of ``recipe`` trained on a set prepared by ``data``."""
+def make_contract(recipe: Recipe, data: Data, detector_sha256: str, version: int = VERSION) -> dict[str, Any]:
+    """The contract of a member of ``recipe`` trained on a set prepared by ``data`` under the rules of ``version``."""
     return {
-        "version": VERSION,
+        "version": version,
         "frames": to_dict(recipe.frames),
         "view": to_dict(recipe.view),
         "combine": recipe.combine,
@@ -33,10 +35,7 @@ def make_contract(recipe: Recipe, data: Data, detector_sha256: str) -> dict[str,
 
 def read_contract(contract: dict[str, Any], where: str) -> tuple[FramePlan, View, Detector]:
     """The typed parts of a stored contract; a UserError if this code does not speak it."""
-    if contract.get("version") != VERSION:
-        raise UserError(
-            f"{where}: preprocessing contract version {contract.get('version')!r}; this code speaks version {VERSION}"
-        )
+    require_known(contract.get("version"), where)
     if set(contract) != CONTRACT_KEYS:
         raise UserError(f"{where}: the contract has the keys {sorted(contract)}; expected {sorted(CONTRACT_KEYS)}")
     return (
@@ -44,6 +43,15 @@ def read_contract(contract: dict[str, Any], where: str) -> tuple[FramePlan, View
         from_dict(View, contract["view"], where),
         from_dict(Detector, contract["detector"], where),
     )
+
+
+def require_known(version: Any, where: str) -> None:
+    """A UserError for a version of the contract that this code does not speak."""
+    if type(version) is not int or version not in RULES:
+        raise UserError(
+            f"{where}: preprocessing contract version {version!r}; this code speaks the versions "
+            f"{', '.join(map(str, RULES))}: update it"
+        )
 
 
 def cut(rgb: np.ndarray, face: Any | None, view: View, scale: float) -> np.ndarray | None:

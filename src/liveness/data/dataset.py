@@ -16,7 +16,7 @@ import pandas as pd
 
 from liveness.config import Data, FramePlan, View, from_dict, to_dict
 from liveness.data.augment import Policy, seed_of
-from liveness.data.contract import cut, to_tensor, views_of
+from liveness.data.contract import VERSION, cut, require_known, to_tensor, views_of
 from liveness.data.folds import digest_of_set
 from liveness.data.labels import read_table, table_text
 from liveness.errors import UserError
@@ -45,6 +45,7 @@ class PreparedSet:
     digest: str  # SHA-256 over the tables that decide what is trained on
     videos: pd.DataFrame  # filename (index), video_id, label, fold (-1: holdout), group, status, reason
     frames: pd.DataFrame  # filename, video_id, frame_id, label, fold, face, confidence, x, y, w, h
+    version: int = VERSION  # of the contract by whose rules the set was prepared
 
     @property
     def n_folds(self) -> int:
@@ -74,6 +75,7 @@ def load_set(name: str, plan: FramePlan, naive: bool = False) -> PreparedSet:
     videos["fold"], videos["group"] = _naive(folds, folder) if naive else folds.fold, folds.group
     record = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
     data = from_dict(Data, record["data"], str(folder / "prepare.json"))
+    require_known(record.get("version"), str(folder / "prepare.json"))
     frames = read["labels_keyframes.csv"]
     boxes = read["labels_bbox.csv"][["video_id", "frame_id", "face", "confidence", "x", "y", "w", "h"]]
     for column in ("confidence", "x", "y", "w", "h"):
@@ -84,7 +86,8 @@ def load_set(name: str, plan: FramePlan, naive: bool = False) -> PreparedSet:
     frames["filename"] = frames.video_id.map(by_id.filename)
     frames["fold"] = frames.video_id.map(by_id.fold)
     frames = _of_plan(frames, plan, data, name)
-    return PreparedSet(name, folder, data, record["detector_sha256"], digest_of_set(folder), videos, frames)
+    detector, version = record["detector_sha256"], record["version"]
+    return PreparedSet(name, folder, data, detector, digest_of_set(folder), videos, frames, version)
 
 
 def _naive(folds: pd.DataFrame, folder: Path) -> pd.Series:

@@ -18,12 +18,16 @@ import cv2
 import numpy as np
 
 from liveness.config import Data, Detector, FramePlan, to_dict
+from liveness.data.contract import require_known
 from liveness.data.duplicates import frames_to_hash, hash_frame
+from liveness.errors import UserError
 from liveness.files import sha256_of, written_aside
 from liveness.media.faces import Face, FaceDetector, choose_face, crop_square, detector_path, draw_faces
+from liveness.media.rules import NEWEST
 from liveness.media.video import VideoError, choose_frames, jpeg_decode, jpeg_encode, read_jpegs
 
 VERSION = 5  # of the records; another one makes every video anew
+FIRST = 1  # the contract version of records that name none
 VIZ_QUALITY = 85
 
 
@@ -38,10 +42,11 @@ class Task:
     jpeg_quality: int
     crop_scale: float
     crop_size: int
+    version: int = NEWEST  # of the contract whose rules hold in this set
 
 
-def task_for(video: Path, folder: Path, data: Data) -> Task:
-    return Task(video, folder, data.frames, data.detector, data.jpeg_quality, data.crop_scale, data.crop_size)
+def task_for(video: Path, folder: Path, data: Data, version: int = NEWEST) -> Task:
+    return Task(video, folder, data.frames, data.detector, data.jpeg_quality, data.crop_scale, data.crop_size, version)
 
 
 @cache
@@ -61,6 +66,8 @@ def keys(task: Task) -> dict[str, str]:
     }
     if task.crop_size:
         faces["crop_size"] = task.crop_size
+    if task.version > FIRST:
+        frames["contract"] = faces["contract"] = task.version
     return {"frames_key": _digest(frames), "faces_key": _digest(faces)}
 
 
@@ -86,6 +93,40 @@ def _load(path: Path) -> dict | None:
 def known_records(folder: Path) -> set[str]:
     """The video ids that have a record in ``folder``."""
     return {path.stem for path in (folder / ".records").glob("*.json") if not path.name.startswith(".")}
+
+
+def notes_of_record(record: dict) -> list[str]:
+    """What a video's row notes (media/notes.py); nothing in sets of contract version 1."""
+    most = max((row["n_faces"] for row in record.get("frames", ())), default=0)
+    several = [f"several_faces={most}"] if most > 1 and "contract" in record else []
+    return [*record.get("notes", ()), *several]
+
+
+def version_of(folder: Path) -> int:
+    """The contract version by whose rules data/<set> is, or was begun to be, prepared; the newest where nothing is.
+
+    prepare.json says it of a whole set. Of one that is prepared in part its records do, and of two versions among
+    them the newer holds: they come from preparing the set anew, which was interrupted.
+    """
+    path = folder / "prepare.json"
+    try:
+        version = json.loads(path.read_text(encoding="utf-8"))["version"]
+    except FileNotFoundError:
+        records = (_load(folder / ".records" / f"{video_id}.json") for video_id in known_records(folder))
+        return max((record.get("contract", FIRST) for record in records if record), default=NEWEST)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged; delete it and run: bash prepare_data.sh {folder.name}") from error
+    require_known(version, str(path))
+    return version
+
+
+def settle_version(folder: Path, renew: bool) -> int:
+    """``version_of``, or the newest if the set is to be made anew by it; an older one is said."""
+    version = NEWEST if renew else version_of(folder)
+    if version < NEWEST:
+        anew = f"bash prepare_data.sh {folder.name} --renew"
+        print(f"{folder.name}: prepared by contract version {version}, which stays; by version {NEWEST}: {anew}")
+    return version
 
 
 def forget(folder: Path, video_id: str) -> None:
@@ -141,7 +182,7 @@ def extract(task: Task) -> dict:
         return _finish(task, record, {}, old)
     frames: dict[int, bytes] = {}
     try:
-        decoded = read_jpegs(task.video, [task.frames], task.jpeg_quality)
+        decoded = read_jpegs(task.video, [task.frames], task.jpeg_quality, version=task.version)
     except VideoError as error:
         record |= {"status": "unreadable", "reason": str(error), "info": {}, "frames": []}
     else:
@@ -150,6 +191,8 @@ def extract(task: Task) -> dict:
         record |= {"status": decoded.status if wanted else "no_frames", "reason": decoded.reason}
         values = asdict(info)
         record["info"] = {key: values[key] for key in values if key != "times"}
+        if task.version > FIRST:
+            record["notes"] = decoded.notes
         record["frames"] = [{"frame_id": i, "time": round(float(info.times[i]), 6)} for i in sorted(wanted)]
     return _finish(task, record, frames, old)
 
@@ -173,7 +216,8 @@ def _begin(task: Task) -> dict:
         source["sha256"] = sha256_of(task.video)
     except OSError as error:
         source |= _given_up(f"cannot be read: {error.strerror}")
-    return {"version": VERSION, "filename": task.video.name, **source, **keys(task)}
+    rules = {"contract": task.version} if task.version > FIRST else {}
+    return {"version": VERSION, "filename": task.video.name, **rules, **source, **keys(task)}
 
 
 def _finish(task: Task, record: dict, frames: dict[int, bytes], old: dict | None) -> dict:
@@ -202,7 +246,7 @@ def _finish(task: Task, record: dict, frames: dict[int, bytes], old: dict | None
 def _write_faces(task: Task, name: str, rgb: np.ndarray, written: dict[str, list[int]]) -> dict:
     """Find the faces of one stored frame, write its files; its columns of labels_bbox.csv."""
     faces = _detector(json.dumps(to_dict(task.detector))).detect(rgb)
-    chosen = choose_face(faces, rgb.shape[1], rgb.shape[0])
+    chosen = choose_face(faces, rgb.shape[1], rgb.shape[0], task.version)
     lines = [f"face {f.confidence} {f.x} {f.y} {f.w} {f.h}\n" for f in faces]
     files = {f"faces/bbox/{name}.txt": "".join(lines).encode()}
     if chosen:

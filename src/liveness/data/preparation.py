@@ -27,7 +27,9 @@ from liveness.data.extract import (
     failed_record,
     forget,
     known_records,
+    notes_of_record,
     read_record,
+    settle_version,
     task_for,
     what_is_missing,
 )
@@ -37,7 +39,16 @@ from liveness.data.labels import RawSet, find_set, table_text
 from liveness.data.links import column_notes, read_identities, read_links, subjects_of
 from liveness.data.names import few
 from liveness.errors import UserError
-from liveness.files import held, natural_key, workspace, write_bytes, write_text
+from liveness.files import (
+    held,
+    list_unscored,
+    natural_key,
+    unscored_files,
+    workspace,
+    write_bytes,
+    write_text,
+)
+from liveness.media.notes import count_notes, with_notes
 from liveness.media.workers import Failed, run_tasks
 
 READABLE = ("ok", "partial")
@@ -76,7 +87,7 @@ LONGEST_NAME = 255  # bytes of a file name on every usual file system
 WHY = {
     "new": "not prepared yet",
     "changed": "the file has changed",
-    "frames": "frames missing or made under another plan",
+    "frames": "frames missing or made under another plan or contract",
     "faces": "faces missing or made under another detector or crop scale",
 }
 
@@ -93,15 +104,15 @@ class Prepared:
     folds: Folds
 
 
-def prepare_set(data: Data, strict: bool = False) -> None:
+def prepare_set(data: Data, strict: bool = False, renew: bool = False) -> None:
     """Prepare the set ``data.name`` as ``data`` says; a UserError where it cannot be done.
 
     ``strict``: a video of which no frame can be read is an error. One that breaks off ("partial") has frames, so
-    it is a warning in either case.
+    it is a warning in either case. ``renew``: by the newest contract, not by that of an earlier preparation.
     """
     folder = workspace() / "data" / data.name
     try:
-        _prepare(data, folder, strict)
+        _prepare(data, folder, strict, settle_version(folder, renew))
     except BrokenPipeError:  # of our own output, not of the folder
         raise
     except OSError as error:
@@ -126,7 +137,7 @@ def alone_in(folder: Path) -> Iterator[None]:
             yield
 
 
-def _prepare(data: Data, folder: Path, strict: bool) -> None:
+def _prepare(data: Data, folder: Path, strict: bool, version: int) -> None:
     raw = find_set(data.name)
     for note in raw.notes:
         print(f"{raw.name}: {note}")
@@ -140,14 +151,26 @@ def _prepare(data: Data, folder: Path, strict: bool) -> None:
     videos = [path for path in raw.videos if path.name not in left_out]
     if raw.unlabelled:
         _warn(f"{len(raw.unlabelled)} videos are not in {raw.label_file} and are left aside: {few(raw.unlabelled)}")
+    _note_unread(raw)
     with alone_in(folder):
-        _bring_up_to_date(Prepared(raw, {}, left_out, links, identities, data.folds), videos, data, folder, strict)
+        prepared = Prepared(raw, {}, left_out, links, identities, data.folds)
+        _bring_up_to_date(prepared, videos, data, folder, strict, version)
 
 
-def _bring_up_to_date(prepared: Prepared, videos: list[Path], data: Data, folder: Path, strict: bool) -> None:
+def _note_unread(raw: RawSet) -> None:
+    """One note of what lies in the set's folders, may be meant as a video, and is none by its name."""
+    inner = {folder.name for folder in raw.folders}
+    left = [one for folder in raw.folders for one in unscored_files(folder) if one[0] not in inner]
+    if left:
+        tqdm.write(f"note: {len(left)} beside the videos are not read: {list_unscored(left)}", file=sys.stderr)
+
+
+def _bring_up_to_date(
+    prepared: Prepared, videos: list[Path], data: Data, folder: Path, strict: bool, version: int
+) -> None:
     """Records of all ``videos`` (of this SHARD), then the tables."""
     shard = _shard(videos)
-    tasks = [task_for(path, folder, data) for path in (videos if shard is None else shard)]
+    tasks = [task_for(path, folder, data, version) for path in (videos if shard is None else shard)]
     _work(tasks, data, folder)
     if shard is not None:
         print(
@@ -159,13 +182,13 @@ def _bring_up_to_date(prepared: Prepared, videos: list[Path], data: Data, folder
     prepared.records = collect_records(tasks)
     _report(prepared, strict)
     _link_videos(prepared.raw, folder)
-    _write_tables(prepared, data, folder)
+    _write_tables(prepared, about(data, version), folder)
 
 
-def about(data: Data) -> dict:
-    """The content of prepare.json: everything that the output depends on."""
+def about(data: Data, version: int) -> dict:
+    """The content of prepare.json: everything that the output depends on; its version is the contract's."""
     values = {key: value for key, value in to_dict(data).items() if key not in NOT_MAKING}
-    return {"version": 1, "data": values, "detector_sha256": detector_digest()}
+    return {"version": version, "data": values, "detector_sha256": detector_digest()}
 
 
 def tables_of(prepared: Prepared) -> dict[str, pd.DataFrame]:
@@ -275,6 +298,8 @@ def _report(prepared: Prepared, strict: bool) -> None:
         f"{raw.name}: {', '.join(f'{n} {status}' for status, n in counts.most_common())}; "
         f"{len(frames)} frames, {faces} of them with a face"
     )
+    if noted := count_notes(with_notes("", notes_of_record(record)) for record in records.values()):
+        print(f"  noted: {noted}")
     bad = [name for name, record in records.items() if record["status"] not in READABLE]
     if len(bad) == len(records):
         raise UserError(f"no video of {raw.name} can be read; the first: {bad[0]}: {records[bad[0]]['reason']}")
@@ -309,7 +334,7 @@ def _link_videos(raw: RawSet, folder: Path) -> None:
             write_bytes(link, video.read_bytes())
 
 
-def _write_tables(prepared: Prepared, data: Data, folder: Path) -> None:
+def _write_tables(prepared: Prepared, made: dict, folder: Path) -> None:
     """labels.csv, the three tables and prepare.json, each whole."""
     content, path = prepared.raw.labels_csv(), folder / "labels.csv"
     label_file = prepared.raw.label_file
@@ -323,7 +348,7 @@ def _write_tables(prepared: Prepared, data: Data, folder: Path) -> None:
             (folder / f"{name}.csv").unlink(missing_ok=True)
     _report_groups(prepared, tables["labels_video"])
     _report_duplicates(tables["duplicates"], folder)
-    write_text(folder / "prepare.json", json.dumps(about(data), indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "prepare.json", json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     print(f"{folder}: {', '.join(f'{name}.csv' for name in tables)} written")
 
 
@@ -406,7 +431,7 @@ def _video_table(prepared: Prepared, extra: pd.DataFrame, groups: dict[str, str]
                 "label": extra.at[filename, "label"] if "label" in extra else "",
                 "video_id": Path(filename).stem,
                 "status": record["status"],
-                "reason": record["reason"],
+                "reason": with_notes(record["reason"], notes_of_record(record)),
                 "frames": info.get("frames", ""),
                 "fps": round(info["fps"], 3) if info else "",
                 "width": info.get("width", ""),

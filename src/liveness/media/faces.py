@@ -17,6 +17,7 @@ import numpy as np
 
 from liveness.config import Detector
 from liveness.errors import UserError
+from liveness.media.rules import NEWEST, RULES
 
 MODEL = "face_detection_yunet_2023mar.onnx"
 OVERLAP = 0.3  # intersection over union above which the weaker of two boxes goes (YuNet's default)
@@ -88,14 +89,22 @@ class FaceDetector:
         return sorted(faces, key=lambda face: (-face.confidence, face.x, face.y))
 
 
-def choose_face(faces: list[Face], width: int, height: int) -> Face | None:
-    """The face of a frame: of the largest area, and among equals the most central; None if there is none."""
+def choose_face(faces: list[Face], width: int, height: int, version: int = NEWEST) -> Face | None:
+    """The face of a frame that is scored; None if there is none.
+
+    The one of the largest area, if it has at least ``face_margin`` times (rules.py) that of any other; else the most
+    central of those that come so near to the largest. In contract version 1 the margin is 1: the largest, and among
+    equals the most central.
+    """
+    margin = RULES[version].face_margin
+    largest = max((face.w * face.h for face in faces), default=0.0)
 
     def rank(face: Face) -> tuple:
         off = (face.x + face.w / 2 - width / 2) ** 2 + (face.y + face.h / 2 - height / 2) ** 2
-        return -face.w * face.h, off, face.x, face.y
+        return off, -face.w * face.h, face.x, face.y
 
-    return min(faces, key=rank, default=None)
+    alike = [face for face in faces if margin * face.w * face.h > largest or face.w * face.h == largest]
+    return min(alike, key=rank, default=None)
 
 
 def crop_square(rgb: np.ndarray, face: Face, scale: float) -> np.ndarray:

@@ -4,11 +4,12 @@ Reads one video file through PyAV (FFmpeg's libraries), writes nothing. Frames a
 presentation order, from 0. Preparation and prediction both come through ``read_frames``.
 
 Pixels are those of OpenCV's VideoCapture for ordinary 8-bit clips: swscale's default conversion.
+What else a file may ask for (tone curve, shape of the pixels, turn, another track) is in display.py
+and container.py, under the rules of a contract's ``version`` (rules.py).
 """
 
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +19,22 @@ import cv2
 import numpy as np
 
 from liveness.config import FramePlan
+from liveness.media.container import VideoError, opened, video_track, why
+from liveness.media.display import Look, matrix_of, turned
+from liveness.media.rules import NEWEST
 
-MAX_PIXELS = 8192 * 8192  # of one frame: a damaged header must not ask for all memory
 KEPT_BYTES = 64 * 1024 * 1024  # files up to this size are demuxed once and decoded from memory
-# Containers that hold their own data: a playlist in a video's clothes must not open other files.
-CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,h264,hevc,m4v,mjpeg,ivf,obu"
 DEFAULT_FPS = 25.0  # for a file without any usable timing
 TIE = 1e-9  # seconds: two frames as near as this to a position are a tie, the earlier wins
 SLACK = 0.75  # seconds by which packets may end before the container's own duration
-
-
-class VideoError(Exception):
-    """This one video cannot be read; the text is the reason, one line."""
 
 
 @dataclass(frozen=True)
 class VideoInfo:
     """What a video holds: ``frames`` frames at ``times`` (seconds from 0, presentation order).
 
-    ``width`` and ``height`` are pixels as displayed, that is after ``rotation`` (clockwise
-    degrees that the metadata ask for: 0, 90, 180 or 270).
+    ``width`` and ``height`` are those of the frames as displayed: with square pixels (contract version 1: as
+    coded), and after ``rotation`` (clockwise degrees that the metadata ask for: 0, 90, 180 or 270).
     """
 
     frames: int
@@ -57,13 +54,19 @@ class Decoded:
     ``info`` describes the frames that decode; ``frames`` maps their index in ``info.times`` to
     pixels (uint8 RGB, height x width x 3), so ``choose_frames(plan, info.times, info.duration)``
     gives keys of it. ``status`` is "partial" when the file is damaged or breaks off; ``reason``
-    then says how, else it is empty.
+    then says how, else it is empty. ``notes`` (notes.py): what is unusual about it and no trouble.
     """
 
     info: VideoInfo
     frames: dict[int, Any]
     status: str
     reason: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def same_by_all_rules(self) -> bool:
+        """Whether every version of the contract gives these very frames."""
+        return {note.partition("=")[0] for note in self.notes} <= {"interlaced", "pixel_aspect_ignored"}
 
 
 @dataclass
@@ -76,17 +79,17 @@ class _Demuxed:
     packets: list | None  # the video packets themselves, for small files
 
 
-def probe(path: Path) -> VideoInfo:
-    """Describe a video by walking through its packets; nothing is decoded.
+def probe(path: Path, version: int = NEWEST) -> VideoInfo:
+    """Describe a video by walking through its packets; only the first frame is decoded, for its turn.
 
     A wrong or missing frame count, duration or rate in the header does not matter. Raises
     VideoError when the file cannot be opened or holds no video.
     """
-    with _opened(path) as container:
-        stream = _video_stream(container, path)
-        found = _demux(container, stream, keep=False)
-        matrix = _first_matrix(path) if stream.codec_context.width else None
-    return _turned(found.info, matrix)
+    with opened(path) as container:
+        stream, _ = video_track(container, path, version)
+        look, found = Look(stream, version), _demux(container, stream, keep=False)
+        matrix = _first_matrix(path, version) if stream.codec_context.width else None
+    return _shown(found.info, look, matrix)
 
 
 def choose_frames(plan: FramePlan, times: np.ndarray, duration: float) -> list[int]:
@@ -116,21 +119,25 @@ def choose_frames(plan: FramePlan, times: np.ndarray, duration: float) -> list[i
     return list(dict.fromkeys(_nearest(np.asarray(times, dtype=np.float64), wanted)))
 
 
-def read_frames(path: Path, plans: list[FramePlan], jpeg_quality: int | None = None, threads: int = 1) -> Decoded:
+def read_frames(
+    path: Path, plans: list[FramePlan], jpeg_quality: int | None = None, threads: int = 1, version: int = NEWEST
+) -> Decoded:
     """Decode the union of the plans' frames: upright uint8 RGB arrays, each decoded once.
 
     With ``jpeg_quality`` every frame has passed the JPEG round trip of the stored frames.
-    ``threads`` is the decoder's own number of threads; the pixels do not depend on it. Raises
-    VideoError when no frame can be had.
+    ``threads`` is the decoder's own number of threads; the pixels do not depend on it. ``version`` is that of the
+    contract whose rules hold. Raises VideoError when no frame can be had.
     """
     if jpeg_quality is None:
-        return _guarded(path, plans, lambda rgb: rgb, threads)
-    return _guarded(path, plans, lambda rgb: jpeg_round_trip(rgb, jpeg_quality), threads)
+        return _guarded(path, plans, lambda rgb: rgb, threads, version)
+    return _guarded(path, plans, lambda rgb: jpeg_round_trip(rgb, jpeg_quality), threads, version)
 
 
-def read_jpegs(path: Path, plans: list[FramePlan], jpeg_quality: int, threads: int = 1) -> Decoded:
+def read_jpegs(
+    path: Path, plans: list[FramePlan], jpeg_quality: int, threads: int = 1, version: int = NEWEST
+) -> Decoded:
     """As ``read_frames``, but the frames are JPEG files' bytes: small enough to hold a long plan."""
-    return _guarded(path, plans, lambda rgb: jpeg_encode(rgb, jpeg_quality), threads)
+    return _guarded(path, plans, lambda rgb: jpeg_encode(rgb, jpeg_quality), threads, version)
 
 
 def jpeg_encode(rgb: np.ndarray, quality: int) -> bytes:
@@ -163,34 +170,9 @@ def _nearest(times: np.ndarray, wanted: np.ndarray) -> list[int]:
     return [int(i) for i in np.where(take_right, right, left)]
 
 
-def _opened(path: Path) -> av.container.InputContainer:
-    """Open a file for demuxing: this file only, and of a known kind."""
-    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
-    try:
-        # By its absolute path: FFmpeg takes what stands before a colon in a relative one for a protocol.
-        return av.open(os.path.abspath(path), options=options)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"cannot be opened: {_why(error)}") from error
-
-
-def _video_stream(container: av.container.InputContainer, path: Path) -> av.video.stream.VideoStream:
-    """The first real video stream: cover pictures of audio files do not count."""
-    for stream in container.streams.video:
-        if stream.disposition & av.stream.Disposition.attached_pic:
-            continue
-        if stream.codec_context is None:
-            raise VideoError("its codec is unknown to the decoder")
-        if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
-            raise VideoError(f"frames of {stream.codec_context.width}x{stream.codec_context.height} are too large")
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # it may also grow on the way
-        return stream
-    kinds = sorted({stream.type for stream in container.streams})
-    raise VideoError(f"no video stream ({'only ' + ', '.join(kinds) if kinds else 'no stream at all'})")
-
-
 def _demux(container: av.container.InputContainer, stream: av.video.stream.VideoStream, keep: bool) -> _Demuxed:
     """Walk through the packets of every stream; keep those of the video if asked."""
-    packets, stamps, ends, corrupt, trouble = [], [], [0.0], 0, ""
+    packets, stamps, ends, corrupt, hidden, trouble = [], [], [0.0], 0, 0, ""
     try:
         for packet in container.demux():
             if packet.size == 0:  # the mark of a stream's end
@@ -202,14 +184,18 @@ def _demux(container: av.container.InputContainer, stream: av.video.stream.Video
                 continue
             if keep:
                 packets.append(packet)
-            if not packet.is_discard:
+            if packet.is_discard:  # an edit list hides it: decoded for what follows, never shown
+                hidden += 1
+            else:
                 stamps.append((packet.pts, packet.dts))
                 corrupt += packet.is_corrupt
     except (av.error.FFmpegError, OSError) as error:
-        trouble = f"breaks off: {_why(error)}"
+        trouble = f"breaks off: {why(error)}"
     if not stamps:
         raise VideoError(trouble or "no video frame in the file")
-    listed = stream.frames if container.format.name.startswith("mov") else 0  # a table there, elsewhere a guess
+    # A table there, elsewhere a guess. Under an edit list the index is as the packets come, the count need not be.
+    listed = len(stream.index_entries) or stream.frames if container.format.name.startswith("mov") else 0
+    listed = max(0, listed - hidden)
     length = container.duration / av.time_base if container.duration else 0.0
     if not trouble and (corrupt or listed > len(stamps)):
         trouble = f"breaks off: {len(stamps) - corrupt} of {max(listed, len(stamps))} frames are whole"
@@ -246,13 +232,13 @@ def _seconds(stamps: list, stream: av.video.stream.VideoStream) -> np.ndarray:
     return times if usable else even
 
 
-def _info(stream: av.video.stream.VideoStream, times: np.ndarray, matrix: np.ndarray | None = None) -> VideoInfo:
-    """A VideoInfo of the frames at ``times``; the last is shown for the median interval."""
+def _info(stream: av.video.stream.VideoStream, times: np.ndarray) -> VideoInfo:
+    """A VideoInfo of the frames at ``times``, as coded; the last is shown for the median interval."""
     rate = float(stream.average_rate or stream.guessed_rate or 0) or DEFAULT_FPS
     last = float(np.median(np.diff(times))) if len(times) > 1 else 1 / rate
     duration = float(times[-1]) + last if len(times) else 0.0
     context = stream.codec_context
-    info = VideoInfo(
+    return VideoInfo(
         frames=len(times),
         fps=len(times) / duration if duration > 0 else 0.0,
         width=context.width,
@@ -262,60 +248,20 @@ def _info(stream: av.video.stream.VideoStream, times: np.ndarray, matrix: np.nda
         codec=context.name,
         rotation=0,
     )
-    return _turned(info, matrix)
 
 
-def _turned(info: VideoInfo, matrix: np.ndarray | None) -> VideoInfo:
-    """The same video as displayed under a display matrix."""
-    if matrix is None:
-        return info
-    (a, b), (c, d) = matrix
-    swapped = abs(b) > abs(a)
-    # b and c are the sine of the clockwise turn; a mirrored picture is named by the turn of its x axis.
-    turn = 90 if swapped and b > 0 else 270 if swapped else 0 if a > 0 else 180
-    if a * d - b * c < 0 and not swapped:
-        turn = 0 if d > 0 else 180
-    width, height = (info.height, info.width) if swapped else (info.width, info.height)
-    return VideoInfo(info.frames, info.fps, width, height, info.duration, info.times, info.codec, turn)
+def _shown(info: VideoInfo, look: Look, matrix: np.ndarray | None) -> VideoInfo:
+    """The same video with its size as displayed."""
+    width, height, turn = turned(*look.size(info.width, info.height), matrix)
+    return replace(info, width=width, height=height, rotation=turn)
 
 
-def _matrix_of(frame: av.VideoFrame) -> np.ndarray | None:
-    """The 2x2 part of a frame's display matrix as signs and zeros, or None where it changes nothing."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return None
-    values = np.frombuffer(bytes(data), dtype=np.int32)
-    if values.size < 9:
-        return None
-    part = values.reshape(3, 3)[:2, :2].astype(np.float64)
-    largest = np.abs(part).max()
-    if largest == 0 or abs(np.linalg.det(part / largest)) < 1e-3:
-        return None
-    part = np.rint(part / largest)  # to the nearest quarter turn
-    if abs(np.linalg.det(part)) != 1 or np.array_equal(part, np.eye(2)):
-        return None
-    return part
-
-
-def _upright(rgb: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
-    """Turn and mirror pixels as the display matrix says: (x, y) goes to (a x + c y, b x + d y)."""
-    if matrix is None:
-        return rgb
-    (a, b), (c, d) = matrix
-    if abs(b) > abs(a):
-        rgb = rgb.transpose(1, 0, 2)
-        along_x, along_y = c, b
-    else:
-        along_x, along_y = a, d
-    return np.ascontiguousarray(rgb[:: -1 if along_y < 0 else 1, :: -1 if along_x < 0 else 1])
-
-
-def _first_matrix(path: Path) -> np.ndarray | None:
+def _first_matrix(path: Path, version: int) -> np.ndarray | None:
     """The display matrix of the first frame that decodes."""
-    with _opened(path) as container:
-        stream = _video_stream(container, path)
+    with opened(path) as container:
+        stream, _ = video_track(container, path, version)
         for frame in _frames(stream, container.demux(stream), []):
-            return _matrix_of(frame)
+            return matrix_of(frame)
     return None
 
 
@@ -326,7 +272,7 @@ def _frames(stream: av.video.stream.VideoStream, packets: Iterator, errors: list
         try:
             packet = next(packets, None)
         except (av.error.FFmpegError, OSError) as error:
-            errors.append(f"breaks off: {_why(error)}")
+            errors.append(f"breaks off: {why(error)}")
             packet = None
         try:
             if packet is None:
@@ -339,7 +285,7 @@ def _frames(stream: av.video.stream.VideoStream, packets: Iterator, errors: list
                 return
             if isinstance(error, MemoryError):
                 raise
-            errors.append(f"a frame does not decode: {_why(error)}")
+            errors.append(f"a frame does not decode: {why(error)}")
             if packet is None:
                 return
 
@@ -353,39 +299,40 @@ def _union(plans: list[FramePlan], info: VideoInfo) -> set[int]:
     return {index for plan in plans for index in choose_frames(plan, info.times, info.duration)}
 
 
-def _guarded(path: Path, plans: list[FramePlan], convert: Callable[[np.ndarray], Any], threads: int) -> Decoded:
+def _guarded(path: Path, plans: list[FramePlan], convert: Callable, threads: int, version: int) -> Decoded:
     """``_read``, with whatever the libraries raise on a damaged file as a VideoError."""
     try:
-        return _read(path, plans, convert, threads)
+        return _read(path, plans, convert, threads, version)
     except cv2.error as error:
         if getattr(error, "code", None) == cv2.Error.STS_NO_MEM:
             raise MemoryError from error
-        raise VideoError(f"does not decode: {_why(error)}") from error
+        raise VideoError(f"does not decode: {why(error)}") from error
     except MemoryError:  # FFmpeg's own is one too: the limit was reached, which says little about the file
         raise
     except (av.error.FFmpegError, OSError, ValueError, OverflowError) as error:
-        raise VideoError(f"does not decode: {_why(error)}") from error
+        raise VideoError(f"does not decode: {why(error)}") from error
 
 
-def _read(path: Path, plans: list[FramePlan], convert: Callable[[np.ndarray], Any], threads: int) -> Decoded:
+def _read(path: Path, plans: list[FramePlan], convert: Callable, threads: int, version: int) -> Decoded:
     """Decode once up to the last wanted frame; a file that is not as its packets say is scanned."""
-    with _opened(path) as container:
-        stream = _video_stream(container, path)
+    with opened(path) as container:
+        stream, notes = video_track(container, path, version)
+        look = Look(stream, version)
         found = _demux(container, stream, keep=Path(path).stat().st_size <= KEPT_BYTES)
         wanted, errors = _union(plans, found.info), []
         if found.packets is not None:
             _set_threads(stream, threads)
-            source = found.packets
-            kept, matrix, same = _collect(_frames(stream, source, errors), wanted, found.stamps, convert)
+            source = _frames(stream, found.packets, errors)
         else:
-            kept, matrix, same = _collect(_reopened(path, threads, errors), wanted, found.stamps, convert)
+            source = _reopened(path, threads, errors, version)
+        kept, matrix, same = _collect(source, wanted, found.stamps, convert, look)
         if same and not errors and not found.trouble and len(kept) == len(wanted):
-            return Decoded(_turned(found.info, matrix), kept, "ok", "")
-    return _read_damaged(path, plans, convert, threads, found)
+            return Decoded(_shown(found.info, look, matrix), kept, "ok", "", [*notes, *look.notes])
+    return _read_damaged(path, plans, convert, threads, found, version)
 
 
 def _collect(
-    frames: Iterator[av.VideoFrame], wanted: set[int], stamps: list[int] | None, convert: Callable
+    frames: Iterator[av.VideoFrame], wanted: set[int], stamps: list[int] | None, convert: Callable, look: Look
 ) -> tuple[dict[int, Any], np.ndarray | None, bool]:
     """Convert the wanted frames; also the display matrix, and whether the stamps were as expected."""
     kept, matrix = {}, None
@@ -394,32 +341,35 @@ def _collect(
         if stamps is not None and (index >= len(stamps) or frame.pts != stamps[index] or frame.is_corrupt):
             return kept, matrix, False
         if index in wanted:
-            matrix = _matrix_of(frame)
-            kept[index] = convert(_upright(frame.to_ndarray(format="rgb24"), matrix))
+            matrix = matrix_of(frame)
+            kept[index] = convert(look.pixels(frame, matrix))
         if index >= last:
             break
     return kept, matrix, True
 
 
-def _reopened(path: Path, threads: int, errors: list[str]) -> Iterator[av.VideoFrame]:
+def _reopened(path: Path, threads: int, errors: list[str], version: int) -> Iterator[av.VideoFrame]:
     """The frames of a file from its beginning, from a container of its own."""
-    with _opened(path) as container:
-        stream = _video_stream(container, path)
+    with opened(path) as container:
+        stream, _ = video_track(container, path, version)
         _set_threads(stream, threads)
         yield from _frames(stream, container.demux(stream), errors)
 
 
-def _read_damaged(path: Path, plans: list[FramePlan], convert: Callable, threads: int, found: _Demuxed) -> Decoded:
+def _read_damaged(
+    path: Path, plans: list[FramePlan], convert: Callable, threads: int, found: _Demuxed, version: int
+) -> Decoded:
     """Decode everything to see which frames there are, choose among those, decode again."""
     errors: list[str] = []
     stamps, corrupt = [], 0
-    for frame in _reopened(path, threads, errors):
+    for frame in _reopened(path, threads, errors, version):
         stamps.append(frame.pts)
         corrupt += frame.is_corrupt
     if not stamps:
         raise VideoError((errors or [found.trouble or "no frame decodes"])[0])
-    with _opened(path) as container:
-        stream = _video_stream(container, path)
+    with opened(path) as container:
+        stream, notes = video_track(container, path, version)
+        look = Look(stream, version)
         ascending = None not in stamps and all(a < b for a, b in zip(stamps, stamps[1:], strict=False))
         if ascending:
             times = _seconds(stamps, stream)
@@ -428,15 +378,9 @@ def _read_damaged(path: Path, plans: list[FramePlan], convert: Callable, threads
         else:
             times = np.arange(len(stamps)) / (found.info.fps or DEFAULT_FPS)
         info = _info(stream, times)
-    kept, matrix, _ = _collect(_reopened(path, threads, []), _union(plans, info), None, convert)
-    info = _turned(info, matrix)
+    kept, matrix, _ = _collect(_reopened(path, threads, [], version), _union(plans, info), None, convert, look)
+    info, notes = _shown(info, look, matrix), [*notes, *look.notes]
     if errors or corrupt or found.trouble:
         reason = (found.trouble or (errors or [f"{corrupt} frames are damaged"])[0]) + f"; {len(stamps)} frames decode"
-        return Decoded(info, kept, "partial", reason)
-    return Decoded(info, kept, "ok", "")
-
-
-def _why(error: BaseException) -> str:
-    """One line from a decoder's exception, without its numbers and the file's path."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())
+        return Decoded(info, kept, "partial", reason, notes)
+    return Decoded(info, kept, "ok", "", notes)

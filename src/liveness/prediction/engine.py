@@ -22,6 +22,7 @@ from liveness import launch
 from liveness.config import Cascade, Ensemble, names
 from liveness.errors import UserError
 from liveness.files import workspace
+from liveness.media.notes import with_notes
 from liveness.media.workers import Failed, run_tasks
 from liveness.prediction import memory
 from liveness.prediction.operating import Operating, read_operating
@@ -134,7 +135,7 @@ def _described(path: Path, description: dict, recipe: str, fold: int, weight: fl
     plan, view, detector = read_contract(contract, str(path))
     if view.kind == "face" and contract["detector_sha256"] != sha256_of(detector_path()):
         raise UserError(f"{path}: made with another face detector than {detector_path().name} of this environment")
-    wanted = wanted_of(plan, view, detector, contract["jpeg_quality"])
+    wanted = wanted_of(plan, view, detector, contract["jpeg_quality"], contract["version"])
     amp = description["recipe"]["train"]["amp"]
     return Member(f"{recipe}_fold{fold}", weight, wanted, contract["combine"], path, amp)
 
@@ -378,10 +379,12 @@ def _row(video: _Video, loaded: LoadedEnsemble) -> Row:
     reason = "; ".join(filter(None, (reason, loaded.operating.lost)))
     if not np.isfinite(score):
         score = NO_SCORE
-    faces = None if prepared.faces < 0 else prepared.faces
+    faces, most = (None if count < 0 else count for count in (prepared.faces, prepared.most_faces))
+    several = [f"several_faces={most}"] if most and most > 1 else []
+    reason = with_notes(reason, [*prepared.notes, *several])
     decision = loaded.operating.decide(score, status, video.most_frames)
     milliseconds = prepared.milliseconds + video.milliseconds
-    return Row(prepared.path.name, score, decision, status, reason, prepared.frames, faces, milliseconds)
+    return Row(prepared.path.name, score, decision, status, reason, prepared.frames, faces, milliseconds, most)
 
 
 def _tensors(views: np.ndarray, wanted: Wanted) -> Any:

@@ -13,9 +13,7 @@ from pathlib import Path
 
 from liveness import launch
 from liveness.errors import UserError
-from liveness.files import FOLDER, look_through, natural_key, workspace
-
-NAMED = 3  # examples in a note, of each kind
+from liveness.files import FOLDER, list_unscored, look_through, natural_key, workspace
 
 
 class NoVideos(UserError):
@@ -36,14 +34,16 @@ def videos_below(source: Path) -> list[Path]:
     for line in found.notes:
         note(line)
     if not found.videos:
-        there = f"; there is {listed(found.left)}" if found.left else ""
+        there = f"; there is {list_unscored(found.left)}" if found.left else ""
         raise NoVideos(
             f"{source}: no videos in it, in its videos/ or in a <set>/videos/; expected mp4, mov, avi, ...{there}"
         )
     _require_distinct_names(found.videos)
     if found.left:
         count = len(found.left)
-        note(f"{source}: {count} {'is' if count == 1 else 'are'} not scored beside the videos: {listed(found.left)}")
+        note(
+            f"{source}: {count} {'is' if count == 1 else 'are'} not scored beside the videos: {list_unscored(found.left)}"
+        )
     return found.videos
 
 
@@ -73,18 +73,6 @@ def _sorted_out(source: Path) -> _Found:
     if sets.videos:
         left = [one for one in left if one[1] == FOLDER]
     return _Found(sets.videos, left + sets.left, sets.notes)
-
-
-def listed(left: list[tuple[str, str]]) -> str:
-    """What is not scored, by its reason: ``a.gif (a picture), b, c, d and 4 more (no ending)``."""
-    kinds: dict[str, list[str]] = {}
-    for name, why in left:
-        kinds.setdefault(why, []).append(repr(name) if name != name.strip() else name)
-    parts = []
-    for why, names in kinds.items():
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        parts.append(f"{', '.join(names[:NAMED])}{more} ({why})")
-    return ", ".join(parts)
 
 
 def _of_sets(source: Path) -> _Found:

@@ -5,6 +5,7 @@ member needs one. Nothing here imports torch, so a worker starts quickly and sta
 """
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from liveness.config import Detector, FramePlan, View, to_dict
 from liveness.data.contract import views_of
 from liveness.files import digest_of
+from liveness.media.rules import NEWEST
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Wanted:
     view: View
     detector: Detector
     jpeg_quality: int
+    version: int = NEWEST  # of the contract
 
 
 @dataclass
@@ -38,6 +41,8 @@ class Prepared:
     reason: str = ""
     frames: int = 0  # frames decoded for this
     faces: int = 0  # of those, frames with a face; -1 = nobody asked
+    most_faces: int = -1  # the most faces in one of them; -1 = nobody asked
+    notes: list[str] = field(default_factory=list)  # media/notes.py
     views: dict[str, np.ndarray] = field(default_factory=dict)
     frames_of: dict[str, list[int]] = field(default_factory=dict)
     milliseconds: float = 0.0
@@ -77,25 +82,40 @@ def prepare(path: Path, wanted: list[Wanted]) -> Prepared:
     from liveness.media.video import VideoError, read_frames
 
     started = time.perf_counter()
-    prepared = Prepared(path)
+    prepared, plans = Prepared(path), [item.plan for item in wanted]
     try:
-        decoded = read_frames(path, [item.plan for item in wanted], None)
-        prepared.status, prepared.reason, prepared.frames = decoded.status, decoded.reason, len(decoded.frames)
-        cut_all(decoded, wanted, prepared)
+        for decoded, items in decodings(wanted, lambda version: read_frames(path, plans, None, version=version)):
+            if prepared.status == "ok":
+                prepared.status, prepared.reason = decoded.status, decoded.reason
+            prepared.frames = max(prepared.frames, len(decoded.frames))
+            cut_all(decoded, items, prepared)
     except VideoError as error:
         prepared.status, prepared.reason = "unreadable", str(error)
     prepared.milliseconds = 1000 * (time.perf_counter() - started)
     return prepared
 
 
+def decodings(wanted: list[Wanted], read: Callable[[int], Any]) -> Iterator[tuple[Any, list[Wanted]]]:
+    """A video decoded by the rules of each contract version that is wanted, with the needs of that version.
+
+    ``read``: version -> video.Decoded. It is called once for a video that looks the same by all rules.
+    """
+    decoded = None
+    for version in sorted({item.version for item in wanted}, reverse=True):
+        if decoded is None or not decoded.same_by_all_rules:
+            decoded = read(version)
+        yield decoded, [item for item in wanted if item.version == version]
+
+
 def cut_all(decoded: Any, wanted: list[Wanted], prepared: Prepared) -> None:
+    """Cut the views of some members from a decoded video, into ``prepared``; count its faces, take over its notes."""
     from liveness.media.faces import choose_face
     from liveness.media.video import choose_frames, jpeg_round_trip
 
     stored: dict[tuple, np.ndarray] = {}
-    found: dict[tuple, Any] = {}
+    found: dict[tuple, list] = {}
     with_face: set[int] = set()
-    asked = False
+    before = prepared.faces if prepared.frames_of else -1  # by the members of another contract version
     for item in wanted:
         views, frames_of = [], []
         for index in choose_frames(item.plan, decoded.info.times, decoded.info.duration):
@@ -104,12 +124,11 @@ def cut_all(decoded: Any, wanted: list[Wanted], prepared: Prepared) -> None:
                 stored[at] = jpeg_round_trip(decoded.frames[index], item.jpeg_quality)
             face = None
             if item.view.kind == "face":
-                asked = True
                 sight = (*at, item.detector.threshold, item.detector.max_side)
                 if sight not in found:
-                    height, width = stored[at].shape[:2]
-                    found[sight] = choose_face(_detector(*sight[2:]).detect(stored[at]), width, height)
-                face = found[sight]
+                    found[sight] = _detector(*sight[2:]).detect(stored[at])
+                height, width = stored[at].shape[:2]
+                face = choose_face(found[sight], width, height, item.version)
                 if face is not None:
                     with_face.add(index)
             pieces = views_of(stored[at], face, item.view)
@@ -119,12 +138,16 @@ def cut_all(decoded: Any, wanted: list[Wanted], prepared: Prepared) -> None:
         prepared.frames_of[item.key] = frames_of
         if views:
             prepared.views[item.key] = np.stack(views)
-    prepared.faces = len(with_face) if asked else -1
+    asked = any(item.view.kind == "face" for item in wanted)
+    prepared.faces = max(before, len(with_face)) if asked else before
+    if asked:
+        prepared.most_faces = max(prepared.most_faces, *map(len, found.values()), 0)
+    prepared.notes += decoded.notes
 
 
-def wanted_of(plan: FramePlan, view: View, detector: Detector, jpeg_quality: int) -> Wanted:
+def wanted_of(plan: FramePlan, view: View, detector: Detector, jpeg_quality: int, version: int = NEWEST) -> Wanted:
     """A member's needs under a key that is equal for equal needs."""
-    needs = [to_dict(plan), to_dict(view), jpeg_quality]
+    needs = [version, to_dict(plan), to_dict(view), jpeg_quality]
     if view.kind == "face":
         needs.append(to_dict(detector))
-    return Wanted(repr(needs), plan, view, detector, jpeg_quality)
+    return Wanted(repr(needs), plan, view, detector, jpeg_quality, version)

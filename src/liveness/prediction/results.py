@@ -19,7 +19,7 @@ NO_SCORE = 0.5
 SCORED = ("ok", "partial")
 FILES = ("submission.csv", "predictions.csv")
 PREVIOUS = "previous_"  # before the names of an earlier run's files
-COLUMNS = ("fname", "score", "decision", "status", "reason", "frames", "faces", "milliseconds")
+COLUMNS = ("fname", "score", "decision", "status", "reason", "frames", "faces", "milliseconds", "faces_in_frame")
 
 
 @dataclass
@@ -30,10 +30,11 @@ class Row:
     score: float
     decision: str  # live | attack | abstain
     status: str
-    reason: str
+    reason: str  # why, and notes of what is unusual and no trouble (media/notes.py)
     frames: int  # frames decoded
     faces: int | None  # of those, frames with a face; None where no member looks for one
     milliseconds: float  # decoding, preprocessing and the models, of this video
+    faces_in_frame: int | None = None  # the most faces in one frame that was scored; None where no member looks for one
 
 
 def table(rows: Iterable[Row]) -> Any:
@@ -61,16 +62,16 @@ def write_times(rows: list[Row], path: Path) -> Path:
 
 def row_text(row: Row) -> list[str]:
     """A row's values as predictions.csv holds them, in the order of COLUMNS."""
-    faces = "" if row.faces is None else str(row.faces)
+    faces, most = ("" if count is None else str(count) for count in (row.faces, row.faces_in_frame))
     fixed = [row.fname, score_text(row.score), row.decision, row.status, row.reason, str(row.frames), faces]
-    return [*fixed, f"{row.milliseconds:.1f}"]
+    return [*fixed, f"{row.milliseconds:.1f}", most]
 
 
 def row_from(values: list[str]) -> Row:
     """The inverse of ``row_text``; ValueError where the values are none."""
-    fname, score, decision, status, reason, frames, faces, milliseconds = values
-    number = None if faces == "" else int(faces)
-    return Row(fname, float(score), decision, status, reason, int(frames), number, float(milliseconds))
+    fname, score, decision, status, reason, frames, faces, milliseconds, most = values
+    with_face, in_frame = (None if count == "" else int(count) for count in (faces, most))
+    return Row(fname, float(score), decision, status, reason, int(frames), with_face, float(milliseconds), in_frame)
 
 
 def _write(path: Path, header: tuple[str, ...], rows: Iterable) -> Path:

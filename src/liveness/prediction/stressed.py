@@ -13,6 +13,7 @@ import numpy as np
 
 from liveness.config import FramePlan
 from liveness.errors import UserError
+from liveness.media.rules import NEWEST
 from liveness.media.stress import NEIGHBOURS, Draws, Stress, change, kept
 from liveness.prediction import prepare
 from liveness.prediction.prepare import Prepared, Wanted
@@ -37,14 +38,14 @@ def stress_task(task: Task) -> dict[Stress, Prepared]:
 
     plans, found = [item.plan for item in task.wanted], {}
     try:
-        decoded = _decode(task, plans)
-        for stress in task.stresses:
-            found[stress] = Prepared(task.path, decoded.status, decoded.reason)
-            times, duration, frames = _stressed(decoded, stress, plans, task.draws(stress))
-            info = replace(decoded.info, frames=len(times), times=times, duration=duration)
-            worse = Decoded(info, frames, decoded.status, decoded.reason)
-            prepare.cut_all(worse, list(task.wanted), found[stress])
-            found[stress].frames = len(frames)
+        for decoded, items in prepare.decodings(list(task.wanted), lambda version: _decode(task, plans, version)):
+            for stress in task.stresses:
+                prepared = found.setdefault(stress, Prepared(task.path, decoded.status, decoded.reason))
+                times, duration, frames = _stressed(decoded, stress, plans, task.draws(stress))
+                info = replace(decoded.info, frames=len(times), times=times, duration=duration)
+                worse = Decoded(info, frames, decoded.status, decoded.reason, decoded.notes)
+                prepare.cut_all(worse, items, prepared)
+                prepared.frames = len(frames)
     except VideoError as error:
         return {stress: Prepared(task.path, "unreadable", str(error)) for stress in task.stresses}
     return found
@@ -56,7 +57,7 @@ def stressed_frames(path: Path, plan: FramePlan, stresses: list[Stress], seed: i
 
     task = Task(path, (), tuple(stresses), seed)
     try:
-        decoded = _decode(task, [plan])
+        decoded = _decode(task, [plan], NEWEST)
     except VideoError as error:
         raise UserError(f"{path}: {error}; expected a video that can be read") from error
     for stress in stresses:
@@ -64,12 +65,12 @@ def stressed_frames(path: Path, plan: FramePlan, stresses: list[Stress], seed: i
         yield frames[next(iter(frames))]
 
 
-def _decode(task: Task, plans: list[FramePlan]) -> Any:
+def _decode(task: Task, plans: list[FramePlan], version: int) -> Any:
     """The frames that any of the stresses needs, and those before them that re-encoding needs."""
     from liveness.media.video import choose_frames, probe, read_frames
 
     extra: set[int] = set()
-    info = probe(task.path)
+    info = probe(task.path, version)
     for stress in task.stresses:
         left, times, duration = kept(stress, info.times, info.duration, task.draws(stress))
         wanted = {int(left[i]) for plan in plans for i in choose_frames(plan, times, duration)}
@@ -81,7 +82,7 @@ def _decode(task: Task, plans: list[FramePlan]) -> Any:
         # Positions are what a plan has to name frames by: each is exactly at its frame's time.
         shares = [float(info.times[i]) / info.duration for i in sorted(extra)]
         plans = [*plans, FramePlan(plan="positions", positions=shares)]
-    return read_frames(task.path, plans, None)
+    return read_frames(task.path, plans, None, version=version)
 
 
 def _stressed(

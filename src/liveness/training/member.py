@@ -360,7 +360,7 @@ def finish(model: Any, oof: pd.DataFrame, prepared: PreparedSet, described: dict
     recipe = from_dict(Recipe, described["recipe"], "recipe")
     of_fold = oof[oof.fold == described["fold"]]
     figures = {key: value if math.isfinite(value) else None for key, value in _figures(of_fold, recipe).items()}
-    contract = make_contract(recipe, prepared.data, prepared.detector_sha256)
+    contract = make_contract(recipe, prepared.data, prepared.detector_sha256, prepared.version)
     path = weights_of(described)
     held_out = {"videos": of_fold.filename.nunique(), **figures}
     # How many folds there are: a member that is lost is missed then, where an ensemble takes all of them.
