@@ -40,10 +40,8 @@ def videos_below(source: Path) -> list[Path]:
         )
     _require_distinct_names(found.videos)
     if found.left:
-        count = len(found.left)
-        note(
-            f"{source}: {count} {'is' if count == 1 else 'are'} not scored beside the videos: {list_unscored(found.left)}"
-        )
+        count = f"{len(found.left)} {'is' if len(found.left) == 1 else 'are'}"
+        note(f"{source}: {count} not scored beside the videos: {list_unscored(found.left)}")
     return found.videos
 
 
