@@ -22,7 +22,7 @@ from liveness.prediction import engine
 from liveness.prediction import partial as partial_rows
 from liveness.prediction.engine import load_members, read_ensemble, score_videos
 from liveness.prediction.partial import NAME, Partial, fingerprint_of
-from liveness.prediction.results import Row, write_submission
+from liveness.prediction.results import COLUMNS, Row, write_submission
 
 MEMBER = [EnsembleMember("convnext_large", 0)]
 OPTIONS = ("--members", "convnext_large:0", "--workers", "1")
@@ -80,7 +80,7 @@ def started(folder: Path, output: Path, rows: int = 3, **env: str):
 
 def finished(output: Path) -> int:
     lines = (output / NAME).read_bytes().splitlines()
-    return sum(line.count(b",") == 8 for line in lines) - 1
+    return sum(line.count(b",") == len(COLUMNS) for line in lines) - 1
 
 
 def continues(run_driver, folder: Path, output: Path, workspace: Path) -> None:
