@@ -1,7 +1,8 @@
 """How a loader's workers hand their samples over: through shared memory, or through pipes where that is small.
 
 torch's way is /dev/shm, of which a container has 64 MB unless it was started with --shm-size; a worker that finds
-it full ends the training ("No space left on device", or SIGBUS). Pipes copy every batch twice more and give the same numbers.
+it full ends the training ("No space left on device", or SIGBUS). Pipes copy every batch twice more and give the
+same numbers.
 """
 
 import os
