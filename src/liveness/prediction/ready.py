@@ -5,9 +5,11 @@ Looks at the names in weights/<set>/ and at configs/ensemble; opens no weights, 
 
 from pathlib import Path
 
-from liveness.config import load_ensemble, names
+from liveness.config import Ensemble, load_ensemble, names
 from liveness.errors import UserError
 from liveness.files import workspace
+from liveness.model.checkpoint import member_path
+from liveness.model.ensembles import in_weights
 
 MOST = 3  # ready ensembles that are named
 
@@ -26,16 +28,19 @@ class WeightsMissing(UserError):
 
 def ready_ensembles() -> list[tuple[str, str]]:
     """(set, ensemble) wherever all members' files are there, by name."""
-    root, found = workspace() / "weights", []
-    there = sorted({path.parent.name: path.parent for path in root.glob("*/*_fold*.safetensors")}.items())
+    found = []
+    there = sorted({path.parent.name: path.parent for path in (workspace() / "weights").glob("*/*_fold*.safetensors")})
     for name in names("ensemble") if there else ():
         try:
-            members = load_ensemble(name).members
+            found += [(data, name) for data in there if _is_whole(load_ensemble(name), data)]
         except UserError:
-            continue  # a damaged file in configs/ is told to whoever asks for it
-        files = [f"{member.recipe}_fold{member.fold}.safetensors" for member in members]
-        found += [(data, name) for data, folder in there if all((folder / file).is_file() for file in files)]
+            continue  # a damaged file in configs/ or weights/ is told to whoever asks for it
     return sorted(found)
+
+
+def _is_whole(ensemble: Ensemble, data: str) -> bool:
+    members = in_weights(ensemble, data).members
+    return all(member_path(data, member.recipe, member.fold).is_file() for member in members)
 
 
 def _ways_to_get(missing: list[Path], ensemble: str, data: str, videos: str) -> str:
