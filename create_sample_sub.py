@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
-from liveness.errors import UserError, run
-from liveness.files import written_aside
+from liveness.base.errors import UserError, run
+from liveness.base.files import written_aside
 from liveness.prediction.inputs import default_input, videos_below
 
 

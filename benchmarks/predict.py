@@ -251,12 +251,13 @@ def put_members(work: Path, full: bool) -> None:
     os.environ["LIVENESS_ROOT"] = str(work)
     import torch
 
-    from liveness.config import Data, load_recipe, to_dict
-    from liveness.data.contract import make_contract
-    from liveness.files import sha256_of
-    from liveness.media.faces import detector_path
-    from liveness.model.build import build
-    from liveness.model.checkpoint import member_path, save_member
+    from liveness.base.compose import load_recipe
+    from liveness.base.config import Data, to_dict
+    from liveness.base.files import sha256_of
+    from liveness.frames.contract import make_contract
+    from liveness.frames.faces import detector_path
+    from liveness.members.weights import member_path, save_member
+    from liveness.models.build import build
 
     for recipe, fold in MEMBERS["eight"]:
         size = SIZES[recipe]
@@ -311,7 +312,7 @@ def plain(args: argparse.Namespace) -> dict:
 
 def loaded(args: argparse.Namespace) -> list[tuple[Any, int]]:
     """The ensemble's models (float32, on the CPU) and their input sizes."""
-    from liveness.model.checkpoint import load_member, member_path
+    from liveness.members.weights import load_member, member_path
 
     return [
         (load_member(member_path("train", recipe, fold))[0], SIZES[recipe])
@@ -330,7 +331,7 @@ def ffmpeg(args: argparse.Namespace) -> dict:
 
 
 def prepared(args: argparse.Namespace) -> dict:
-    from liveness.config import Ensemble, EnsembleMember
+    from liveness.base.config import Ensemble, EnsembleMember
     from liveness.prediction.engine import decode_ahead, read_ensemble
 
     members = [EnsembleMember(*member) for member in MEMBERS[args.ensembles[0]]]
@@ -400,7 +401,7 @@ def on_cpu(models: list[tuple[Any, int]]) -> dict[str, dict]:
 def on_gpu(models: list[tuple[Any, int]], device: Any) -> dict[str, dict]:
     import torch
 
-    from liveness.model.score import autocast, halve
+    from liveness.models.score import autocast, halve
 
     views = {size: channels_last(torch.randn(BATCH, 3, size, size, device=device)) for _, size in models}
     for model, _ in models:
@@ -439,7 +440,7 @@ def notebook(args: argparse.Namespace) -> dict:
     """Milliseconds per video: median and 95th percentile over three rounds."""
     import numpy as np
 
-    from liveness.config import Ensemble, EnsembleMember
+    from liveness.base.config import Ensemble, EnsembleMember
     from liveness.prediction.engine import load_members, score_one
 
     members = [EnsembleMember(*member) for member in MEMBERS[args.ensembles[0]]]

@@ -24,12 +24,12 @@ import numpy as np
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 sys.path.insert(0, str(SOURCE))
 
-from liveness.config import Detector, FramePlan  # noqa: E402
-from liveness.data.duplicates import BITS, VARIANTS, find_pairs, hash_frame  # noqa: E402
-from liveness.data.labels import read_labels  # noqa: E402
-from liveness.files import find_videos  # noqa: E402
-from liveness.media.faces import FaceDetector, choose_face, detector_path  # noqa: E402
-from liveness.media.video import read_frames  # noqa: E402
+from liveness.base.config import Detector, FramePlan  # noqa: E402
+from liveness.base.files import find_videos  # noqa: E402
+from liveness.frames.faces import FaceDetector, choose_face, detector_path  # noqa: E402
+from liveness.frames.video import read_frames  # noqa: E402
+from liveness.sets.duplicates import BITS, VARIANTS, find_pairs, hash_frame  # noqa: E402
+from liveness.sets.labels import read_labels  # noqa: E402
 
 ALL, PLAN, MIDDLE = FramePlan(plan="all"), FramePlan(), FramePlan(positions=[0.5])
 TRIMMED = "trimmed by a quarter"

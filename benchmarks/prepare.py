@@ -68,8 +68,8 @@ def tell(report: dict, out: Path | None) -> None:
 
 def benchmark(args: argparse.Namespace, work: Path) -> dict:
     """Make or take the clips, run every stage on 1, 10 and all of them, compare."""
-    from liveness.files import find_videos
-    from liveness.machine import cores
+    from liveness.base.files import find_videos
+    from liveness.base.machine import cores
 
     workers = args.workers or cores()
     if args.clips:
@@ -200,8 +200,8 @@ def picture(rng: object, width: int, height: int) -> object:
 
 def last_frames(clips: list[Path]) -> list[list]:
     """[path, index of the last frame needed] of each clip."""
-    from liveness.config import FramePlan
-    from liveness.media.video import choose_frames, probe
+    from liveness.base.config import FramePlan
+    from liveness.frames.video import choose_frames, probe
 
     plan = []
     for clip in clips:
@@ -250,7 +250,7 @@ def stage_ffmpeg(plan: list[list], workers: int, output: Path) -> None:
 
 
 def stage_frames(plan: list[list], workers: int, output: Path) -> None:
-    from liveness.media.workers import Failed, run_tasks
+    from liveness.frames.workers import Failed, run_tasks
 
     tasks = [(path, str(output)) for path, _ in plan]
     for task, result in run_tasks(store_frames, tasks, workers, 300.0, 4.0):
@@ -260,8 +260,8 @@ def stage_frames(plan: list[list], workers: int, output: Path) -> None:
 
 def store_frames(task: tuple) -> int:
     """The project's own decoding, JPEG and writing of one clip."""
-    from liveness.config import FramePlan
-    from liveness.media.video import read_jpegs
+    from liveness.base.config import FramePlan
+    from liveness.frames.video import read_jpegs
 
     path, folder = Path(task[0]), Path(task[1])
     frames = read_jpegs(path, [FramePlan()], QUALITY).frames
@@ -382,11 +382,11 @@ def profile(clips: list[Path], folder: Path) -> dict:
     """Where a clip's time goes: processor milliseconds of each step by itself, mean over ``clips``, two rounds."""
     import av
 
-    from liveness.config import Detector, FramePlan
-    from liveness.data.duplicates import hash_frame
-    from liveness.files import sha256_of
-    from liveness.media.faces import FaceDetector
-    from liveness.media.video import choose_frames, jpeg_decode, jpeg_encode, probe, read_jpegs
+    from liveness.base.config import Detector, FramePlan
+    from liveness.base.files import sha256_of
+    from liveness.frames.faces import FaceDetector
+    from liveness.frames.video import choose_frames, jpeg_decode, jpeg_encode, probe, read_jpegs
+    from liveness.sets.duplicates import hash_frame
 
     folder.mkdir()
     spent: dict[str, float] = {}
@@ -427,7 +427,7 @@ def demux(clip: Path) -> int:
 
 def describe(clips: list[Path], plan: list[list], args: argparse.Namespace) -> dict:
     """What was measured on."""
-    from liveness.media.video import probe
+    from liveness.frames.video import probe
 
     info = probe(clips[0])
     return {

@@ -293,11 +293,11 @@ def plain_batches(args: argparse.Namespace, size: int) -> Iterator:
 
 def our_loop(args: argparse.Namespace, variant: str, name: str, size: int, clock: Clock) -> list[dict] | None:
     """The project's own: the frames, the policy and the loop that training uses."""
-    from liveness.config import load_recipe
-    from liveness.data.augment import Policy
-    from liveness.data.dataset import TrainingFrames
-    from liveness.model.build import build
+    from liveness.base.compose import load_recipe
+    from liveness.models.build import build
+    from liveness.training.samples import TrainingFrames
     from liveness.training import loop
+    from liveness.training.augment import Policy
 
     count = args.steps + WARM_UP
     recipe = load_recipe(

@@ -98,7 +98,7 @@ gpus() {
 
 # cores: print how many cores this process may use, by affinity and by the container's quota.
 cores() {
-  "$PY" -m liveness.machine
+  "$PY" -m liveness.base.machine
 }
 
 # run COMMAND ARGS…: run it; under DRY_RUN=1 print it, quoted for the shell, instead.

@@ -16,10 +16,10 @@ import timm
 import torch
 from test_model import meta_names
 
+from liveness.demo.persons import Portrait
 from liveness.download import PRETRAINED, PUBLISHED
 from liveness.make_demo import Take, person_of
-from liveness.media.attacks import ATTACKS
-from liveness.media.persons import Portrait
+from liveness.simulation.attacks import ATTACKS
 
 SIZE, FRAMES, FPS = (320, 240), 12, 6  # height and width; two seconds
 TRAIN, TEST, PERSONS = 20, 3, 10

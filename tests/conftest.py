@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from liveness.files import CODE
+from liveness.base.files import CODE
 
 # Files that take longest, so that none of them is left to a single worker at the end.
 FIRST = ("pipeline", "prediction_resume", "training", "walks", "demo", "prepare", "training_options", "prediction",

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from liveness.config import load_data, to_dict
-from liveness.files import sha256_of
-from liveness.media.faces import detector_path
+from liveness.base.compose import load_data
+from liveness.base.config import to_dict
+from liveness.base.files import sha256_of
+from liveness.frames.faces import detector_path
 
 # A ConvNeXt that trains in a second.
 NARROW = [

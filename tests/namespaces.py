@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from liveness.files import CODE
+from liveness.base.files import CODE
 
 # Views of the system. On merged-/usr systems the others are links into usr.
 SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc")

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from liveness import config, evaluate
+from liveness import evaluate
+from liveness.base import compose, config
 
 MEMBERS = [("convnext_xlarge", 0), ("convnext_xlarge", 1), ("second", 0)]
 NASTY = "<script>alert(1)<!-- & 'o\"brien' Nguyễn.mp4"
@@ -51,7 +52,7 @@ SEARCH = {
 
 def make_configs(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """configs/ with the ensemble ``mix`` of two folds of one recipe and one fold of another."""
-    shutil.copytree(config.CONFIGS, folder)
+    shutil.copytree(compose.CONFIGS, folder)
     text = (folder / "recipe" / "convnext_xlarge.yaml").read_text()
     (folder / "recipe" / "second.yaml").write_text(text.replace("name: convnext_xlarge", "name: second", 1))
     members = "".join(f"  - {{recipe: {recipe}, fold: {fold}}}\n" for recipe, fold in MEMBERS)

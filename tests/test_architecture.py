@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from liveness.files import CODE
+from liveness.base.files import CODE
 
 PACKAGE = CODE / "src" / "liveness"
 
@@ -52,7 +52,7 @@ def test_imports_run_one_way():
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ("media/video.py", "import liveness.data.labels"),
+        ("frames/video.py", "import liveness.sets.labels"),
         ("evaluation/metrics.py", "from liveness import files"),
         ("download.py", "def late():\n    from liveness import predict"),
         ("new_module.py", "import os"),

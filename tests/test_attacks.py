@@ -5,9 +5,9 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 
-from liveness.errors import UserError
-from liveness.media.attacks import ATTACKS, Holding, PrintAttack, ReplayAttack, simulate
-from liveness.media.camera import Camera
+from liveness.base.errors import UserError
+from liveness.simulation.attacks import ATTACKS, Holding, PrintAttack, ReplayAttack, simulate
+from liveness.simulation.camera import Camera
 
 FLAT = Holding(seed=5, fill=1.0, turn=0.0, tilt=(0.0, 0.0), shift=(0.0, 0.0), shake=0.0)
 PLAIN = Camera(tint=(1.0, 1.0, 1.0), strength=0.0, blur=0.0, sharpen=0.0, noise=0.0, vignette=0.0)

@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from liveness.config import AttackMix, Augment, View, load_recipe, names
-from liveness.data.augment import Policy, seed_of, seeded
-from liveness.data.contract import resize, to_tensor
-from liveness.data.dataset import TrainingFrames, batches
-from liveness.errors import UserError
-from liveness.media.recompress import h264_round_trip
-from liveness.media.video import jpeg_encode
+from liveness.base.compose import load_recipe, names
+from liveness.base.config import AttackMix, Augment, View
+from liveness.base.errors import UserError
+from liveness.frames.contract import resize, to_tensor
+from liveness.frames.video import jpeg_encode
+from liveness.training.samples import TrainingFrames, batches
+from liveness.simulation.recompress import h264_round_trip
+from liveness.training.augment import Policy, seed_of, seeded
 
 VIEW = View(size=48)
 
@@ -74,7 +75,7 @@ def test_the_mix_of_attacks_is_kept(monkeypatch):
         drawn.append(kind)
         return rgb
 
-    monkeypatch.setattr("liveness.media.attacks.simulate", note)
+    monkeypatch.setattr("liveness.simulation.attacks.simulate", note)
     policy = Policy(Augment(attack_rate=1.0, attack_mix=AttackMix(print=3.0, replay=1.0)), VIEW)
     for seed in range(120):
         policy(picture(), 1, seed)

@@ -11,7 +11,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from liveness.errors import UserError
+from liveness.base.errors import UserError
 from liveness.evaluation.calibration import HOWS, Calibration, calibrate, cross_fitted, fit, from_dict
 
 SEED = 20260712

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from liveness.config import load_recipe
-from liveness.errors import UserError
+from liveness.base.compose import load_recipe
+from liveness.base.errors import UserError
 from liveness.evaluation import combine, metrics
 
 

@@ -5,32 +5,32 @@ import shutil
 
 import pytest
 
-from liveness import config
-from liveness.errors import UserError
+from liveness.base import compose, config
+from liveness.base.errors import UserError
 
 
-@pytest.mark.parametrize("name", config.names("recipe"))
+@pytest.mark.parametrize("name", compose.names("recipe"))
 def test_every_recipe_composes_and_survives_its_own_record(name):
-    recipe = config.load_recipe(name)
+    recipe = compose.load_recipe(name)
     assert recipe.name == name
-    assert config.from_dict(config.Recipe, config.to_dict(recipe), "record") == recipe
+    assert compose.from_dict(config.Recipe, config.to_dict(recipe), "record") == recipe
 
 
-@pytest.mark.parametrize("name", config.names("ensemble"))
+@pytest.mark.parametrize("name", compose.names("ensemble"))
 def test_every_ensemble_names_recipes_that_exist(name):
-    ensemble = config.load_ensemble(name)
+    ensemble = compose.load_ensemble(name)
     assert ensemble.name == name
     for member in ensemble.members:
-        config.load_recipe(member.recipe)
+        compose.load_recipe(member.recipe)
 
 
-@pytest.mark.parametrize("name", config.names("augment"))
+@pytest.mark.parametrize("name", compose.names("augment"))
 def test_every_policy_is_usable_in_a_recipe(name):
-    assert config.load_recipe("efficientnet_lite0", [f"augment={name}"]).augment.name == name
+    assert compose.load_recipe("efficientnet_lite0", [f"augment={name}"]).augment.name == name
 
 
 def test_the_winners_ensemble_has_their_shape():
-    members = config.load_ensemble("zalo2022").members
+    members = compose.load_ensemble("zalo2022").members
     assert [(m.recipe, m.fold) for m in members] == [
         *(("convnext_xlarge", fold) for fold in range(5)),
         *(("convnext_large", fold) for fold in range(3)),
@@ -39,14 +39,14 @@ def test_the_winners_ensemble_has_their_shape():
 
 
 def test_the_published_blend_is_the_winners():
-    weights = {(m.recipe, m.fold): m.weight for m in config.load_ensemble("zalo2022_published").members}
+    weights = {(m.recipe, m.fold): m.weight for m in compose.load_ensemble("zalo2022_published").members}
     large = {("published_large", k): 0.3 * w for k, w in enumerate((0.3, 0.3, 0.4))}
     xlarge = {("published_xlarge", k): 0.7 * w for k, w in enumerate((0.25, 0.3, 0.15, 0.15, 0.15))}
     assert weights == pytest.approx(large | xlarge)
 
 
 def test_overrides_reach_every_level():
-    recipe = config.load_recipe(
+    recipe = compose.load_recipe(
         "convnext_xlarge", ["train.lr=5e-5", "augment=light", "model.kwargs.depths=[1,1,2,1]", "augment.jpeg=0.5"]
     )
     assert recipe.train.lr == 5e-5
@@ -55,7 +55,7 @@ def test_overrides_reach_every_level():
 
 
 def test_a_set_without_its_own_file_is_prepared_by_default_under_its_name():
-    assert config.load_data("my_videos") == dataclasses.replace(config.load_data("default"), name="my_videos")
+    assert compose.load_data("my_videos") == dataclasses.replace(compose.load_data("default"), name="my_videos")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_set_without_its_own_file_is_prepared_by_default_under_its_name():
 )
 def test_a_mistake_is_one_line_that_names_it(override, words):
     with pytest.raises(UserError) as error:
-        config.load_recipe("convnext_xlarge", [override])
+        compose.load_recipe("convnext_xlarge", [override])
     text = str(error.value)
     assert "\n" not in text
     for word in words:
@@ -91,7 +91,7 @@ def test_a_mistake_is_one_line_that_names_it(override, words):
 
 def test_an_unknown_name_lists_what_there_is():
     with pytest.raises(UserError, match="did you mean convnext_large"):
-        config.load_recipe("convnext_larg")
+        compose.load_recipe("convnext_larg")
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_an_unknown_name_lists_what_there_is():
     [("members: [", "not YAML"), ("", "@package _global_"), ("name: x\n", "@package _global_")],
 )
 def test_a_broken_yaml_file_is_one_line(tmp_path, monkeypatch, text, words):
-    shutil.copytree(config.CONFIGS, tmp_path / "configs")
+    shutil.copytree(compose.CONFIGS, tmp_path / "configs")
     (tmp_path / "configs/ensemble/mine.yaml").write_text(text)
-    monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(compose, "CONFIGS", tmp_path / "configs")
     with pytest.raises(UserError, match=words) as error:
-        config.load_ensemble("mine")
+        compose.load_ensemble("mine")
     assert "\n" not in str(error.value)

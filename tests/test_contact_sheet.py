@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from liveness.config import load_data
+from liveness.base.compose import load_data
+from liveness.base.files import CODE
 from liveness.contact_sheet import choose, describe, fitting
-from liveness.data.folds import fold_set
-from liveness.data.preparation import prepare_set
-from liveness.files import CODE
+from liveness.sets.folds import fold_set
+from liveness.sets.preparation import prepare_set
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from namespaces import SERVE_AND_ASK, Container, code_tree, copied_into_the_image, reason_against
 
-from liveness.files import CODE
+from liveness.base.files import CODE
 
 SOME_USER = 47110  # in no passwd file
 

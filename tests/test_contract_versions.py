@@ -15,19 +15,20 @@ from odd_clips import NAMES, write_clips, write_set
 from skimage.metrics import structural_similarity
 
 from liveness import prepare
-from liveness.config import Ensemble, EnsembleMember, FramePlan, load_data
-from liveness.data.dataset import load_set
-from liveness.data.extract import read_record, version_of
-from liveness.data.folds import fold_set
-from liveness.data.labels import find_set, read_table
-from liveness.data.preparation import prepare_set
-from liveness.errors import UserError
-from liveness.media.notes import notes_of, with_notes
-from liveness.media.video import probe, read_frames
-from liveness.model.checkpoint import describe_member, load_member, member_path, save_member
+from liveness.base.compose import load_data
+from liveness.base.config import Ensemble, EnsembleMember, FramePlan
+from liveness.base.errors import UserError
+from liveness.frames.notes import notes_of, with_notes
+from liveness.frames.video import probe, read_frames
+from liveness.frames.views import prepare as prepare_video
+from liveness.members.weights import describe_member, load_member, member_path, save_member
 from liveness.prediction.engine import load_members, score_video
-from liveness.prediction.prepare import prepare as prepare_video
 from liveness.sanity_check import check
+from liveness.sets.dataset import load_set
+from liveness.sets.extract import read_record, version_of
+from liveness.sets.folds import fold_set
+from liveness.sets.labels import find_set, read_table
+from liveness.sets.preparation import prepare_set
 from liveness.training.member import finish
 
 OLD = Path(__file__).parent / "version1"

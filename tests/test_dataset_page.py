@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from liveness.config import load_data
-from liveness.data.folds import fold_set
-from liveness.data.preparation import prepare_set
+from liveness.base.compose import load_data
 from liveness.dataset_page import page, read_set
+from liveness.sets.folds import fold_set
+from liveness.sets.preparation import prepare_set
 
 VOID = {"meta", "link", "img", "br", "wbr"}
 VIDEOS = ["filename", "label", "video_id", "status", "reason", "fps", "width", "height", "duration", "group"]

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from liveness.files import CODE
+from liveness.base.files import CODE
+from liveness.demo.persons import head_of
 from liveness.make_demo import NEW_PERSONS, PERSONS, Clip, make_clip, person_of, plan
-from liveness.media.persons import head_of
 
 
 def demo(root: Path, *args: str) -> subprocess.CompletedProcess:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from liveness import download
-from liveness.errors import UserError
+from liveness.base.errors import UserError
 
 KEY = download.PRETRAINED[0]
 CONFIRM_PAGE = """<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>
@@ -164,7 +164,7 @@ def test_the_driver_fetches_from_a_mirror_and_a_second_run_changes_nothing(run_d
 
 
 def test_the_driver_names_every_step():
-    from liveness.files import CODE
+    from liveness.base.files import CODE
 
     command = ["bash", str(CODE / "download_weights.sh")]
     env = {**os.environ, "DRY_RUN": "1", "PYTHON": sys.executable}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from liveness.files import CODE
+from liveness.base.files import CODE
 
 DRIVERS = sorted(p.name for p in CODE.glob("*.sh")) + sorted(f"scripts/{p.name}" for p in CODE.glob("scripts/*.sh"))
 DRIVERS.remove("scripts/common.sh")

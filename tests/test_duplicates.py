@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from skimage import data as images
 
-from liveness.config import Folds, FramePlan
-from liveness.data.duplicates import find_pairs, hash_frame
-from liveness.media.video import read_frames
+from liveness.base.config import Folds, FramePlan
+from liveness.frames.video import read_frames
+from liveness.sets.duplicates import find_pairs, hash_frame
 
 SIZE = (320, 240)
 THRESHOLD = Folds().duplicates
@@ -105,7 +105,7 @@ def test_pairs_are_those_of_imagehash_compared_one_by_one(monkeypatch):
     """The fast comparison against ImageHash's own distance, over several tiles."""
     import imagehash
 
-    monkeypatch.setattr("liveness.data.duplicates.TILE", 7)
+    monkeypatch.setattr("liveness.sets.duplicates.TILE", 7)
     rng = np.random.default_rng(5)
     scenes = rng.integers(0, 2, (6, 144))
 

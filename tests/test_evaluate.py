@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from liveness import config, evaluate
-from liveness.errors import UserError
+from liveness import evaluate
+from liveness.base import compose
+from liveness.base.errors import UserError
 from liveness.evaluation import calibration, combine, metrics, rates
 from liveness.prediction.operating import read_operating
 
@@ -21,7 +22,7 @@ MEMBERS = [("convnext_xlarge", 0), ("convnext_xlarge", 1), ("second", 0)]
 def ensemble(workspace, tmp_path, monkeypatch):
     """An ensemble ``mix`` of two folds of one recipe and one fold of another, with finished runs."""
     configs = tmp_path / "configs"
-    shutil.copytree(config.CONFIGS, configs)
+    shutil.copytree(compose.CONFIGS, configs)
     (configs / "recipe" / "second.yaml").write_text(
         (configs / "recipe" / "convnext_xlarge.yaml").read_text().replace("name: convnext_xlarge", "name: second", 1)
     )
@@ -30,7 +31,7 @@ def ensemble(workspace, tmp_path, monkeypatch):
     (configs / "ensemble" / "mix.yaml").write_text(
         f"# @package _global_\ndefaults:\n  - /ensemble_schema\n  - _self_\nname: mix\ndata: tiny\nmembers:\n{members}"
     )
-    monkeypatch.setattr(config, "CONFIGS", configs)
+    monkeypatch.setattr(compose, "CONFIGS", configs)
     write_set(workspace)
     return workspace
 
@@ -92,7 +93,7 @@ def test_report_is_printed_and_written_the_same_each_time(ensemble, capsys):
 
 
 def set_calibration(how):
-    path = config.CONFIGS / "ensemble" / "mix.yaml"
+    path = compose.CONFIGS / "ensemble" / "mix.yaml"
     path.write_text(path.read_text().replace("data: tiny\n", f"data: tiny\ncalibration: {how}\n"))
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from skimage import data
 
-from liveness.config import Detector
-from liveness.media.faces import Face, FaceDetector, choose_face, crop_square, draw_faces
+from liveness.base.config import Detector
+from liveness.frames.faces import Face, FaceDetector, choose_face, crop_square, draw_faces
 
 
 @pytest.fixture(scope="module")

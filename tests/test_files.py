@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from liveness import files
-from liveness.errors import UserError
-from liveness.files import CODE, held, sweep, write_bytes, written_aside
+from liveness.base import files
+from liveness.base.errors import UserError
+from liveness.base.files import CODE, held, sweep, write_bytes, written_aside
 
 DAY = 86_400
 
@@ -32,7 +32,7 @@ def side(folder: Path, where: str, process: int | str, age: float = 0.0) -> Path
 def killed(tmp_path) -> Path:
     """A folder in which a process was killed while it wrote."""
     program = (
-        "import os, sys\nfrom pathlib import Path\nfrom liveness.files import written_aside\n"
+        "import os, sys\nfrom pathlib import Path\nfrom liveness.base.files import written_aside\n"
         "with written_aside(Path(sys.argv[1])) as side:\n    side.write_bytes(b'half')\n    os.kill(os.getpid(), 9)"
     )
     env = {**os.environ, "PYTHONPATH": str(CODE / "src")}
@@ -53,7 +53,7 @@ def test_a_file_that_is_being_written_is_not_swept(tmp_path):
         sweep(tmp_path)
         sweep(tmp_path, patience=0)
         program = (
-            "import sys\nfrom pathlib import Path\nfrom liveness.files import sweep, write_bytes\n"
+            "import sys\nfrom pathlib import Path\nfrom liveness.base.files import sweep, write_bytes\n"
             "folder = Path(sys.argv[1])\nwrite_bytes(folder / 'y.pt', b'y')\nsweep(folder, patience=0)"
         )
         env = {**os.environ, "PYTHONPATH": str(CODE / "src")}

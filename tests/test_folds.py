@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
-from liveness.config import Data, Folds, FramePlan, View
-from liveness.data.dataset import PreparedSet, holdout, split
-from liveness.data.folds import (
+from liveness.base.config import Data, Folds, FramePlan, View
+from liveness.base.errors import UserError
+from liveness.sets.dataset import PreparedSet, holdout, split
+from liveness.sets.folds import (
     assert_no_leak,
     check_folds,
     deal,
@@ -22,7 +23,6 @@ from liveness.data.folds import (
     read_groups,
     resolve_ids,
 )
-from liveness.errors import UserError
 
 SEED = 20260101
 

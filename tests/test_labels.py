@@ -5,8 +5,8 @@ import subprocess
 import pandas as pd
 import pytest
 
-from liveness.data.labels import find_set, read_labels, read_table, set_name, table_text
-from liveness.errors import UserError
+from liveness.base.errors import UserError
+from liveness.sets.labels import find_set, read_labels, read_table, set_name, table_text
 
 
 def touch(folder, *names):

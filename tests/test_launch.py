@@ -2,7 +2,7 @@
 
 import pytest
 
-from liveness import launch
+from liveness.base import launch
 
 LEFT_OVER = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "10.0.0.1"}
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from liveness import machine
-from liveness.data.duplicates import BITS, find_pairs
-from liveness.errors import UserError
-from liveness.files import CODE
-from liveness.model.score import pick_device
+from liveness.base import machine
+from liveness.base.errors import UserError
+from liveness.base.files import CODE
+from liveness.models.score import pick_device
 from liveness.prediction import memory
+from liveness.sets.duplicates import BITS, find_pairs
 
 GIB = 1 << 30
 SCRIPTS = sorted([*CODE.glob("*.sh"), *(p for p in CODE.glob("scripts/*.sh") if p.name != "common.sh")])
@@ -192,7 +192,7 @@ NAME = "gương mặt \udcff.mp4"
 def test_names_are_printed_in_any_locale(encoding):
     """Also a name that is no UTF-8 at all; the text that the encoding has stays as it is."""
     program = (
-        "import sys\nfrom liveness.errors import UserError, run\n"
+        "import sys\nfrom liveness.base.errors import UserError, run\n"
         f"def main():\n    print({NAME!a})\n    raise UserError({NAME!a})\nrun(main)"
     )
     env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(CODE / "src")}
@@ -216,7 +216,7 @@ def test_workers_start_under_a_long_temporary_folder(tmp_path, monkeypatch):
     long = tmp_path / ("t" * (92 - len(str(tmp_path)) if len(str(tmp_path)) < 80 else 60))
     long.mkdir()
     program = (
-        "import sys\nfrom liveness.media.workers import run_tasks\nfrom liveness.data.folds import natural_key\n"
+        "import sys\nfrom liveness.frames.workers import run_tasks\nfrom liveness.sets.folds import natural_key\n"
         "print(sorted(r[1][0][0][1] for r in run_tasks(natural_key, ['a', 'b'], 1, 60, 4)))"
     )
     env = {**os.environ, "TMPDIR": str(long), "PYTHONPATH": str(CODE / "src")}
@@ -239,7 +239,7 @@ def test_large_products_use_all_cores_and_only_they(monkeypatch):
             seen.append(max(part["num_threads"] for part in threadpool_info() if part["user_api"] == "blas"))
             return np.asarray(self) @ np.asarray(other)
 
-    from liveness.data import duplicates
+    from liveness.sets import duplicates
 
     signs = duplicates._signs
     monkeypatch.setattr(duplicates, "_signs", lambda texts: signs(texts).view(Watched))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from liveness.base.files import CODE
 from liveness.evaluation import metrics
-from liveness.files import CODE
 
 SEED = int(os.environ.get("LIVENESS_TEST_SEED", time.time_ns() % 2**32))
 

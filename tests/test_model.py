@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from liveness.config import Detector, Model, View, load_recipe, to_dict
+from liveness.base.compose import load_recipe
+from liveness.base.config import Detector, Model, View, to_dict
+from liveness.base.errors import UserError
+from liveness.base.files import CODE
 from liveness.convert import convert, convert_state, made_from
 from liveness.convert import main as convert_main
-from liveness.data.contract import resize, to_tensor
-from liveness.errors import UserError
-from liveness.files import CODE
-from liveness.media.video import VideoError
-from liveness.model import checkpoint
-from liveness.model.build import build, parameter_count, without_weights
-from liveness.model.score import Scorer
+from liveness.frames.contract import resize, to_tensor
+from liveness.frames.video import VideoError
+from liveness.members import weights as checkpoint
+from liveness.models.build import build, parameter_count, without_weights
+from liveness.models.score import Scorer
 
 REFERENCE = CODE.parent / "shared" / "data" / "reference"
 NARROW = ["model.name=convnext_tiny", "model.kwargs.depths=[1,1,2,1]", "model.kwargs.dims=[8,16,24,32]"]
@@ -220,7 +221,7 @@ def test_a_frame_scores_as_the_mean_over_its_views():
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference clips are not beside this checkout")
 def test_the_winners_preprocessing_and_scores_are_repeated_to_the_last_digit():
-    from liveness.prediction.prepare import prepare, wanted_of
+    from liveness.frames.views import prepare, wanted_of
 
     expected = json.loads((REFERENCE / "expected.json").read_text())
     narrow = [f"model.kwargs.{key}={expected['architecture'][key]}".replace(" ", "") for key in ("depths", "dims")]

@@ -17,7 +17,7 @@ import tiny_set
 from nbclient import NotebookClient
 from test_prediction import put_member
 
-from liveness.files import CODE
+from liveness.base.files import CODE
 
 NOTEBOOKS = (CODE / "predict_notebook.ipynb", CODE / "notebooks" / "train.ipynb")
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from liveness.errors import UserError
+from liveness.base.errors import UserError
 from liveness.evaluation.calibration import Calibration
 from liveness.prediction.operating import Operating, read_operating
 

@@ -14,7 +14,7 @@ from liveness.pages.charts import BOTTOM, LEFT, RIGHT, TOP, histogram, reliabili
 from liveness.pages.distributions import BOTTOM as FOOT
 from liveness.pages.distributions import Measure, count, draw, ticks
 from liveness.pages.figures import split
-from liveness.pages.house import TEMPLATES, breakable, command
+from liveness.pages.page import TEMPLATES, breakable, command
 
 
 def random_values(random: np.random.Generator) -> np.ndarray:

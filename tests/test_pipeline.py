@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from liveness.files import CODE
+from liveness.base.files import CODE
 
 # Small and short, but with the real backbone, its pretrained weights and the real faces.
 SHORT = ["train.epochs=1", "train.batch=8", "train.workers=0", "view.size=64"]

@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from liveness.config import Data, Ensemble, EnsembleMember, load_recipe, to_dict
-from liveness.data.contract import make_contract
-from liveness.errors import UserError
-from liveness.files import sha256_of
-from liveness.media.faces import detector_path
-from liveness.model.build import build
-from liveness.model.checkpoint import describe_member, member_path, save_member
+from liveness.base.compose import load_recipe
+from liveness.base.config import Data, Ensemble, EnsembleMember, to_dict
+from liveness.base.errors import UserError
+from liveness.base.files import sha256_of
+from liveness.frames.contract import make_contract
+from liveness.frames.faces import detector_path
+from liveness.members.weights import describe_member, member_path, save_member
+from liveness.models.build import build
 from liveness.prediction.engine import load_members, score_videos
 
 NARROW = ["model.name=convnext_tiny", "model.kwargs.depths=[1,1,1,1]", "model.kwargs.dims=[8,16,16,16]", "view.size=48"]

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from test_prediction import put_member
 
-from liveness.config import Ensemble, EnsembleMember
-from liveness.files import find_videos
+from liveness.base.config import Ensemble, EnsembleMember
+from liveness.base.files import find_videos
 from liveness.prediction import engine
 from liveness.prediction.engine import load_members, score_videos
-from liveness.prediction.results import Row, score_text
+from liveness.prediction.rows import Row, score_text
 
 MINE = Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)])
 

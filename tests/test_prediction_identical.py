@@ -13,12 +13,12 @@ import pytest
 import torch
 from test_prediction import put_member
 
-from liveness.config import Cascade, Ensemble, EnsembleMember
-from liveness.errors import UserError
-from liveness.files import CODE
-from liveness.model.score import MOST_VIEWS, Lanes, Packs, Scorer, halve
+from liveness.base.config import Cascade, Ensemble, EnsembleMember
+from liveness.base.errors import UserError
+from liveness.base.files import CODE
+from liveness.models.score import MOST_VIEWS, Lanes, Packs, Scorer, halve
 from liveness.prediction.engine import load_members, score_one, score_videos
-from liveness.prediction.results import score_text, write_submission, write_times
+from liveness.prediction.rows import score_text, write_submission, write_times
 
 MEMBERS = [EnsembleMember("convnext_xlarge", 0, 3.0), EnsembleMember("convnext_large", 1)]
 
@@ -220,7 +220,7 @@ def test_the_function_gives_a_table(workspace, clips, monkeypatch):
 def test_on_a_gpu_company_in_a_batch_and_half_weights_do_not_change_a_bit(workspace):
     put_member("convnext_large", 0, "train", "model.kwargs.dims=[48,96,192,384]", "view.size=96")
     member = load_members(Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)])).members[0]
-    from liveness.model.checkpoint import load_member
+    from liveness.members.weights import load_member
 
     device = torch.device("cuda", 0)
     whole, halved = (Scorer(change(load_member(member.path)[0]), device, member.amp) for change in (lambda m: m, halve))
@@ -244,7 +244,7 @@ def test_a_script_of_a_few_lines_scores_without_a_guard(workspace, clips, member
     script = workspace / "few_lines.py"
     script.write_text(
         "from liveness.prediction.engine import load_members, score_videos\n"
-        "from liveness.config import Ensemble, EnsembleMember\nfrom pathlib import Path\nprint('begun')\n"
+        "from liveness.base.config import Ensemble, EnsembleMember\nfrom pathlib import Path\nprint('begun')\n"
         "loaded = load_members(Ensemble('mine', 'train', [EnsembleMember('convnext_large', 1)]))\n"
         f"print([row.status for row in score_videos([Path({str(clips[0])!r})], loaded)])\n"
     )

@@ -12,15 +12,16 @@ import pytest
 from test_prediction import put_member
 
 from liveness import predict
-from liveness.config import Ensemble, EnsembleMember, FramePlan, load_ensemble
-from liveness.errors import UserError
-from liveness.files import VIDEO_ENDINGS, unscored_files
-from liveness.media.video import read_frames
+from liveness.base.compose import load_ensemble
+from liveness.base.config import Ensemble, EnsembleMember, FramePlan
+from liveness.base.errors import UserError
+from liveness.base.files import VIDEO_ENDINGS, unscored_files
+from liveness.frames.video import read_frames
 from liveness.prediction.engine import load_members, read_ensemble, score_videos
 from liveness.prediction.inputs import NoVideos, videos_below
 from liveness.prediction.ready import WeightsMissing
-from liveness.prediction.results import Row
-from liveness.prediction.sample import arrange, order_of
+from liveness.prediction.rows import Row
+from liveness.prediction.submission_order import arrange, order_of
 
 FORMATS = {
     ".qt": ("mov", "libx264"), ".f4v": ("f4v", "libx264"), ".3gpp": ("3gp", "libx264"),

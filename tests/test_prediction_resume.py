@@ -15,14 +15,14 @@ import pytest
 from test_prediction import put_member
 
 from liveness import predict
-from liveness.config import Cascade, Ensemble, EnsembleMember
-from liveness.errors import UserError
-from liveness.files import CODE
+from liveness.base.config import Cascade, Ensemble, EnsembleMember
+from liveness.base.errors import UserError
+from liveness.base.files import CODE
 from liveness.prediction import engine
 from liveness.prediction import partial as partial_rows
 from liveness.prediction.engine import load_members, read_ensemble, score_videos
 from liveness.prediction.partial import NAME, Partial, fingerprint_of
-from liveness.prediction.results import COLUMNS, Row, write_submission
+from liveness.prediction.rows import COLUMNS, Row, write_submission
 
 MEMBER = [EnsembleMember("convnext_large", 0)]
 OPTIONS = ("--members", "convnext_large:0", "--workers", "1")
@@ -358,7 +358,7 @@ def test_the_order_is_a_sample_submissions(workspace, tiny_clips, monkeypatch, c
     ],
 )
 def test_a_sample_submission_that_is_none_is_one_line(workspace, text, words):
-    from liveness.prediction.sample import read_names
+    from liveness.prediction.submission_order import read_names
 
     (workspace / "sample.csv").write_text(text)
     with pytest.raises(UserError, match=words):

@@ -17,13 +17,13 @@ import pandas as pd
 import pytest
 from skimage import data as images
 
-from liveness.data.grouping import grouping_of
-from liveness.data.labels import find_set
-from liveness.data.links import column_notes, subjects_of
-from liveness.data.preparation import VIDEO_COLUMNS
-from liveness.errors import UserError
-from liveness.files import CODE
-from liveness.media.workers import Failed, run_tasks
+from liveness.base.errors import UserError
+from liveness.base.files import CODE
+from liveness.frames.workers import Failed, run_tasks
+from liveness.sets.grouping import grouping_of
+from liveness.sets.labels import find_set
+from liveness.sets.links import column_notes, subjects_of
+from liveness.sets.preparation import VIDEO_COLUMNS
 
 
 @pytest.fixture
@@ -315,7 +315,7 @@ def test_shards_merge_into_the_tables_of_one_run(clips, workspace, prepare_here,
 
 def test_two_preparations_of_one_set_do_not_meet(clips, workspace, prepare_here, monkeypatch):
     """Whole runs are alone; those of different shards, on several machines, work side by side."""
-    module = importlib.import_module("liveness.data.preparation")
+    module = importlib.import_module("liveness.sets.preparation")
     folder = workspace / "data/s"
 
     def in_the_middle(*_):

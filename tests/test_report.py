@@ -19,8 +19,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from test_dataset_page import Page
 
 from liveness import evaluate, report
-from liveness.errors import UserError
-from liveness.files import CODE
+from liveness.base.errors import UserError
+from liveness.base.files import CODE
 
 
 class Report(Page):
@@ -52,9 +52,9 @@ def evaluated(tmp_path_factory):
 @pytest.fixture
 def own(evaluated, tmp_path, monkeypatch) -> Path:
     """A copy of that workspace, set as LIVENESS_ROOT."""
-    from liveness import config
+    from liveness.base import compose
 
-    monkeypatch.setattr(config, "CONFIGS", evaluated / "configs")
+    monkeypatch.setattr(compose, "CONFIGS", evaluated / "configs")
     root = tmp_path / "root"
     shutil.copytree(evaluated / "root", root)
     monkeypatch.setenv("LIVENESS_ROOT", str(root))

@@ -11,15 +11,15 @@ import torch
 from sklearn.metrics import roc_curve
 from test_prediction import put_member
 
-from liveness import config, evaluate
+from liveness import evaluate
 from liveness import search as command
-from liveness.config import Ensemble, EnsembleMember
-from liveness.errors import UserError
-from liveness.evaluation import search
-from liveness.evaluation.search import Costs, Judged, Thresholds
-from liveness.model.score import MOST_VIEWS
-from liveness.prediction import cost
-from liveness.prediction.cost import measure
+from liveness.base import compose, config
+from liveness.base.config import Ensemble, EnsembleMember
+from liveness.base.errors import UserError
+from liveness.laboratory import cost, search
+from liveness.laboratory.cost import measure
+from liveness.laboratory.search import Costs, Judged, Thresholds
+from liveness.models.score import MOST_VIEWS
 from liveness.prediction.engine import load_members
 
 RECIPES = {
@@ -220,7 +220,7 @@ MEMBERS = [("cheap", 0), ("cheap", 1), ("big", 0), ("big", 1)]
 def mix(workspace, tmp_path, monkeypatch):
     """An ensemble ``mix`` of two recipes with two folds each, with finished runs over 120 videos."""
     configs = tmp_path / "configs"
-    shutil.copytree(config.CONFIGS, configs)
+    shutil.copytree(compose.CONFIGS, configs)
     source = (configs / "recipe" / "convnext_xlarge.yaml").read_text()
     for name in ("cheap", "big"):
         (configs / "recipe" / f"{name}.yaml").write_text(source.replace("name: convnext_xlarge", f"name: {name}", 1))
@@ -228,7 +228,7 @@ def mix(workspace, tmp_path, monkeypatch):
     (configs / "ensemble" / "mix.yaml").write_text(
         f"# @package _global_\ndefaults:\n  - /ensemble_schema\n  - _self_\nname: mix\ndata: tiny\nmembers:\n{members}"
     )
-    monkeypatch.setattr(config, "CONFIGS", configs)
+    monkeypatch.setattr(compose, "CONFIGS", configs)
     write_runs(workspace)
     evaluate.main(["mix"])
     costs = {
@@ -290,9 +290,9 @@ def test_the_printed_cascade_lines_make_an_ensemble_that_loads(mix, capsys):
     found = searched(mix, "--tolerance", "0.2")
     text = capsys.readouterr().out
     (line,) = [line.strip() for line in text.splitlines() if line.strip().startswith("cascade: {")]
-    path = config.CONFIGS / "ensemble" / "mix.yaml"
+    path = compose.CONFIGS / "ensemble" / "mix.yaml"
     path.write_text(path.read_text() + line + "\n")
-    cascade = config.load_ensemble("mix").cascade
+    cascade = compose.load_ensemble("mix").cascade
     assert cascade.first == [text.replace("_fold", ":") for text in found["cascade"]["first"]]
     assert (cascade.low, cascade.high) == (found["cascade"]["low"], found["cascade"]["high"])
 
@@ -425,4 +425,4 @@ def test_what_cannot_be_searched_is_one_clear_line(mix):
 def test_a_cascade_that_is_none_is_refused(cascade, words):
     members = [EnsembleMember("convnext_large", 0), EnsembleMember("convnext_large", 1)]
     with pytest.raises(UserError, match=words):
-        config._check_ensemble(Ensemble("x", "train", members, cascade=cascade))
+        config.check(Ensemble("x", "train", members, cascade=cascade), "ensemble x")

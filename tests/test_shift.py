@@ -13,10 +13,11 @@ import pytest
 import tiny_set
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from liveness import config, shift, train
-from liveness.errors import UserError
-from liveness.evaluation import shift as figures
-from liveness.files import CODE
+from liveness import shift, train
+from liveness.base import compose
+from liveness.base.errors import UserError
+from liveness.base.files import CODE
+from liveness.laboratory import shift as figures
 
 NARROW = ["model.kwargs.depths=[1,1,1,1]", "model.kwargs.dims=[8,16,16,16]", "model.pretrained=", "model.drop_path=0"]
 SHORT = ["view.size=32", "train.epochs=1", "train.batch=8", "train.workers=0", "train.lr=3e-2", "augment=none"]
@@ -48,12 +49,12 @@ def root(trained, tmp_path, monkeypatch) -> Path:
     copy = tmp_path / "workspace"
     shutil.copytree(trained, copy, symlinks=True)
     configs = tmp_path / "configs"
-    shutil.copytree(config.CONFIGS, configs)
+    shutil.copytree(compose.CONFIGS, configs)
     for name, recipe in (("small", "convnext_xlarge"), ("other", "convnext_large")):
         members = "".join(f"  - {{recipe: {recipe}, fold: {fold}}}\n" for fold in (0, 1))
         head = "# @package _global_\ndefaults:\n  - /ensemble_schema\n  - _self_\n"
         (configs / "ensemble" / f"{name}.yaml").write_text(f"{head}name: {name}\ndata: tiny\nmembers:\n{members}")
-    monkeypatch.setattr(config, "CONFIGS", configs)
+    monkeypatch.setattr(compose, "CONFIGS", configs)
     monkeypatch.setenv("LIVENESS_ROOT", str(copy))
     return copy
 

@@ -15,14 +15,16 @@ import torch
 from safetensors.torch import load_file
 from tiny_set import write_set
 
-from liveness import config, evaluate, soup, train
-from liveness.config import Ensemble, EnsembleMember, load_ensemble, load_recipe
-from liveness.data.contract import make_contract
-from liveness.errors import UserError
+from liveness import evaluate, soup, train
+from liveness.base import compose, config
+from liveness.base.compose import load_ensemble, load_recipe
+from liveness.base.config import Ensemble, EnsembleMember
+from liveness.base.errors import UserError
+from liveness.base.files import CODE
 from liveness.evaluation.combine import video_scores
 from liveness.evaluation.metrics import log_loss
-from liveness.files import CODE
-from liveness.model.checkpoint import describe_member, member_path, save_member
+from liveness.frames.contract import make_contract
+from liveness.members.weights import describe_member, member_path, save_member
 from liveness.prediction.engine import load_members, score_videos
 from liveness.training.member import train_member
 
@@ -156,12 +158,12 @@ def test_a_soup_is_a_member_for_the_evaluation_and_for_prediction(root, tmp_path
     assert done.returncode == 0, done.stderr
     assert "garden fold 0 of tiny: the mean of anise, basil" in done.stdout
     configs = tmp_path / "configs"
-    shutil.copytree(config.CONFIGS, configs)
+    shutil.copytree(compose.CONFIGS, configs)
     (configs / "ensemble" / "mine.yaml").write_text(
         "# @package _global_\ndefaults:\n  - /ensemble_schema\n  - _self_\nname: mine\ndata: tiny\n"
         "members:\n  - {recipe: garden, fold: 0, soup: true}\n"
     )
-    monkeypatch.setattr(config, "CONFIGS", configs)
+    monkeypatch.setattr(compose, "CONFIGS", configs)
     ensemble = load_ensemble("mine")
     assert evaluate.main(["mine"]) == 0
     paths = sorted((root / "data" / "tiny" / "videos").iterdir())
@@ -174,12 +176,12 @@ def test_a_soup_is_a_member_for_the_evaluation_and_for_prediction(root, tmp_path
         assert scores[name] == pytest.approx(score, abs=1e-6)
     # train.sh trains every member that is listed but the soup.
     monkeypatch.setattr(sys, "argv", ["members", "mine"])
-    from liveness import members
+    from liveness.members.__main__ import main as members
 
     capsys.readouterr()
-    assert members.main() == 0 and capsys.readouterr().out == ""
+    assert members() == 0 and capsys.readouterr().out == ""
     with pytest.raises(UserError, match="no recipe 'garden'"):
-        config._check_ensemble(Ensemble("x", "tiny", [EnsembleMember("garden", 0)]))
+        compose.check_ensemble(Ensemble("x", "tiny", [EnsembleMember("garden", 0)]))
 
 
 def changed(name: str, change) -> None:
@@ -267,7 +269,7 @@ def test_naive_training_holds_out_the_naive_fold_and_lies_apart(root, monkeypatc
 
 
 def test_naive_folds_leave_the_holdout_aside(root):
-    from liveness.data.dataset import load_set
+    from liveness.sets.dataset import load_set
 
     path = root / "data" / "tiny" / "folds.csv"
     folds = pd.read_csv(path)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from liveness.config import Detector, FramePlan, View
-from liveness.errors import UserError
-from liveness.media import stress
-from liveness.media.stress import CLEAN, SEVERITIES, STRESSORS, Draws, Stress, all_stresses, change, kept
-from liveness.media.video import probe, read_frames
-from liveness.prediction.prepare import prepare, wanted_of
-from liveness.prediction.stressed import Task, stress_task
+from liveness.base.config import Detector, FramePlan, View
+from liveness.base.errors import UserError
+from liveness.frames.video import probe, read_frames
+from liveness.frames.views import prepare, wanted_of
+from liveness.laboratory.stressed import Task, stress_task
+from liveness.simulation import stress
+from liveness.simulation.stress import CLEAN, SEVERITIES, STRESSORS, Draws, Stress, all_stresses, change, kept
 
 WHOLE = wanted_of(FramePlan(), View(kind="frame", size=48), Detector(), 95)
 RANDOM = ("crop", "noise", "cast", "gamma", "rotation", "print", "replay")

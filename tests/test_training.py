@@ -16,9 +16,10 @@ import pandas as pd
 import pytest
 import torch
 
-from liveness.config import Train, load_recipe
-from liveness.files import CODE
-from liveness.model.checkpoint import load_member
+from liveness.base.compose import load_recipe
+from liveness.base.config import Train
+from liveness.base.files import CODE
+from liveness.members.weights import load_member
 from liveness.training.schedule import ema_decay, learning_rate
 
 NARROW = [

@@ -14,14 +14,17 @@ import pytest
 import torch
 from hand_set import NARROW, write_prepared
 
-from liveness import config, distributed, members, train
-from liveness.config import Ensemble, EnsembleMember, load_recipe
-from liveness.data.dataset import load_set, split
-from liveness.errors import UserError
-from liveness.files import CODE
-from liveness.model.checkpoint import describe_member, member_path, save_member
-from liveness.model.ensembles import in_set, in_weights
+from liveness import train
+from liveness.members import __main__ as members
+from liveness.base import compose, config, distributed
+from liveness.base.compose import load_recipe
+from liveness.base.config import Ensemble, EnsembleMember
+from liveness.base.errors import UserError
+from liveness.base.files import CODE
+from liveness.members.ensembles import in_set, in_weights
+from liveness.members.weights import describe_member, member_path, save_member
 from liveness.prediction.engine import load_members, read_ensemble
+from liveness.sets.dataset import load_set, split
 from liveness.training import loop, member, passing
 
 
@@ -179,7 +182,7 @@ def write_member(fold: int, folds: int | None, data: str = "far") -> Path:
 
 def test_a_lost_member_of_all_folds_is_missed_where_there_is_no_set(workspace):
     """In the container there is no data/: the weights say how many members there are."""
-    ensemble = config.load_ensemble("efficientnet_lite0")
+    ensemble = compose.load_ensemble("efficientnet_lite0")
     folds = lambda: [m.fold for m in in_weights(ensemble, "far").members]  # noqa: E731
     paths = [write_member(fold, 4) for fold in range(4)]
     assert folds() == [0, 1, 2, 3]
@@ -218,7 +221,7 @@ def test_a_trained_member_tells_how_many_folds_there_are(root, monkeypatch):
 )
 def test_folds_of_an_ensemble_that_make_no_sense_are_one_line(entries, words):
     with pytest.raises(UserError, match=words):
-        config._check_ensemble(Ensemble("x", "train", entries))
+        config.check(Ensemble("x", "train", entries), "ensemble x")
 
 
 # --- what is typed
@@ -339,7 +342,7 @@ def test_training_and_prediction_compute_with_the_same_switches(root, monkeypatc
 SMALL = """
 import json, os, pathlib, sys
 from hand_set import NARROW, write_prepared
-from liveness.config import load_recipe
+from liveness.base.compose import load_recipe
 from liveness.training import member
 for workers in (0, 2):
     os.environ["LIVENESS_ROOT"] = f"{sys.argv[1]}/{workers}"

@@ -15,16 +15,19 @@ import pytest
 import torch
 from tiny_set import write_set
 
-from liveness import distributed, launch
-from liveness.config import Recipe, load_recipe
-from liveness.data.dataset import batches, load_set, split
-from liveness.errors import UserError
+from liveness.base import distributed, launch
+from liveness.base.compose import load_recipe
+from liveness.base.config import Recipe
+from liveness.base.errors import UserError
+from liveness.base.files import CODE
+from liveness.base.machine import cores
 from liveness.evaluation.combine import video_scores
 from liveness.evaluation.metrics import log_loss
-from liveness.files import CODE
-from liveness.machine import cores
-from liveness.model.checkpoint import describe_member, load_member, member_path
-from liveness.training import loop, member, range_test
+from liveness.members.weights import describe_member, load_member, member_path
+from liveness.sets.dataset import load_set, split
+from liveness.training.samples import batches
+from liveness.training import loop, member
+from liveness.training import lr_finder as range_test
 
 NARROW = [
     "model.kwargs.depths=[1,1,1,1]",

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from liveness.config import FramePlan
-from liveness.media.video import (
+from liveness.base.config import FramePlan
+from liveness.frames.video import (
     VideoError,
     choose_frames,
     jpeg_decode,

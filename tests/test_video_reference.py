@@ -17,10 +17,10 @@ import pytest
 from odd_clips import write_tracks
 from test_video import ALL, CLIPS, EDITS, MATRICES, SECOND, audio_only, number_of, patched, picture, with_edits, write
 
-from liveness.config import FramePlan
-from liveness.media.colour import BT709, HLG, PQ, TO_BT709, WHITE, linear
-from liveness.media.rules import NEWEST
-from liveness.media.video import VideoError, probe, read_frames
+from liveness.base.config import FramePlan
+from liveness.frames.colour import BT709, HLG, PQ, TO_BT709, WHITE, linear
+from liveness.frames.rules import NEWEST
+from liveness.frames.video import VideoError, probe, read_frames
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("ffmpeg") and shutil.which("ffprobe")), reason="needs the programs ffmpeg and ffprobe"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from namespaces import SERVE_AND_ASK, Container, code_tree, reason_against
 
-from liveness.files import CODE
+from liveness.base.files import CODE
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
 

@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from liveness.media import workers
-from liveness.media.workers import run_tasks
+from liveness.frames import workers
+from liveness.frames.workers import run_tasks
 
 
 def wait_for(path: Path) -> None:

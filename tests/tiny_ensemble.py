@@ -12,8 +12,8 @@ import sys
 import tiny_set
 
 from liveness import evaluate, train
-from liveness.config import load_ensemble
-from liveness.files import CODE, workspace
+from liveness.base.compose import load_ensemble
+from liveness.base.files import CODE, workspace
 
 NARROW = ["model.kwargs.depths=[1,1,1,1]", "model.kwargs.dims=[8,16,16,16]", "model.pretrained=", "model.drop_path=0"]
 SHORT = ["view.size=32", "train.epochs=1", "train.batch=8", "train.workers=0", "train.lr=3e-2", "augment=none"]

@@ -9,7 +9,7 @@ import os
 # on 2 busy cores, a training step took 6 times as long. Both must be set before torch and NumPy are imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # NumPy's threads always spin: on a loaded machine small products in two forked processes took 100 times as
-# long. Where large matrices are multiplied (data/duplicates.py, data/identities.py) it is undone for that while.
+# long. Where large matrices are multiplied (sets/duplicates.py, sets/identities.py) it is undone for that while.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 __version__ = "0.1.0"

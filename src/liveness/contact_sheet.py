@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from liveness.config import Recipe, load_recipe
-from liveness.errors import UserError, run
-from liveness.files import workspace, written_aside
+from liveness.base.compose import load_recipe
+from liveness.base.config import Recipe
+from liveness.base.errors import UserError, run
+from liveness.base.files import workspace, written_aside
 
 STRIP, GAP, TITLE = 18, 3, 24  # pixels: the line over a tile, between tiles, the line over all
 GREY, RED, ORANGE, WHITE = (190, 190, 190), (255, 60, 60), (255, 170, 40), (255, 255, 255)
@@ -58,9 +59,10 @@ def _arguments() -> argparse.Namespace:
 
 def draw(recipe: Recipe, name: str, rows: int, columns: int) -> tuple[list[list[Tile]], float]:
     """The tiles row by row, made by the very samples of training; and the seconds that the draws took."""
-    from liveness.data.augment import Policy
-    from liveness.data.contract import views_of
-    from liveness.data.dataset import TrainingFrames, face_of, load_set, read_frame
+    from liveness.frames.contract import views_of
+    from liveness.sets.dataset import face_of, load_set, read_frame
+    from liveness.training.samples import TrainingFrames
+    from liveness.training.augment import Policy
 
     prepared = load_set(name, recipe.frames)
     table = prepared.frames[prepared.frames.label.notna()]

@@ -12,9 +12,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from liveness.config import Data, Recipe, load_ensemble, load_recipe, to_dict
-from liveness.errors import UserError, run
-from liveness.files import workspace
+from liveness.base.compose import load_ensemble, load_recipe
+from liveness.base.config import Data, Recipe, to_dict
+from liveness.base.errors import UserError, run
+from liveness.base.files import workspace
 
 
 def main() -> int:
@@ -22,7 +23,7 @@ def main() -> int:
     parser.add_argument("ensemble", help="a name in configs/ensemble whose originals were downloaded")
     ensemble = load_ensemble(parser.parse_args().ensemble)
 
-    from liveness.model.checkpoint import member_path
+    from liveness.members.weights import member_path
 
     plan = []
     for member in ensemble.members:
@@ -46,8 +47,8 @@ def main() -> int:
 
 def made_from(target: Path, source: Path, recipe: Recipe) -> bool:
     """Whether a member is this original's, by its digest and the recipe; damaged or other files are not."""
-    from liveness.files import sha256_of
-    from liveness.model.checkpoint import describe_member
+    from liveness.base.files import sha256_of
+    from liveness.members.weights import describe_member
 
     try:
         about = describe_member(target)
@@ -62,10 +63,10 @@ def convert(source: Path, target: Path, recipe: Recipe, fold: int) -> None:
     softmax(z)[1] = sigmoid(z1 - z0), so the head becomes the difference of its rows, and the scores
     are the original's. A UserError where the checkpoint does not fit the recipe's model.
     """
-    from liveness.data.contract import make_contract
-    from liveness.files import sha256_of
-    from liveness.media.faces import detector_path
-    from liveness.model.checkpoint import save_member
+    from liveness.base.files import sha256_of
+    from liveness.frames.contract import make_contract
+    from liveness.frames.faces import detector_path
+    from liveness.members.weights import save_member
 
     model = convert_state(source, recipe)
     description: dict[str, Any] = {
@@ -82,8 +83,7 @@ def convert(source: Path, target: Path, recipe: Recipe, fold: int) -> None:
 
 def convert_state(source: Path, recipe: Recipe) -> Any:
     """The recipe's model with a two-class checkpoint's weights."""
-    from liveness.model.build import build
-    from liveness.model.checkpoint import (
+    from liveness.members.weights import (
         head_name,
         load_strictly,
         read_state,
@@ -91,6 +91,7 @@ def convert_state(source: Path, recipe: Recipe) -> Any:
         to_timm_names,
         without_prefixes,
     )
+    from liveness.models.build import build
 
     model = build(recipe.model, recipe.view.size)
     state, prefix = without_prefixes(read_state(source), model)

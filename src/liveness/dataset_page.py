@@ -18,17 +18,17 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from liveness.data.folds import digest_of_set, join
-from liveness.data.grouping import grouping_of
-from liveness.data.labels import read_table, set_name
-from liveness.errors import UserError, run
+from liveness.base.errors import UserError, run
+from liveness.base.files import natural_key, plain_name, workspace, write_text
+from liveness.base.machine import cores
 from liveness.evaluation import grouping
 from liveness.evaluation.combine import HOLDOUT
-from liveness.files import natural_key, plain_name, workspace, write_text
-from liveness.machine import cores
-from liveness.media.notes import notes_of
+from liveness.frames.notes import notes_of
 from liveness.pages.distributions import Measure, count, draw, shown
-from liveness.pages.house import counted, environment, read_image, spread, thumbnail, written_at
+from liveness.pages.page import counted, environment, read_image, spread, thumbnail, written_at
+from liveness.sets.folds import digest_of_set, join
+from liveness.sets.grouping import grouping_of
+from liveness.sets.labels import read_table, set_name
 
 # At most so many; a thumbnail is about 4 kB, so that the page stays below 6 MB.
 MOST_CONTACTS = 100  # thumbnails of each label's contact sheet

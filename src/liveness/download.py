@@ -38,8 +38,8 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from liveness.errors import UserError, run
-from liveness.files import VIDEO_ENDINGS, sha256_of, workspace, write_text, written_aside
+from liveness.base.errors import UserError, run
+from liveness.base.files import VIDEO_ENDINGS, sha256_of, workspace, write_text, written_aside
 
 PRETRAINED_URL = "https://dl.fbaipublicfiles.com/convnext"
 DATA_URL = "https://dl-challenge.zalo.ai/liveness-detection"

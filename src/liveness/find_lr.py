@@ -9,9 +9,9 @@ start of a training run.
 
 import argparse
 
-from liveness.config import load_recipe
-from liveness.errors import run
-from liveness.files import plain_name, workspace
+from liveness.base.compose import load_recipe
+from liveness.base.errors import run
+from liveness.base.files import plain_name, workspace
 
 
 def main() -> int:

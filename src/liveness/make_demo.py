@@ -21,14 +21,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from liveness.errors import UserError, run
-from liveness.files import workspace, write_text, written_aside
-from liveness.machine import cores
-from liveness.media.attacks import ATTACKS
-from liveness.media.camera import Camera
-from liveness.media.persons import FACE_WIDTH, Person, Portrait, Pose
-from liveness.media.scenes import scene
-from liveness.media.warp import Sway
+from liveness.base.errors import UserError, run
+from liveness.base.files import workspace, write_text, written_aside
+from liveness.base.machine import cores
+from liveness.demo.persons import FACE_WIDTH, Person, Portrait, Pose
+from liveness.simulation.attacks import ATTACKS
+from liveness.simulation.camera import Camera
+from liveness.simulation.scenes import scene
+from liveness.simulation.warp import Sway
 
 VERSION = 2  # of the pictures: raise it when the same arguments give other clips
 SIZES = ((640, 360), (640, 480), (576, 432), (360, 640), (432, 576), (480, 640))  # height, width

@@ -14,12 +14,12 @@ while they fit; folds.csv of your own is checked and kept. A set without labels 
 import argparse
 import contextlib
 
-from liveness.config import load_data
-from liveness.data.folds import fold_set
-from liveness.data.labels import set_name
-from liveness.data.preparation import alone_in
-from liveness.errors import run
-from liveness.files import workspace
+from liveness.base.compose import load_data
+from liveness.base.errors import run
+from liveness.base.files import workspace
+from liveness.sets.folds import fold_set
+from liveness.sets.labels import set_name
+from liveness.sets.preparation import alone_in
 
 
 def main() -> None:

@@ -29,13 +29,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from liveness import launch
-from liveness.config import Ensemble, EnsembleMember, load_ensemble
-from liveness.errors import UserError, run
-from liveness.files import plain_name
+from liveness.base import launch
+from liveness.base.compose import load_ensemble
+from liveness.base.config import Ensemble, EnsembleMember
+from liveness.base.errors import UserError, run
+from liveness.base.files import plain_name
 from liveness.prediction.inputs import default_input, default_output, note, videos_below, warn
 from liveness.prediction.ready import WeightsMissing
-from liveness.prediction.results import SCORED, Row
+from liveness.prediction.rows import SCORED, Row
 
 RANK, RANKS = launch.rank(), launch.world()
 PATIENCE = 30 * 24 * 3600.0  # seconds that a process may wait for the others to finish their videos
@@ -77,7 +78,7 @@ def main() -> int:
     output = arguments.output or default_output(source)
     videos = videos_below(source)
 
-    from liveness.prediction.sample import arrange, order_of
+    from liveness.prediction.submission_order import arrange, order_of
 
     names = order_of(source, videos, arguments.sample)
     _require_writable(output)
@@ -123,7 +124,7 @@ def score_videos(paths: list[Path], ensemble: str = "zalo2022", data: str = "", 
     ensemble's own). For a loop over videos with one loading: prediction/engine.py.
     """
     from liveness.prediction import engine
-    from liveness.prediction.results import table
+    from liveness.prediction.rows import table
 
     loaded = engine.load_members(load_ensemble(ensemble), data, "auto")
     try:
@@ -196,7 +197,7 @@ def _process_group() -> Iterator[None]:
     if RANKS == 1:
         yield
         return
-    from liveness import distributed
+    from liveness.base import distributed
 
     distributed.start("gloo", PATIENCE)
     try:
@@ -214,7 +215,7 @@ def _begin(partial: Any, videos: list[Path]) -> None:
             note(line)
         _put_aside(partial.path.parent)
     if RANKS > 1:
-        from liveness import distributed
+        from liveness.base import distributed
 
         distributed.barrier()
         partial.join()
@@ -222,7 +223,7 @@ def _begin(partial: Any, videos: list[Path]) -> None:
 
 def _put_aside(output: Path) -> None:
     """An earlier run's results get another name: a submission that is there is always this run's."""
-    from liveness.prediction.results import FILES, PREVIOUS
+    from liveness.prediction.rows import FILES, PREVIOUS
 
     names = [name for name in FILES if (output / name).exists()]
     for name in names:
@@ -233,7 +234,7 @@ def _put_aside(output: Path) -> None:
 
 def _score(paths: list[Path], loaded: Any, partial: Any, arguments: argparse.Namespace, started: float) -> None:
     """Score this process's share; each row is on the disk as soon as it is there."""
-    from liveness.machine import cores
+    from liveness.base.machine import cores
     from liveness.prediction.engine import decode_ahead, load_weights, score_prepared
 
     workers = arguments.workers or max(1, cores() // RANKS)
@@ -263,7 +264,7 @@ def _score(paths: list[Path], loaded: Any, partial: Any, arguments: argparse.Nam
 def _wait_for_all(partial: Any) -> None:
     if RANKS == 1:
         return
-    from liveness import distributed
+    from liveness.base import distributed
 
     try:
         distributed.barrier()
@@ -284,7 +285,7 @@ def _where(videos: list[Path]) -> str:
 
 
 def _tell_of_the_sample(videos: list[Path], names: list[str]) -> None:
-    from liveness.prediction.sample import unnamed
+    from liveness.prediction.submission_order import unnamed
 
     others = unnamed(videos, names)
     if others:
@@ -297,9 +298,9 @@ def _tell_of_the_sample(videos: list[Path], names: list[str]) -> None:
 
 def _finish(rows: list[Row], output: Path, strict: bool) -> int:
     """Write the results, drop the partial file, tell what happened; the exit code."""
-    from liveness.media.notes import count_notes
+    from liveness.frames.notes import count_notes
     from liveness.prediction.partial import NAME
-    from liveness.prediction.results import write
+    from liveness.prediction.rows import write
 
     try:
         path = write(rows, output)
@@ -336,7 +337,7 @@ def _chosen(name: str, members: list[str], data: str) -> Ensemble:
 
 def _require_writable(folder: Path) -> None:
     """Find out before the work, not after it, whether the results can be written."""
-    from liveness.files import written_aside
+    from liveness.base.files import written_aside
 
     probe = folder / f".writable-{os.getpid()}"  # of this process alone: several may look at once
     try:

@@ -2,7 +2,7 @@
 
     python -m liveness.prepare [SET] [-o key=value ...] [--strict] [--renew]
 
-Reads the set's videos and label file (data/labels.py lists the layouts) and configs/data/<set>.yaml
+Reads the set's videos and label file (sets/labels.py lists the layouts) and configs/data/<set>.yaml
 or default.yaml. Writes under data/<set>/: labels.csv, frames/, faces/{bbox,crop,viz}/, videos/,
 duplicates.csv, identities.csv (with folds.embeddings), labels_keyframes.csv, labels_bbox.csv,
 labels_video.csv and last prepare.json. A second run does only what is missing. SHARD=i/n
@@ -13,10 +13,10 @@ was prepared by an earlier one.
 
 import argparse
 
-from liveness.config import load_data
-from liveness.data.labels import set_name
-from liveness.data.preparation import prepare_set
-from liveness.errors import run
+from liveness.base.compose import load_data
+from liveness.base.errors import run
+from liveness.sets.labels import set_name
+from liveness.sets.preparation import prepare_set
 
 
 def main() -> None:

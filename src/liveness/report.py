@@ -13,11 +13,11 @@ newest. Equal inputs give equal files. docs/report.md says what is in them.
 import argparse
 import json
 
-from liveness.config import load_ensemble
-from liveness.errors import run
-from liveness.files import plain_name, workspace, write_text
+from liveness.base.compose import load_ensemble
+from liveness.base.errors import run
+from liveness.base.files import plain_name, workspace, write_text
 from liveness.pages.figures import figures, plain_json
-from liveness.pages.report_page import page
+from liveness.pages.report import page
 from liveness.pages.sources import read_sources
 
 

@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from liveness.config import Ensemble
-from liveness.data.labels import read_table
-from liveness.errors import UserError, run
-from liveness.evaluation import calibration, metrics, report, search
+from liveness.base.config import Ensemble
+from liveness.base.errors import UserError, run
+from liveness.base.files import workspace, write_text
+from liveness.evaluation import calibration, metrics, report
 from liveness.evaluation.combine import frames_to_video
-from liveness.files import workspace, write_text
-from liveness.model.ensembles import in_set
-from liveness.prediction.cost import measure
+from liveness.laboratory import search
+from liveness.laboratory.cost import measure
+from liveness.members.ensembles import in_set
+from liveness.sets.labels import read_table
 
 LEAST = 4  # videos of each class that a comparison needs
 

@@ -5,7 +5,7 @@
     python -m liveness.shift --data mine --each --members first:0 first:1 second:0 second:1
     python -m liveness.shift efficientnet_lite0 --data mine --sheet stressors.png
 
-Held-out videos are stressed (media/stress.py) and scored on the road of prediction, each by members
+Held-out videos are stressed (simulation/stress.py) and scored on the road of prediction, each by members
 that did not train on it. Reads data/<set>/{folds.csv,videos/}, runs/<set>/<member>/{oof.csv,config.json}
 and weights/<set>/. Prints error per stressor and severity, worst first, and writes
 runs/<set>/<ensemble>/shift.json and shift.csv (a row per video and stress); with --each one pair per
@@ -27,20 +27,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from liveness.config import Ensemble, EnsembleMember, FramePlan, load_ensemble
-from liveness.data.labels import read_table, table_text
-from liveness.errors import UserError, run
-from liveness.evaluation import shift
+from liveness.base.compose import load_ensemble
+from liveness.base.config import Ensemble, EnsembleMember, FramePlan
+from liveness.base.errors import UserError, run
+from liveness.base.files import plain_name, workspace, write_text, written_aside
 from liveness.evaluation.combine import blend, frames_to_video
 from liveness.evaluation.intervals import FEW_GROUPS
-from liveness.files import plain_name, workspace, write_text, written_aside
-from liveness.media.stress import CLEAN, SEVERITIES, STRESSORS, Stress, all_stresses
-from liveness.model.checkpoint import digests_of, member_path
-from liveness.model.ensembles import in_set
+from liveness.laboratory import shift
+from liveness.members.ensembles import in_set
+from liveness.members.weights import digests_of, member_path
 from liveness.prediction.operating import Operating, read_operating
+from liveness.sets.labels import read_table, table_text
+from liveness.simulation.stress import CLEAN, SEVERITIES, STRESSORS, Stress, all_stresses
 
 SEED = 1
-SECONDS, GIB = 900.0, 4.0  # what one video may take under all stresses; see media/workers.py
+SECONDS, GIB = 900.0, 4.0  # what one video may take under all stresses; see frames/workers.py
 
 
 @dataclass
@@ -236,11 +237,11 @@ def score_all(
     stresses: list[Stress], args: argparse.Namespace,
 ) -> Scores:  # fmt: skip
     """Every member's score of every video that it held out, clean and under each stress; one pass."""
-    from liveness.machine import cores
-    from liveness.media.workers import Failed, run_tasks
+    from liveness.base.machine import cores
+    from liveness.frames.views import Prepared
+    from liveness.frames.workers import Failed, run_tasks
+    from liveness.laboratory.stressed import Task, stress_task
     from liveness.prediction.engine import load_members
-    from liveness.prediction.prepare import Prepared
-    from liveness.prediction.stressed import Task, stress_task
 
     loaded = load_members(Ensemble("shift laboratory", data, members), data)
     fold_of = {member.name: member.fold for member in trained}
@@ -277,8 +278,8 @@ class Models:
 
     def submit(self, filename: str, stress: Stress, prepared: Any, members: list[Any]) -> None:
         """One video under one stress; members with equal needs share its tensors."""
-        from liveness.data.contract import to_tensor
-        from liveness.data.dataset import stack
+        from liveness.frames.contract import to_tensor
+        from liveness.frames.contract import stack
 
         for key in dict.fromkeys(member.wanted.key for member in members):
             mine = [member for member in members if member.wanted.key == key]
@@ -292,7 +293,7 @@ class Models:
 
     def settle(self, most: int) -> None:
         """Note scores until at most ``most`` are waited for; nan where a member got no view of the video."""
-        from liveness.model.score import frame_scores
+        from liveness.models.score import frame_scores
 
         while len(self.waiting) > most:
             filename, stress, members, count, futures = self.waiting.popleft()
@@ -486,7 +487,7 @@ def _range(interval: list[float]) -> str:
 
 def make_sheet(path: Path, data: str, folds: pd.DataFrame, stresses: list[Stress], seed: int) -> int:
     """Draw every stress on a live video and on an attack: a row per stressor, a column per severity."""
-    from liveness.prediction.stressed import stressed_frames
+    from liveness.laboratory.stressed import stressed_frames
 
     tiles: dict[tuple[str, int, int], np.ndarray] = {}
     videos = [folds[folds["label"] == label].iloc[0] for label in (1, 0) if (folds["label"] == label).any()]

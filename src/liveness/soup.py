@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from liveness.config import Recipe, from_dict, names, to_dict
-from liveness.data.contract import read_contract
-from liveness.errors import UserError, run
+from liveness.base.compose import from_dict, names
+from liveness.base.config import Recipe, to_dict
+from liveness.base.errors import UserError, run
+from liveness.base.files import plain_name, workspace, write_text
 from liveness.evaluation import metrics
 from liveness.evaluation.combine import video_scores
-from liveness.evaluation.search import deal
-from liveness.files import plain_name, workspace, write_text
+from liveness.frames.contract import read_contract
+from liveness.laboratory.search import deal
 
 # Of a recipe's model: what may differ between ingredients, because it changes training only.
 FREE = ("drop_path",)
@@ -69,7 +70,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def common_set(recipes: list[str]) -> str:
     """The set that all recipes name in configs/recipe."""
-    from liveness.config import load_recipe
+    from liveness.base.compose import load_recipe
 
     sets = sorted({load_recipe(recipe).data for recipe in recipes})
     if len(sets) > 1:
@@ -78,7 +79,7 @@ def common_set(recipes: list[str]) -> str:
 
 
 def read_ingredient(data: str, recipe: str, fold: int) -> Ingredient:
-    from liveness.model.checkpoint import describe_member, member_path, read_state
+    from liveness.members.weights import describe_member, member_path, read_state
 
     path = member_path(data, recipe, fold)
     if not path.is_file():
@@ -156,9 +157,9 @@ def mean_of(states: list[dict[str, Any]]) -> dict[str, Any]:
 
 def make(parts: list[Ingredient], data: str, fold: int, name: str, greedy: bool) -> None:
     """Judge the soup on the fold that its ingredients held out, and write it as a member."""
-    from liveness.data.dataset import load_set
-    from liveness.model.checkpoint import member_path
-    from liveness.model.score import pick_device
+    from liveness.members.weights import member_path
+    from liveness.models.score import pick_device
+    from liveness.sets.dataset import load_set
     from liveness.training.checks import require_room
     from liveness.training.member import finish, with_holdout
 
@@ -193,7 +194,7 @@ def make(parts: list[Ingredient], data: str, fold: int, name: str, greedy: bool)
 
 def refuse_training(folder: Path, weights: Path) -> None:
     """A UserError where a trained member's run or its weights lie where the soup's would."""
-    from liveness.model.checkpoint import describe_member
+    from liveness.members.weights import describe_member
 
     path = folder / "config.json"
     if path.is_file() and "soup" not in json.loads(path.read_text(encoding="utf-8")):
@@ -203,8 +204,8 @@ def refuse_training(folder: Path, weights: Path) -> None:
 
 
 def build_with(recipe: Recipe, state: dict[str, Any]) -> Any:
-    from liveness.model.build import build
-    from liveness.model.checkpoint import load_strictly
+    from liveness.members.weights import load_strictly
+    from liveness.models.build import build
 
     model = build(recipe.model, recipe.view.size)
     load_strictly(model, state, recipe.name)
@@ -213,8 +214,8 @@ def build_with(recipe: Recipe, state: dict[str, Any]) -> Any:
 
 def scorer(parts: list[Ingredient], recipe: Recipe, fold: int, prepared: Any) -> Callable[[list[int]], pd.DataFrame]:
     """A function: ingredients (by number) -> out-of-fold table of the mean of their weights; each made once."""
-    from liveness.data.dataset import HeldOutVideos, split
-    from liveness.model.score import pick_device, use_all_cores
+    from liveness.models.score import pick_device, use_all_cores
+    from liveness.sets.dataset import HeldOutVideos, split
     from liveness.training.member import score_held_out
 
     use_all_cores()

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from liveness.launch import MARK
+from liveness.base.launch import MARK
 
 
 def main() -> None:

@@ -25,10 +25,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from liveness import launch
-from liveness.config import load_recipe
-from liveness.errors import UserError, run
-from liveness.files import plain_name, unprepared, workspace
+from liveness.base import launch
+from liveness.base.compose import load_recipe
+from liveness.base.errors import UserError, run
+from liveness.base.files import plain_name, unprepared, workspace
 
 
 def parse() -> argparse.Namespace:
@@ -61,7 +61,7 @@ def main() -> int:
         recipe.name += "_naive"
     folder = workspace() / "runs" / name / f"{recipe.name}_fold{arguments.fold}"
 
-    from liveness import distributed
+    from liveness.base import distributed
     from liveness.training.checks import check_member
     from liveness.training.member import memory_told, train_member
 

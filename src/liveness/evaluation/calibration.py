@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from liveness.errors import UserError
+from liveness.base.errors import UserError
 from liveness.evaluation.combine import HOLDOUT, logit, sigmoid
 from liveness.evaluation.metrics import log_loss
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from liveness.errors import UserError
+from liveness.base.errors import UserError
 
 HOWS = "mean, median, logit_mean, top<k>, low<k> or trimmed<percent>"
 # A float32 sigmoid saturates 6e-8 from 1, so logits beyond this are rounding, not evidence.

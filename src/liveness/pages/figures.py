@@ -9,11 +9,11 @@ import math
 import numpy as np
 import pandas as pd
 
+from liveness.base.files import natural_key
 from liveness.evaluation import grouping, metrics, report
 from liveness.evaluation.intervals import FEW_GROUPS, clopper_pearson
-from liveness.files import natural_key
 from liveness.pages import sources as read
-from liveness.pages.house import counted
+from liveness.pages.page import counted
 from liveness.pages.sources import Sources
 
 BINS = 40  # of the score histogram

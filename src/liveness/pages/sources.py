@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from liveness.data.labels import read_table
-from liveness.errors import UserError
+from liveness.base.errors import UserError
+from liveness.base.files import workspace
 from liveness.evaluation import grouping, metrics
-from liveness.files import workspace
-from liveness.pages.house import written_at
+from liveness.pages.page import written_at
+from liveness.sets.labels import read_table
 
 VERSION = 1  # of shift.json and search.json
 NEEDED = ("counts", "pooled", "at_eer_threshold", "operating_points", "non_response", "folds", "members", "data_hash")

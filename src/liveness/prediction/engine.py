@@ -18,19 +18,20 @@ from typing import Any
 
 import numpy as np
 
-from liveness import launch
-from liveness.config import Cascade, Ensemble, names
-from liveness.errors import UserError
-from liveness.files import workspace
-from liveness.media.notes import with_notes
-from liveness.media.workers import Failed, run_tasks
+from liveness.base import launch
+from liveness.base.compose import names
+from liveness.base.config import Cascade, Ensemble
+from liveness.base.errors import UserError
+from liveness.base.files import workspace
+from liveness.frames.notes import with_notes
+from liveness.frames.views import Prepared, Wanted, prepare_task, wanted_of
+from liveness.frames.workers import Failed, run_tasks
 from liveness.prediction import memory
 from liveness.prediction.operating import Operating, read_operating
-from liveness.prediction.prepare import Prepared, Wanted, prepare_task, wanted_of
 from liveness.prediction.ready import WeightsMissing
-from liveness.prediction.results import NO_SCORE, Row
+from liveness.prediction.rows import NO_SCORE, Row
 
-SECONDS, GIB = 120.0, 4.0  # what one video may take to decode; see media/workers.py
+SECONDS, GIB = 120.0, 4.0  # what one video may take to decode; see frames/workers.py
 # While the members take turns, the videos between two rows on the disk: at most so many, and so many bytes of views.
 TURN, CHUNK = 100, 1 << 30
 MODES = ("auto", "resident", "turns")
@@ -51,7 +52,7 @@ class Member:
 
 @dataclass
 class LoadedEnsemble:
-    """``lanes`` (model/score.py) stand once the weights are loaded; None before."""
+    """``lanes`` (models/score.py) stand once the weights are loaded; None before."""
 
     name: str
     members: list[Member]
@@ -90,8 +91,8 @@ def load_members(ensemble: Ensemble, data: str = "", memory: str = "resident", p
 
 def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> LoadedEnsemble:
     """An ensemble by its files' own descriptions, checked; no weights are read yet."""
-    from liveness.model.checkpoint import describe_member, member_path
-    from liveness.model.ensembles import in_weights
+    from liveness.members.ensembles import in_weights
+    from liveness.members.weights import describe_member, member_path
 
     data = data or ensemble.data
     ensemble = in_weights(ensemble, data)
@@ -121,9 +122,9 @@ def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> Loa
 
 
 def _described(path: Path, description: dict, recipe: str, fold: int, weight: float) -> Member:
-    from liveness.data.contract import read_contract
-    from liveness.files import sha256_of
-    from liveness.media.faces import detector_path
+    from liveness.base.files import sha256_of
+    from liveness.frames.contract import read_contract
+    from liveness.frames.faces import detector_path
 
     made_as = description["recipe"]["name"]
     if made_as != recipe or description["fold"] != fold:
@@ -142,7 +143,7 @@ def _described(path: Path, description: dict, recipe: str, fold: int, weight: fl
 
 def load_weights(loaded: LoadedEnsemble, mode: str = "resident") -> LoadedEnsemble:
     """Take the device and, unless the members are to take turns, build every model."""
-    from liveness.model.score import lanes_of, pick_device, share_of_cores, use_all_cores
+    from liveness.models.score import lanes_of, pick_device, share_of_cores, use_all_cores
 
     ranks = launch.local_world()
     use_all_cores(ranks)
@@ -158,8 +159,8 @@ def load_weights(loaded: LoadedEnsemble, mode: str = "resident") -> LoadedEnsemb
 
 
 def _scorer(member: Member, device: Any) -> Any:
-    from liveness.model.checkpoint import load_member
-    from liveness.model.score import Scorer, halve
+    from liveness.members.weights import load_member
+    from liveness.models.score import Scorer, halve
 
     model, _ = load_member(member.path)
     if device.type == "cuda" and member.amp:
@@ -288,7 +289,7 @@ def _in_turns(videos: Iterable[Prepared], loaded: LoadedEnsemble) -> Iterator[_V
 
 
 def _one_turn(videos: list[_Video], member: Member, loaded: LoadedEnsemble) -> None:
-    from liveness.model.score import lanes_of
+    from liveness.models.score import lanes_of
 
     loads = replace(member, scorer=_scorer(member, loaded.device))
     with lanes_of(loaded.device, loaded.threads) as lanes:
@@ -342,7 +343,7 @@ def _await(video: _Video, lanes: Any) -> None:
 def _collect(video: _Video, loaded: LoadedEnsemble) -> None:
     """The members' scores of views -> their calibrated scores of the video."""
     from liveness.evaluation.combine import frames_to_video
-    from liveness.model.score import frame_scores
+    from liveness.models.score import frame_scores
 
     for member in loaded.members:
         future = video.tickets.pop(member.name, None)
@@ -388,8 +389,8 @@ def _row(video: _Video, loaded: LoadedEnsemble) -> Row:
 
 
 def _tensors(views: np.ndarray, wanted: Wanted) -> Any:
-    from liveness.data.contract import to_tensor
-    from liveness.data.dataset import stack
+    from liveness.frames.contract import to_tensor
+    from liveness.frames.contract import stack
 
     return stack([to_tensor(view, wanted.view) for view in views])
 

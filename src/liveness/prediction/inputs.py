@@ -11,9 +11,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from liveness import launch
-from liveness.errors import UserError
-from liveness.files import FOLDER, list_unscored, look_through, natural_key, workspace
+from liveness.base import launch
+from liveness.base.errors import UserError
+from liveness.base.files import FOLDER, list_unscored, look_through, natural_key, workspace
 
 
 class NoVideos(UserError):

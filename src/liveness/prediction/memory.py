@@ -6,7 +6,7 @@ Reads the sizes of the weights' files and what the system and its container leav
 from pathlib import Path
 from typing import Any
 
-from liveness.machine import free_memory
+from liveness.base.machine import free_memory
 
 GIB = 1 << 30
 # Besides the weights: libraries, views on their way and activations. On the CPU each lane adds its own: the

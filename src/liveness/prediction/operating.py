@@ -13,9 +13,9 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from liveness.errors import UserError
+from liveness.base.errors import UserError
 from liveness.evaluation.calibration import Calibration, from_dict
-from liveness.prediction.results import SCORED
+from liveness.prediction.rows import SCORED
 
 POINTS = ("eer", "apcer1", "apcer5", "apcer10", "bpcer1", "bpcer5")
 

@@ -16,11 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from liveness.errors import UserError
-from liveness.files import digest_of, written_aside
+from liveness.base.errors import UserError
+from liveness.base.files import digest_of, written_aside
+from liveness.frames.views import state_of
 from liveness.prediction.engine import LoadedEnsemble
-from liveness.prediction.prepare import state_of
-from liveness.prediction.results import COLUMNS, Row, row_from, row_text
+from liveness.prediction.rows import COLUMNS, Row, row_from, row_text
 
 NAME = "predictions.partial.csv"
 # Distributions on a video's way to its score: another version of one may give other last bits.
@@ -124,7 +124,7 @@ def _line(values: list[str]) -> bytes:
 def fingerprint_of(loaded: LoadedEnsemble, settings: dict[str, Any]) -> str:
     """Whatever a score or a decision depends on besides the video: weights, contracts, cascade, operating point,
     this code, its libraries and their settings, hardware."""
-    from liveness.data.contract import VERSION
+    from liveness.frames.contract import VERSION
 
     about = {
         "contract": VERSION,

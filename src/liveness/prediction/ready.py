@@ -5,11 +5,12 @@ Looks at the names in weights/<set>/ and at configs/ensemble; opens no weights, 
 
 from pathlib import Path
 
-from liveness.config import Ensemble, load_ensemble, names
-from liveness.errors import UserError
-from liveness.files import workspace
-from liveness.model.checkpoint import member_path
-from liveness.model.ensembles import in_weights
+from liveness.base.compose import load_ensemble, names
+from liveness.base.config import Ensemble
+from liveness.base.errors import UserError
+from liveness.base.files import workspace
+from liveness.members.ensembles import in_weights
+from liveness.members.weights import member_path
 
 MOST = 3  # ready ensembles that are named
 

@@ -11,12 +11,13 @@ import shutil
 from functools import lru_cache
 from pathlib import Path
 
-from liveness import distributed
-from liveness.config import Model, Recipe, from_dict, to_dict
-from liveness.data.dataset import load_set, split
-from liveness.errors import UserError
-from liveness.model.build import build, parameter_count, without_weights
-from liveness.model.checkpoint import check_pretrained, pretrained_path
+from liveness.base import distributed
+from liveness.base.compose import from_dict
+from liveness.base.config import Model, Recipe, to_dict
+from liveness.base.errors import UserError
+from liveness.members.weights import check_pretrained, pretrained_path
+from liveness.models.build import build, parameter_count, without_weights
+from liveness.sets.dataset import load_set, split
 from liveness.training import loop, tracking
 from liveness.training.member import describe, same_run, weights_of
 

@@ -18,15 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from liveness import distributed
-from liveness.config import Recipe, Train
-from liveness.data.augment import seed_of
-from liveness.data.dataset import TrainingFrames, batches
-from liveness.errors import UserError
-from liveness.files import written_aside
-from liveness.model.losses import sample_losses
-from liveness.model.score import autocast, half_type
+from liveness.base import distributed
+from liveness.base.config import Recipe, Train
+from liveness.base.errors import UserError
+from liveness.base.files import written_aside
+from liveness.models.losses import sample_losses
+from liveness.models.score import autocast, half_type
+from liveness.training.samples import TrainingFrames, batches
 from liveness.training import passing
+from liveness.training.augment import seed_of
 from liveness.training.schedule import ema_decay, learning_rate
 
 
@@ -86,7 +86,7 @@ def start(model: Any, recipe: Recipe, device: Any, steps_per_epoch: int, lr: flo
     from timm.optim import create_optimizer_v2
     from timm.utils import ModelEmaV3
 
-    from liveness.model.drop_path import replace_drop_path
+    from liveness.models.drop_path import replace_drop_path
 
     config = recipe.train
     drop_path = replace_drop_path(model)

@@ -20,20 +20,23 @@ import numpy as np
 import pandas as pd
 import torch
 
-from liveness import distributed, launch
-from liveness.config import Recipe, from_dict, to_dict
-from liveness.data.augment import Policy
-from liveness.data.contract import make_contract
-from liveness.data.dataset import HeldOutVideos, PreparedSet, TrainingFrames, holdout, load_set, split
-from liveness.errors import UserError
+from liveness.base import distributed, launch
+from liveness.base.compose import from_dict
+from liveness.base.config import Recipe, to_dict
+from liveness.base.errors import UserError
+from liveness.base.files import write_text, written_aside
 from liveness.evaluation import metrics
 from liveness.evaluation.combine import video_scores
-from liveness.files import write_text, written_aside
-from liveness.model.build import build, parameter_count
-from liveness.model.checkpoint import load_pretrained, member_path, save_member
-from liveness.model.losses import class_weights
-from liveness.model.score import Scorer, pick_device, share_of_cores, use_all_cores
-from liveness.training import loop, passing, range_test, tracking
+from liveness.frames.contract import make_contract
+from liveness.members.weights import load_pretrained, member_path, save_member
+from liveness.models.build import build, parameter_count
+from liveness.models.losses import class_weights
+from liveness.models.score import Scorer, pick_device, share_of_cores, use_all_cores
+from liveness.sets.dataset import HeldOutVideos, PreparedSet, holdout, load_set, split
+from liveness.training.samples import TrainingFrames
+from liveness.training import loop, passing, tracking
+from liveness.training import lr_finder as range_test
+from liveness.training.augment import Policy
 
 STOPPED = 143  # exit code after SIGTERM or ctrl-C: 128 + 15
 OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from liveness import distributed
-from liveness.config import View
+from liveness.base import distributed
+from liveness.base.config import View
 
 SHM = Path("/dev/shm")
 PREFETCH = 2  # torch's own: batches that each worker makes ahead

@@ -2,7 +2,7 @@
 
 import math
 
-from liveness.config import Train
+from liveness.base.config import Train
 
 
 def learning_rate(config: Train, step: int, steps_per_epoch: int, lr: float) -> float:

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from liveness.errors import UserError
-from liveness.files import CODE, write_text
-from liveness.machine import cores
+from liveness.base.errors import UserError
+from liveness.base.files import CODE, write_text
+from liveness.base.machine import cores
 
 Log = Callable[[dict[str, Any]], None]
 

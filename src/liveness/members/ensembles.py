@@ -1,0 +1,105 @@
+"""Which members an ensemble has: ``folds: all`` of a member's entry becomes the folds that there are.
+
+    ensemble = in_set("efficientnet_lite0", "mine")      to train and to judge: as data/mine was dealt
+    ensemble = in_weights(ensemble, "mine")              to score: as the weights say, where there may be no data/
+
+An ensemble that lists every fold itself is never changed, and needs neither.
+"""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from liveness.base.compose import load_ensemble
+from liveness.base.config import Ensemble, EnsembleMember, check_cascade
+from liveness.base.errors import UserError
+from liveness.base.files import plain_name, unprepared, workspace
+
+
+def in_set(name: str, data: str = "") -> Ensemble:
+    """The ensemble of configs/ensemble/<name>.yaml on set ``data`` (default: its own), with the set's folds.
+
+    ``data`` of the result is that set. A UserError where ``folds: all`` stands and the set is not prepared.
+    """
+    ensemble = load_ensemble(name)
+    ensemble.data = plain_name(data or ensemble.data, "DATA")
+    if not any(member.folds for member in ensemble.members):
+        return ensemble
+    path = workspace() / "data" / ensemble.data / "folds.csv"
+    if not path.is_file():
+        raise UserError(unprepared(ensemble.data))
+    return _spread(ensemble, lambda member: list(range(_count_in_set(path))))
+
+
+def in_weights(ensemble: Ensemble, data: str = "") -> Ensemble:
+    """The same ensemble with the folds that weights/<data>/ holds members of.
+
+    How many they have to be, <ensemble>.json says, which evaluation has left, else the members' own files, else the
+    prepared set. So a file that was lost is still a member, and is missed where the weights are read.
+    """
+    if not any(member.folds for member in ensemble.members):
+        return ensemble
+    folder = workspace() / "weights" / (data or ensemble.data)
+    judged = _judged(folder / f"{ensemble.name}.json")
+    return _spread(ensemble, lambda member: judged.get(member.recipe) or _of_files(folder, member.recipe))
+
+
+def _spread(ensemble: Ensemble, folds_of: Callable[[EnsembleMember], list[int]]) -> Ensemble:
+    """Every entry with ``folds: all`` as a member for each fold that ``folds_of`` gives it."""
+    members: list[EnsembleMember] = []
+    for member in ensemble.members:
+        folds = folds_of(member) if member.folds else [member.fold]
+        members += [replace(member, fold=fold, folds="") for fold in folds]
+    found = replace(ensemble, members=members)
+    check_cascade(found)
+    return found
+
+
+def _count_in_set(path: Path) -> int:
+    """How many folds a folds.csv has (the holdout, -1, is none)."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        folds = [row.get("fold") or "" for row in csv.DictReader(file)]
+    return max((int(fold) + 1 for fold in folds if fold.isdecimal()), default=0)
+
+
+def _judged(path: Path) -> dict[str, list[int]]:
+    """Recipe -> its folds, as the operating points beside the weights name the members; empty without them.
+
+    A file that cannot be read is left to prediction/operating.py, which says what is wrong with it.
+    """
+    found: dict[str, list[int]] = {}
+    try:
+        names = list(json.loads(path.read_text(encoding="utf-8"))["weights"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return found
+    for name in names:
+        recipe, _, fold = str(name).rpartition("_fold")
+        if recipe and fold.isdecimal():
+            found.setdefault(recipe, []).append(int(fold))
+    return {recipe: sorted(folds) for recipe, folds in found.items()}
+
+
+def _of_files(folder: Path, recipe: str) -> list[int]:
+    """The folds of a recipe by its members' files: as many as they were trained with."""
+    from liveness.members.weights import describe_member
+
+    there = {}
+    for path in folder.glob("*.safetensors"):
+        name, _, fold = path.stem.rpartition("_fold")
+        if name == recipe and fold.isdecimal():
+            there[int(fold)] = path
+    told = {int(count): path for path in there.values() if (count := describe_member(path).get("folds"))}
+    if len(told) > 1:
+        (few, one), (many, other) = sorted(told.items())[:2]
+        raise UserError(
+            f"{one} was trained with {few} folds, {other.name} with {many}; train the ensemble again, or remove "
+            "the members that do not belong to it"
+        )
+    if told:
+        return list(range(next(iter(told))))
+    if there:  # from before members told how many folds there are
+        return list(range(max(there) + 1))
+    path = workspace() / "data" / folder.name / "folds.csv"
+    return list(range(max(1, _count_in_set(path)))) if path.is_file() else [0]

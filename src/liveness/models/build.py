@@ -1,0 +1,98 @@
+"""timm models with one logit, the log-odds of live."""
+
+from typing import Any
+
+from liveness.base.config import Model, nearest
+from liveness.base.errors import UserError, first_line
+
+
+def build(config: Model, size: int, fits: bool = False) -> Any:
+    """A timm model: float32 images (N x 3 x size x size) -> logits (N x 1), with random weights.
+
+    fits: it is known to take that size, as it was trained on it.
+
+    Errors: UserError for a name that timm does not know or arguments that it does not take.
+    """
+    import timm
+
+    if not timm.is_model(config.name):
+        raise UserError(f"model.name={config.name!r}: timm has no such model{nearest(config.name, timm.list_models())}")
+    kwargs = dict(config.kwargs)
+    if config.drop_path:
+        kwargs["drop_path_rate"] = config.drop_path
+    try:
+        model = timm.create_model(config.name, pretrained=False, num_classes=1, **kwargs)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(f"model {config.name} with {kwargs}: {first_line(error)}") from error
+    expected = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if expected is not None and getattr(model.patch_embed, "strict_img_size", False) and max(expected) != size:
+        raise UserError(
+            f"model {config.name} takes {max(expected)} px, view.size is {size}; set model.kwargs.img_size={size}"
+        )
+    if not fits:
+        _require_fit(config.name, kwargs, size)
+    _calm_head(model)
+    if config.freeze_norm:
+        freeze_norm(model)
+    return model
+
+
+def without_weights(config: Model, size: int, fits: bool = False) -> Any | None:
+    """The model by its shapes alone, on the meta device: random weights would take seconds to draw.
+
+    None where it cannot be built so. Errors as those of ``build``.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return build(config, size, fits)
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _require_fit(name: str, kwargs: dict[str, Any], size: int) -> None:
+    """A UserError where the model cannot take images of this size: tried by shape only, without memory."""
+    import timm
+    import torch
+
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = timm.create_model(name, pretrained=False, num_classes=1, **kwargs).eval()
+            model(torch.empty(1, 3, size, size))
+    except NotImplementedError:
+        return  # an operation without a shape-only form; the first batch will tell
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"model {name} cannot take view.size={size}: {first_line(error)[:160]}") from error
+
+
+def _calm_head(model: Any) -> None:
+    """Start the one-logit head near zero, as ConvNeXt's does: some families scale their first weights by
+    the number of classes, which with a single one gives losses of 3 and a lost first epoch."""
+    import torch
+
+    heads = model.pretrained_cfg["classifier"]
+    for name in [heads] if isinstance(heads, str) else heads:
+        head = model.get_submodule(name)
+        if isinstance(head, torch.nn.Linear | torch.nn.Conv2d):
+            torch.nn.init.trunc_normal_(head.weight, std=0.02)
+            if head.bias is not None:
+                torch.nn.init.zeros_(head.bias)
+
+
+def freeze_norm(model: Any) -> None:
+    """Keep every batch norm at its running statistics, in training mode too.
+
+    Small batches spoil the statistics, and they are the one thing that couples samples of a
+    batch, so freezing them also makes training independent of the number of processes.
+    """
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+            module.train = lambda mode=True, module=module: module  # stays in evaluation mode
+
+
+def parameter_count(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

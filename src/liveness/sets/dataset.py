@@ -1,0 +1,181 @@
+"""A prepared set as tables, and its held-out videos for scoring.
+
+Reads data/<set>/{labels_video,labels_keyframes,labels_bbox,folds}.csv, prepare.json and frames/;
+writes nothing.
+"""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from liveness.base.compose import from_dict
+from liveness.base.config import Data, FramePlan, View, to_dict
+from liveness.base.errors import UserError
+from liveness.base.files import unprepared, workspace
+from liveness.evaluation.combine import HOLDOUT
+from liveness.frames.contract import VERSION, require_known, stack, to_tensor, views_of
+from liveness.frames.faces import Face
+from liveness.frames.video import VideoError, choose_frames, jpeg_decode
+from liveness.sets.folds import digest_of_set
+from liveness.sets.labels import read_table, table_text
+
+TABLES = ("labels_video.csv", "labels_keyframes.csv", "labels_bbox.csv", "folds.csv", "prepare.json")
+COLUMNS = {
+    "labels_video.csv": ["filename", "label", "video_id", "status", "reason"],
+    "labels_keyframes.csv": ["filename", "video_id", "frame_id", "label", "time"],
+    "labels_bbox.csv": ["video_id", "frame_id", "face", "confidence", "x", "y", "w", "h"],
+    "folds.csv": ["filename", "label", "group", "fold"],
+}
+
+
+@dataclass
+class PreparedSet:
+    """The tables of data/<set>. ``videos`` is indexed by file name, ``frames`` has a row per frame."""
+
+    name: str
+    folder: Path
+    data: Data
+    detector_sha256: str
+    digest: str  # SHA-256 over the tables that decide what is trained on
+    videos: pd.DataFrame  # filename (index), video_id, label, fold (-1: holdout), group, status, reason
+    frames: pd.DataFrame  # filename, video_id, frame_id, label, fold, face, confidence, x, y, w, h
+    version: int = VERSION  # of the contract by whose rules the set was prepared
+
+    @property
+    def n_folds(self) -> int:
+        return int(self.videos.fold.max()) + 1
+
+
+def load_set(name: str, plan: FramePlan, naive: bool = False) -> PreparedSet:
+    """Read data/<name> with the frames of ``plan``; a UserError where it was prepared otherwise.
+
+    naive: deal the videos by folds.csv's naive_fold, which knows no persons; held-out ones stay held out.
+    """
+    folder = workspace() / "data" / name
+    missing = [table for table in TABLES if not (folder / table).is_file()]
+    if missing:
+        raise UserError(f"{unprepared(name)} (missing there: {', '.join(missing)})")
+    texts = {table: table_text(read_table(folder / table, columns)) for table, columns in COLUMNS.items()}
+    strings = {"filename": str, "video_id": str, "status": str, "reason": str, "group": str, "species": str}
+    read = {
+        table: pd.read_csv(io.StringIO(texts[table]), dtype=strings, keep_default_na=False, na_values={"label": [""]})
+        for table in TABLES[:4]
+    }
+    videos = read["labels_video.csv"].set_index("filename")
+    videos = videos[videos.status != "left_out"].copy()
+    folds = read["folds.csv"].set_index("filename")
+    if set(videos.index) != set(folds.index):
+        raise UserError(f"{folder}/folds.csv: not the videos of labels_video.csv; run: bash prepare_data.sh {name}")
+    videos["fold"], videos["group"] = _naive(folds, folder) if naive else folds.fold, folds.group
+    record = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
+    data = from_dict(Data, record["data"], str(folder / "prepare.json"))
+    require_known(record.get("version"), str(folder / "prepare.json"))
+    frames = read["labels_keyframes.csv"]
+    boxes = read["labels_bbox.csv"][["video_id", "frame_id", "face", "confidence", "x", "y", "w", "h"]]
+    for column in ("confidence", "x", "y", "w", "h"):
+        boxes[column] = pd.to_numeric(boxes[column])
+    frames = frames.drop(columns="filename").merge(boxes, on=["video_id", "frame_id"], how="left", validate="1:1")
+    by_id = videos.reset_index().set_index("video_id")
+    frames = frames[frames.video_id.isin(by_id.index)].copy()
+    frames["filename"] = frames.video_id.map(by_id.filename)
+    frames["fold"] = frames.video_id.map(by_id.fold)
+    frames = _of_plan(frames, plan, data, name)
+    detector, version = record["detector_sha256"], record["version"]
+    return PreparedSet(name, folder, data, detector, digest_of_set(folder), videos, frames, version)
+
+
+def _naive(folds: pd.DataFrame, folder: Path) -> pd.Series:
+    """The naive fold of each video; -1 (held out from all members) wherever the real fold is -1."""
+    if "naive_fold" not in folds.columns:
+        raise UserError(f"{folder}/folds.csv: no column naive_fold; run: bash prepare_data.sh {folder.name}")
+    return folds.naive_fold.where(folds.fold >= 0, folds.fold)
+
+
+def _of_plan(frames: pd.DataFrame, plan: FramePlan, data: Data, name: str) -> pd.DataFrame:
+    """The rows of ``frames`` that a plan uses, per video in the plan's order."""
+    if to_dict(plan) == to_dict(data.frames):
+        return frames.reset_index(drop=True)
+    if data.frames.plan != "all":
+        raise UserError(
+            f"data/{name} holds the frames of plan {data.frames.plan!r}, the recipe wants {plan.plan!r} "
+            f"({to_dict(plan)}); prepare it so: bash prepare_data.sh {name} -o frames.plan=... (or frames.plan=all)"
+        )
+    kept = []
+    for _, rows in frames.groupby("video_id", sort=False):
+        times = rows.time.to_numpy(float)
+        step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+        kept.append(rows.iloc[choose_frames(plan, times, float(times[-1]) + step)])
+    return pd.concat(kept).reset_index(drop=True)
+
+
+def split(prepared: PreparedSet, fold: int, view: View) -> tuple[pd.DataFrame, list[str]]:
+    """Frames to train on (labelled, neither in ``fold`` nor in the holdout, with a face where the view
+    needs one), and the file names of the fold's videos. A UserError where a side is empty or has one class."""
+    if not 0 <= fold < prepared.n_folds:
+        raise UserError(
+            f"fold {fold}: data/{prepared.name}/folds.csv has the folds 0 to {prepared.n_folds - 1} (an ensemble takes "
+            "those that there are with folds: all, as efficientnet_lite0 does)"
+        )
+    labelled = prepared.videos[prepared.videos.label.notna()]
+    others = (prepared.frames.fold != fold) & (prepared.frames.fold != HOLDOUT)
+    train = prepared.frames[others & prepared.frames.label.notna()]
+    if view.kind == "face":
+        train = train[train.face == 1]
+    held_out = labelled.index[labelled.fold == fold].tolist()
+    for side, labels in (("training", train.label), ("held-out", labelled.label[labelled.fold == fold])):
+        there = sorted(set(labels.astype(int)))
+        if there != [0, 1]:
+            raise UserError(
+                f"data/{prepared.name}, fold {fold}: the {side} side has the classes {there}; "
+                "both live (1) and attack (0) are needed"
+            )
+    return train.reset_index(drop=True), held_out
+
+
+def holdout(prepared: PreparedSet) -> list[str]:
+    """File names of the labelled videos that no member trains on and every member scores."""
+    return prepared.videos.index[(prepared.videos.fold == HOLDOUT) & prepared.videos.label.notna()].tolist()
+
+
+def read_frame(folder: Path, row: Any) -> np.ndarray:
+    """The stored frame of a row as uint8 RGB (H x W x 3)."""
+    path = folder / "frames" / f"{row.video_id}-{row.frame_id}.jpg"
+    try:
+        return jpeg_decode(path.read_bytes())
+    except (OSError, VideoError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run: bash prepare_data.sh {folder.name}") from error
+
+
+def face_of(row: Any) -> Face | None:
+    """The chosen face of a row of ``PreparedSet.frames``."""
+    return Face(row.x, row.y, row.w, row.h, row.confidence) if row.face == 1 else None
+
+
+class HeldOutVideos:
+    """Videos for scoring: an item is (file name, [frame ids], tensor of views or None).
+
+    The tensor is float32, views x 3 x H x W, with the same number of views for each frame listed.
+    """
+
+    def __init__(self, prepared: PreparedSet, filenames: list[str], view: View) -> None:
+        self.folder, self.filenames, self.view = prepared.folder, filenames, view
+        frames = prepared.frames[prepared.frames.filename.isin(set(filenames))]
+        self.rows = {name: list(rows.itertuples(index=False)) for name, rows in frames.groupby("filename", sort=False)}
+
+    def __len__(self) -> int:
+        return len(self.filenames)
+
+    def __getitem__(self, index: int) -> tuple[str, list[int], Any]:
+        name = self.filenames[index]
+        frame_ids, tensors = [], []
+        for row in self.rows.get(name, []):
+            views = views_of(read_frame(self.folder, row), face_of(row), self.view)
+            if views:
+                frame_ids.append(int(row.frame_id))
+                tensors += [to_tensor(view, self.view) for view in views]
+        return name, frame_ids, stack(tensors)

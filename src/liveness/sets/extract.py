@@ -1,0 +1,318 @@
+"""One video of a set: its frames, faces and the record of both.
+
+Writes, under data/<set>/: frames/<video>-<frame>.jpg, faces/bbox/<video>-<frame>.txt (a line
+"face CONF X Y W H" per box, pixels), faces/crop/… and faces/viz/…jpg (where there is a face), and
+last .records/<video>.json, which names them all: its presence means that the video is done.
+The tables are made of the records, so a later run (or one on another machine) need not decode.
+"""
+
+import hashlib
+import json
+import os
+import zlib
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from liveness.base.config import Data, Detector, FramePlan, to_dict
+from liveness.base.errors import UserError
+from liveness.base.files import sha256_of, written_aside
+from liveness.frames.contract import require_known
+from liveness.frames.faces import Face, FaceDetector, choose_face, crop_square, detector_path, draw_faces
+from liveness.frames.rules import NEWEST
+from liveness.frames.video import VideoError, choose_frames, jpeg_decode, jpeg_encode, read_jpegs
+from liveness.sets.duplicates import frames_to_hash, hash_frame
+
+VERSION = 5  # of the records; another one makes every video anew
+FIRST = 1  # the contract version of records that name none
+VIZ_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker needs to know: the video, where its output goes, and how to make it."""
+
+    video: Path
+    folder: Path  # data/<set>
+    frames: FramePlan
+    detector: Detector
+    jpeg_quality: int
+    crop_scale: float
+    crop_size: int
+    version: int = NEWEST  # of the contract whose rules hold in this set
+
+
+def task_for(video: Path, folder: Path, data: Data, version: int = NEWEST) -> Task:
+    return Task(video, folder, data.frames, data.detector, data.jpeg_quality, data.crop_scale, data.crop_size, version)
+
+
+@cache
+def detector_digest() -> str:
+    return sha256_of(detector_path())
+
+
+def keys(task: Task) -> dict[str, str]:
+    """Hashes of everything that the stored frames, and the stored faces, depend on."""
+    frames = {"version": VERSION, "plan": to_dict(task.frames), "jpeg_quality": task.jpeg_quality}
+    faces = {
+        "version": VERSION,
+        "detector": to_dict(task.detector),
+        "sha256": detector_digest(),
+        "jpeg_quality": task.jpeg_quality,
+        "crop_scale": task.crop_scale,
+    }
+    if task.crop_size:
+        faces["crop_size"] = task.crop_size
+    if task.version > FIRST:
+        frames["contract"] = faces["contract"] = task.version
+    return {"frames_key": _digest(frames), "faces_key": _digest(faces)}
+
+
+def record_path(folder: Path, video: Path) -> Path:
+    return folder / ".records" / f"{video.stem}.json"
+
+
+def read_record(folder: Path, video: Path) -> dict | None:
+    """A video's record, or None where there is none that can be read."""
+    return _load(record_path(folder, video))
+
+
+def _load(path: Path) -> dict | None:
+    """A record that is as it was written, without its seal; None for one that is damaged or not there."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        seal = record.pop("seal")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return record if seal == _digest(record) else None
+
+
+def known_records(folder: Path) -> set[str]:
+    """The video ids that have a record in ``folder``."""
+    return {path.stem for path in (folder / ".records").glob("*.json") if not path.name.startswith(".")}
+
+
+def notes_of_record(record: dict) -> list[str]:
+    """What a video's row notes (frames/notes.py); nothing in sets of contract version 1."""
+    most = max((row["n_faces"] for row in record.get("frames", ())), default=0)
+    several = [f"several_faces={most}"] if most > 1 and "contract" in record else []
+    return [*record.get("notes", ()), *several]
+
+
+def version_of(folder: Path) -> int:
+    """The contract version by whose rules data/<set> is, or was begun to be, prepared; the newest where nothing is.
+
+    prepare.json says it of a whole set. Of one that is prepared in part its records do, and of two versions among
+    them the newer holds: they come from preparing the set anew, which was interrupted.
+    """
+    path = folder / "prepare.json"
+    try:
+        version = json.loads(path.read_text(encoding="utf-8"))["version"]
+    except FileNotFoundError:
+        records = (_load(folder / ".records" / f"{video_id}.json") for video_id in known_records(folder))
+        return max((record.get("contract", FIRST) for record in records if record), default=NEWEST)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged; delete it and run: bash prepare_data.sh {folder.name}") from error
+    require_known(version, str(path))
+    return version
+
+
+def settle_version(folder: Path, renew: bool) -> int:
+    """``version_of``, or the newest if the set is to be made anew by it; an older one is said."""
+    version = NEWEST if renew else version_of(folder)
+    if version < NEWEST:
+        anew = f"bash prepare_data.sh {folder.name} --renew"
+        print(f"{folder.name}: prepared by contract version {version}, which stays; by version {NEWEST}: {anew}")
+    return version
+
+
+def forget(folder: Path, video_id: str) -> None:
+    """Remove a record and the files it names."""
+    path = folder / ".records" / f"{video_id}.json"
+    record = _load(path)
+    files = record["files"] if record else {"frames": {}, "faces": {}}
+    for name in {**files["frames"], **files["faces"]}:
+        (folder / name).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def what_is_missing(task: Task, record: dict | None, again: bool = True) -> str:
+    """Why a video has to be worked on: "" (it is done), "new", "changed", "frames" or "faces".
+
+    "changed": another file under the same name; "frames", "faces": made under another
+    configuration, or their files are missing or of another size. A video that was given up at a
+    limit is "new" if it is to be tried ``again``.
+    """
+    if record is None or record["version"] != VERSION or (again and record.get("gave_up")):
+        return "new"
+    try:
+        stat = task.video.stat()
+    except OSError:
+        return "changed"
+    if record["bytes"] != stat.st_size:
+        return "changed"
+    # A file may come with another's time of change (unpacked, copied with its times), never with its own ctime.
+    # Records from before have none.
+    times = (record["mtime_ns"], record.get("ctime_ns", stat.st_ctime_ns))
+    if times != (stat.st_mtime_ns, stat.st_ctime_ns) and record["sha256"] != sha256_of(task.video):
+        return "changed"
+    wanted = keys(task)
+    if record["frames_key"] != wanted["frames_key"] or not _present(task.folder, record["files"]["frames"]):
+        return "frames"
+    if record["faces_key"] != wanted["faces_key"] or not _present(task.folder, record["files"]["faces"]):
+        return "faces"
+    return ""
+
+
+def extract(task: Task) -> dict:
+    """Do what is missing of one video and return its record. Only a full disk and the like raise."""
+    old = read_record(task.folder, task.video)
+    missing = what_is_missing(task, old)
+    if not missing:
+        return old
+    if missing == "faces":
+        frames = _stored_frames(task, old)
+        if frames is not None:
+            return _finish(task, old, frames, old)
+    record = _begin(task)
+    if record.get("gave_up"):
+        return _finish(task, record, {}, old)
+    frames: dict[int, bytes] = {}
+    try:
+        decoded = read_jpegs(task.video, [task.frames], task.jpeg_quality, version=task.version)
+    except VideoError as error:
+        record |= {"status": "unreadable", "reason": str(error), "info": {}, "frames": []}
+    else:
+        info, frames = decoded.info, decoded.frames
+        wanted = choose_frames(task.frames, info.times, info.duration)
+        record |= {"status": decoded.status if wanted else "no_frames", "reason": decoded.reason}
+        values = asdict(info)
+        record["info"] = {key: values[key] for key in values if key != "times"}
+        if task.version > FIRST:
+            record["notes"] = decoded.notes
+        record["frames"] = [{"frame_id": i, "time": round(float(info.times[i]), 6)} for i in sorted(wanted)]
+    return _finish(task, record, frames, old)
+
+
+def failed_record(task: Task, reason: str) -> dict:
+    """The record of a video whose worker gave up; the next run tries it again."""
+    old = read_record(task.folder, task.video)
+    return _finish(task, _begin(task) | _given_up(reason), {}, old)
+
+
+def _given_up(reason: str) -> dict:
+    return {"status": "unreadable", "reason": reason, "info": {}, "frames": [], "gave_up": True}
+
+
+def _begin(task: Task) -> dict:
+    """The part of a record that names the source file and the configuration; all of it for a file that is denied."""
+    source = {"bytes": 0, "mtime_ns": 0, "sha256": ""}
+    try:
+        stat = task.video.stat()
+        source |= {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}
+        source["sha256"] = sha256_of(task.video)
+    except OSError as error:
+        source |= _given_up(f"cannot be read: {error.strerror}")
+    rules = {"contract": task.version} if task.version > FIRST else {}
+    return {"version": VERSION, "filename": task.video.name, **rules, **source, **keys(task)}
+
+
+def _finish(task: Task, record: dict, frames: dict[int, bytes], old: dict | None) -> dict:
+    """Write images, boxes and the record, and remove what an earlier plan left."""
+    written = {"frames": {}, "faces": {}}
+    rows, hashed = [], frames_to_hash(len(record["frames"]))
+    for place, row in enumerate(record["frames"]):
+        name = f"{task.video.stem}-{row['frame_id']}"
+        data = frames[row["frame_id"]]
+        written["frames"][f"frames/{name}.jpg"] = _put(task.folder / "frames" / f"{name}.jpg", data)
+        rgb = jpeg_decode(data)
+        rows.append(row | _write_faces(task, name, rgb, written["faces"]))
+        rows[-1]["hashes"] = hash_frame(rgb) if place in hashed else []
+    record = record | {"frames": rows, "files": written, **keys(task)}
+    if old:
+        keep = {**written["frames"], **written["faces"]}
+        for path in {**old["files"]["frames"], **old["files"]["faces"]}:
+            if path not in keep:
+                (task.folder / path).unlink(missing_ok=True)
+    path = record_path(task.folder, task.video)
+    sealed = {**record, "seal": _digest(record)}
+    _put(path, (json.dumps(sealed, ensure_ascii=False, indent=1) + "\n").encode())
+    return record
+
+
+def _write_faces(task: Task, name: str, rgb: np.ndarray, written: dict[str, list[int]]) -> dict:
+    """Find the faces of one stored frame, write its files; its columns of labels_bbox.csv."""
+    faces = _detector(json.dumps(to_dict(task.detector))).detect(rgb)
+    chosen = choose_face(faces, rgb.shape[1], rgb.shape[0], task.version)
+    lines = [f"face {f.confidence} {f.x} {f.y} {f.w} {f.h}\n" for f in faces]
+    files = {f"faces/bbox/{name}.txt": "".join(lines).encode()}
+    if chosen:
+        crop = crop_square(rgb, chosen, task.crop_scale)
+        if task.crop_size:
+            way = cv2.INTER_AREA if len(crop) > task.crop_size else cv2.INTER_CUBIC
+            crop = cv2.resize(crop, (task.crop_size, task.crop_size), interpolation=way)
+        files[f"faces/crop/{name}.jpg"] = jpeg_encode(crop, task.jpeg_quality)
+        files[f"faces/viz/{name}.jpg"] = jpeg_encode(draw_faces(rgb, faces, chosen), VIZ_QUALITY)
+    for path, content in files.items():
+        written[path] = _put(task.folder / path, content)
+    return {"n_faces": len(faces), "face": asdict(chosen) if chosen else None}
+
+
+def _stored_frames(task: Task, record: dict) -> dict[int, bytes] | None:
+    """The frames' files of an earlier run, or None if one of them is damaged."""
+    frames = {}
+    for row in record["frames"]:
+        data = (task.folder / "frames" / f"{task.video.stem}-{row['frame_id']}.jpg").read_bytes()
+        try:
+            jpeg_decode(data)
+        except VideoError:
+            return None
+        frames[row["frame_id"]] = data
+    return frames
+
+
+def damaged_files(folder: Path, record: dict) -> list[str]:
+    """The files of a record that are missing or whose content is not what was written."""
+    bad = []
+    for path, (_, checksum) in {**record["files"]["frames"], **record["files"]["faces"]}.items():
+        try:
+            if zlib.crc32((folder / path).read_bytes()) != checksum:
+                bad.append(path)
+        except OSError:
+            bad.append(path)
+    return bad
+
+
+def _present(folder: Path, files: dict[str, list[int]]) -> bool:
+    """Whether each file is there with the size it was written with."""
+    for path, (size, _) in files.items():
+        try:
+            if os.stat(folder / path).st_size != size:
+                return False
+        except OSError:
+            return False
+    return True
+
+
+def _put(path: Path, data: bytes) -> list[int]:
+    """Write a file aside and rename it; its size and CRC-32. No fsync: the record's sizes show what a crash lost."""
+    with written_aside(path, durable=False) as side:
+        side.write_bytes(data)
+    return [len(data), zlib.crc32(data)]
+
+
+def _digest(value: dict) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def _detector(config: str) -> FaceDetector:
+    return FaceDetector(Detector(**json.loads(config)))
+
+
+def face_of(row: dict) -> Face | None:
+    """The chosen face in a record's frame."""
+    return Face(**row["face"]) if row.get("face") else None

@@ -1,0 +1,119 @@
+"""What says that videos of a set belong together: the column of subjects, the groups file, the embeddings.
+
+Reads the files that ``folds.groups`` and ``folds.embeddings`` name; writes nothing. sets/folds.py makes
+groups of the links.
+"""
+
+from collections.abc import Sequence
+
+from liveness.base.config import Data, Folds, nearest
+from liveness.base.errors import UserError
+from liveness.base.files import CONFIGS
+from liveness.base.names import Names, few, find_column, loose, one_spelling
+from liveness.base.tables import places_of
+from liveness.sets.folds import find_groups_file, read_groups, resolve_ids
+from liveness.sets.identities import Link, find_links, read_embeddings
+from liveness.sets.labels import RawSet
+
+# What people call the columns that are read by another name; case, blanks, - and _ do not count.
+ALSO_CALLED = {
+    "subject": ("subjects", "subjectid", "subjectno", "person", "persons", "personid", "people", "client", "clientid",
+                "identity", "identities", "user", "userid"),
+    "species": ("attack", "attacktype", "spooftype", "pai", "pais", "paispecies", "attackspecies", "instrument"),
+}  # fmt: skip
+
+
+def subjects_of(raw: RawSet, group_column: str) -> tuple[str, dict[str, str]]:
+    """The column of the label file that names subjects ("" for none), and file name -> subject ("" for nobody).
+
+    A UserError names two subjects that differ only by case or blanks.
+    """
+    if raw.labels is None or not group_column:
+        return "", {}
+    column = find_column(list(raw.labels.columns), group_column)
+    if column is None:
+        return "", {}
+    people = one_spelling(raw.labels[column], f"{raw.label_file}, column {column}")
+    return column, dict(zip(raw.labels["filename"], people, strict=True))
+
+
+def column_notes(raw: RawSet, group_column: str, our_columns: Sequence[str]) -> list[str]:
+    """What is to be said of the label file's columns; a UserError where the group column that was asked for is missing.
+
+    Named are columns that are not taken over, since labels_video.csv has others of that name, and near misses
+    of subject and species: who overlooks one has persons on both sides of a fold.
+    """
+    if raw.labels is None:
+        return []
+    columns, notes = list(raw.labels.columns), []
+    named, _ = subjects_of(raw, group_column)
+    if not named and group_column not in ("", Folds().group_column):
+        raise UserError(
+            f"folds.group_column={group_column}: {raw.label_file} has only the columns {', '.join(columns)}"
+            f"{nearest(group_column, columns)}"
+        )
+    for wanted, there in (("subject", named), ("species", find_column(columns, "species"))):
+        near = None if there else _near_miss(columns, wanted)
+        if near and wanted == "subject" and group_column:
+            notes.append(
+                f"{raw.label_file}: no column subject, but {near!r}, which is not used: one person may be on both "
+                f"sides of a fold. To keep persons together: -o folds.group_column={near} (or name the column subject)"
+            )
+        elif near and wanted == "species":
+            notes.append(f"{raw.label_file}: {near!r} is not used; kinds of attack are read from a column species")
+    ours = set(our_columns) - {"filename", "label", "species", named}
+    taken = [name for name in columns if name in ours]
+    if taken:
+        hint = "; to group by it: -o folds.group_column=group" if "group" in taken else ""
+        taken = ", ".join(taken)
+        notes.append(f"{raw.label_file}: {taken}: labels_video.csv has columns of that name, not taken over{hint}")
+    return notes
+
+
+def _near_miss(columns: list[str], wanted: str) -> str | None:
+    for column in columns:
+        text = loose(column).replace("_", "").replace("-", "")
+        if text in ALSO_CALLED[wanted] or nearest(text, [wanted], 0.8):
+            return column
+    return None
+
+
+def read_links(data: Data, raw: RawSet, quiet: bool = False) -> tuple[dict[str, str], list[list[str]]]:
+    """From the groups file: which videos are left out (name -> reason) and which belong together."""
+    if not data.folds.groups:
+        return {}, []
+    path = find_groups_file(data.folds.groups)
+    groups, filenames = read_groups(path), [video.name for video in raw.videos]
+    ids = list(dict.fromkeys(i for part in [*groups.together, groups.left_out] for i in part))
+    found, unknown = resolve_ids(ids, filenames)
+    if not path.is_relative_to(CONFIGS):
+        Names(filenames).require(ids, path, raw.unlabelled)
+    left_out = resolve_ids(groups.left_out, filenames)[0]
+    if not quiet:
+        # A list that ships with the code is about one published set, of which there may be a part here.
+        ignored = f" of {len(ids)}, the others are not in the set (-o folds.groups= uses none)" if unknown else ""
+        print(f"groups: {path.name}: {len(found)} ids{ignored}; left out: {few(left_out) or 'none'}")
+    links = [resolve_ids(part, filenames)[0] for part in groups.together]
+    return dict.fromkeys(left_out, f"left out by {path.name}"), [part for part in links if len(part) > 1]
+
+
+def read_identities(data: Data, raw: RawSet, quiet: bool = False) -> list[Link] | None:
+    """Who is the same person by the embeddings file; None where the configuration names none."""
+    if not data.folds.embeddings:
+        return None
+    path = next((place for place in places_of(data.folds.embeddings) if place.is_file()), None)
+    if path is None:
+        raise UserError(
+            f"folds.embeddings={data.folds.embeddings}: no such file; expected a csv of filename and numbers"
+        )
+    filenames = [video.name for video in raw.videos]
+    embeddings = read_embeddings(path, filenames, raw.unlabelled)
+    links = find_links(embeddings, data.folds.embedding_similarity)
+    if not quiet:
+        without = len(filenames) - len(embeddings.filenames)
+        weakest = f", the weakest at {min(link.similarity for link in links):.3f}" if links else ""
+        print(
+            f"identities: {path.name}: {len(embeddings.filenames)} videos; {len(links)} links{weakest}; "
+            f"{without} videos have no embedding"
+        )
+    return links
