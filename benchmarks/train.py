@@ -295,9 +295,9 @@ def our_loop(args: argparse.Namespace, variant: str, name: str, size: int, clock
     """The project's own: the frames, the policy and the loop that training uses."""
     from liveness.base.compose import load_recipe
     from liveness.models.build import build
-    from liveness.training.samples import TrainingFrames
     from liveness.training import loop
     from liveness.training.augment import Policy
+    from liveness.training.samples import TrainingFrames
 
     count = args.steps + WARM_UP
     recipe = load_recipe(

@@ -37,20 +37,30 @@ misuse() {
   exit 2
 }
 
-# lacks INTERPRETER: print why it cannot run the package, or nothing. Looks for the packages
-# without importing them, which would take seconds.
+# lacks INTERPRETER: print why it cannot run the package, or nothing. Looks for what pyproject.toml lists
+# without importing it, which would take seconds.
 lacks() {
-  "$1" - 2>/dev/null <<'PYTHON' || echo "it does not run"
-import importlib.util
+  "$1" - "$CODE/pyproject.toml" 2>/dev/null <<'PYTHON' || echo "it does not run"
+import importlib.metadata
+import re
 import sys
 
-needed = ("torch", "timm", "albumentations", "cv2", "av", "numpy", "pandas", "sklearn", "hydra", "safetensors", "tqdm")
 if sys.version_info < (3, 11):
     print("it is Python %d.%d, older than 3.11" % sys.version_info[:2])
-else:
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        print("it lacks " + ", ".join(missing))
+    sys.exit()
+import tomllib
+
+with open(sys.argv[1], "rb") as file:
+    project = tomllib.load(file)["project"]
+missing = []
+for line in project["dependencies"] + project["optional-dependencies"]["train"]:
+    name = re.match(r"[A-Za-z0-9._-]+", line).group()
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        missing.append(name)
+if missing:
+    print("it lacks " + ", ".join(missing))
 PYTHON
 }
 

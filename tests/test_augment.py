@@ -13,9 +13,9 @@ from liveness.base.config import AttackMix, Augment, View
 from liveness.base.errors import UserError
 from liveness.frames.contract import resize, to_tensor
 from liveness.frames.video import jpeg_encode
-from liveness.training.samples import TrainingFrames, batches
 from liveness.simulation.recompress import h264_round_trip
 from liveness.training.augment import Policy, seed_of, seeded
+from liveness.training.samples import TrainingFrames, batches
 
 VIEW = View(size=48)
 

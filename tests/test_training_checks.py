@@ -15,12 +15,12 @@ import torch
 from hand_set import NARROW, write_prepared
 
 from liveness import train
-from liveness.members import __main__ as members
 from liveness.base import compose, config, distributed
 from liveness.base.compose import load_recipe
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
 from liveness.base.files import CODE
+from liveness.members import __main__ as members
 from liveness.members.ensembles import in_set, in_weights
 from liveness.members.weights import describe_member, member_path, save_member
 from liveness.prediction.engine import load_members, read_ensemble

@@ -25,9 +25,9 @@ from liveness.evaluation.combine import video_scores
 from liveness.evaluation.metrics import log_loss
 from liveness.members.weights import describe_member, load_member, member_path
 from liveness.sets.dataset import load_set, split
-from liveness.training.samples import batches
 from liveness.training import loop, member
 from liveness.training import lr_finder as range_test
+from liveness.training.samples import batches
 
 NARROW = [
     "model.kwargs.depths=[1,1,1,1]",

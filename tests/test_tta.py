@@ -8,11 +8,10 @@ from PIL import Image
 from liveness.base.compose import load_recipe
 from liveness.base.config import Data, FramePlan, View, to_dict
 from liveness.base.errors import UserError
-from liveness.frames.contract import VERSION, make_contract, read_contract, to_tensor, views_of
+from liveness.frames.contract import VERSION, make_contract, read_contract, stack, to_tensor, views_of
 from liveness.frames.faces import Face
 from liveness.models.build import build
 from liveness.models.score import Scorer
-from liveness.frames.contract import stack
 
 NARROW = ["model.kwargs.depths=[1,1,1,1]", "model.kwargs.dims=[8,16,16,16]", "model.pretrained=", "view.size=32"]
 

@@ -61,8 +61,8 @@ def draw(recipe: Recipe, name: str, rows: int, columns: int) -> tuple[list[list[
     """The tiles row by row, made by the very samples of training; and the seconds that the draws took."""
     from liveness.frames.contract import views_of
     from liveness.sets.dataset import face_of, load_set, read_frame
-    from liveness.training.samples import TrainingFrames
     from liveness.training.augment import Policy
+    from liveness.training.samples import TrainingFrames
 
     prepared = load_set(name, recipe.frames)
     table = prepared.frames[prepared.frames.label.notna()]

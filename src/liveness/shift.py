@@ -278,8 +278,7 @@ class Models:
 
     def submit(self, filename: str, stress: Stress, prepared: Any, members: list[Any]) -> None:
         """One video under one stress; members with equal needs share its tensors."""
-        from liveness.frames.contract import to_tensor
-        from liveness.frames.contract import stack
+        from liveness.frames.contract import stack, to_tensor
 
         for key in dict.fromkeys(member.wanted.key for member in members):
             mine = [member for member in members if member.wanted.key == key]

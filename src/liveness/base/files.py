@@ -1,7 +1,7 @@
 """Where things lie, and how a file appears whole or not at all.
 
-The workspace (raw/, data/, runs/, weights/, result/) is the repository's root unless the
-environment variable LIVENESS_ROOT names another folder. configs/ always come from the code.
+The workspace (raw/, data/, runs/, weights/, result/) is the folder that the environment variable
+LIVENESS_ROOT names, else the repository, else (the package is installed) the current folder.
 """
 
 import contextlib
@@ -18,8 +18,11 @@ from pathlib import Path
 
 from liveness.base.errors import UserError
 
-CODE = Path(__file__).resolve().parents[2]
-CONFIGS = CODE / "configs"
+PACKAGE = Path(__file__).resolve().parents[1]
+CODE = PACKAGE.parents[1]  # the repository, where the package lies in one
+IN_REPOSITORY = (CODE / "pyproject.toml").is_file() and (CODE / "configs").is_dir()
+# A wheel carries configs/ inside; the repository has it where a user edits it.
+CONFIGS = CODE / "configs" if IN_REPOSITORY else PACKAGE / "configs"
 # Of the containers that frames/video.py opens.
 VIDEO_ENDINGS = (
     *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".3gp", ".3g2", ".qt", ".f4v", ".3gpp", ".mk3d", ".divx"),
@@ -37,7 +40,7 @@ FOLDER = "a folder with videos in it"  # why an entry of a folder is not scored
 
 def workspace() -> Path:
     """The folder that holds raw/, data/, runs/, weights/ and result/."""
-    return Path(os.environ.get("LIVENESS_ROOT") or CODE).resolve()
+    return Path(os.environ.get("LIVENESS_ROOT") or (CODE if IN_REPOSITORY else Path.cwd())).resolve()
 
 
 # A side file's name: this mark, who wrote it (kernel and process namespace, then the process), a random part.

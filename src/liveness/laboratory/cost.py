@@ -99,8 +99,7 @@ def forward_times(prepared: Prepared, loaded: LoadedEnsemble) -> dict[str, float
 
     Members of a recipe are one model with other weights, so that they share one time.
     """
-    from liveness.frames.contract import to_tensor
-    from liveness.frames.contract import stack
+    from liveness.frames.contract import stack, to_tensor
 
     times = {}
     for recipe, member in {recipe_of(member.name): member for member in loaded.members}.items():

@@ -1,0 +1,1 @@
+"""A network and its forward pass: building, losses, drop path, scoring."""

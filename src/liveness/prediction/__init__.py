@@ -1,0 +1,1 @@
+"""Videos to rows: the engine, the operating point, partial results, the order of a submission."""

@@ -389,8 +389,7 @@ def _row(video: _Video, loaded: LoadedEnsemble) -> Row:
 
 
 def _tensors(views: np.ndarray, wanted: Wanted) -> Any:
-    from liveness.frames.contract import to_tensor
-    from liveness.frames.contract import stack
+    from liveness.frames.contract import stack, to_tensor
 
     return stack([to_tensor(view, wanted.view) for view in views])
 

@@ -1,0 +1,1 @@
+"""A prepared set: labels, groups, folds, extraction of frames and faces, tables."""

@@ -1,0 +1,1 @@
+"""From a prepared set to a member: samples, the loop, schedules, checks, tracking."""

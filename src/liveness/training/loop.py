@@ -24,9 +24,9 @@ from liveness.base.errors import UserError
 from liveness.base.files import written_aside
 from liveness.models.losses import sample_losses
 from liveness.models.score import autocast, half_type
-from liveness.training.samples import TrainingFrames, batches
 from liveness.training import passing
 from liveness.training.augment import seed_of
+from liveness.training.samples import TrainingFrames, batches
 from liveness.training.schedule import ema_decay, learning_rate
 
 

@@ -15,8 +15,8 @@ from liveness.base import distributed
 from liveness.base.config import Recipe
 from liveness.base.errors import UserError
 from liveness.base.files import written_aside
-from liveness.training.samples import TrainingFrames
 from liveness.training import loop
+from liveness.training.samples import TrainingFrames
 
 LOWEST, HIGHEST = 1e-7, 1.0  # the rates that are tried
 SANE = (1e-6, 1e-2)  # AdamW fine-tuning outside of these has never been a good idea

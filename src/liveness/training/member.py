@@ -33,10 +33,10 @@ from liveness.models.build import build, parameter_count
 from liveness.models.losses import class_weights
 from liveness.models.score import Scorer, pick_device, share_of_cores, use_all_cores
 from liveness.sets.dataset import HeldOutVideos, PreparedSet, holdout, load_set, split
-from liveness.training.samples import TrainingFrames
 from liveness.training import loop, passing, tracking
 from liveness.training import lr_finder as range_test
 from liveness.training.augment import Policy
+from liveness.training.samples import TrainingFrames
 
 STOPPED = 143  # exit code after SIGTERM or ctrl-C: 128 + 15
 OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]

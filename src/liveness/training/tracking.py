@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from liveness.base.errors import UserError
-from liveness.base.files import CODE, write_text
+from liveness.base.files import CODE, IN_REPOSITORY, write_text
 from liveness.base.machine import cores
 
 Log = Callable[[dict[str, Any]], None]
@@ -81,6 +81,8 @@ def record_start(path: Path, described: dict[str, Any], device: Any, processes: 
 
 def _commit() -> str:
     """The code's commit, with + where tracked files were changed; empty outside a repository."""
+    if not IN_REPOSITORY:
+        return ""
     try:
         git = ["git", "-C", str(CODE)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,84 @@
+"""The program ``liveness VERB ...``: every verb under one name. ``liveness -h`` lists them.
+
+A verb is a module of this folder with a line of its own below; ``python -m liveness.<verb>`` is the same.
+"""
+
+import importlib.util
+import runpy
+import sys
+
+from liveness import __version__
+from liveness.base.errors import UserError, run
+
+# In the order in which they are used; the line is what `liveness -h` says.
+GROUPS = {
+    "Data": {
+        "download": "download a data set or weights, each file checked before it gets its name",
+        "prepare": "videos of a set become frames, faces and tables in data/SET",
+        "make_folds": "deal a prepared set into folds that share no person and no near-duplicate",
+        "sanity_check": "compare a prepared set with its videos and labels; --fix makes anew what is wrong",
+        "dataset_page": "a page about a prepared set: what is in it, and which cues tell the labels",
+        "contact_sheet": "a picture of what training does to a set's frames",
+        "make_demo": "draw the demo's clips",
+    },
+    "Training": {
+        "members": "list the members of an ensemble, or check that all can be trained",
+        "find_lr": "learning-rate range test of a recipe",
+        "train": "train one member, then score the fold that was held out",
+        "soup": "average the weights of several members of one fold",
+        "convert": "turn published checkpoints into members",
+    },
+    "Evaluation": {
+        "evaluate": "out-of-fold error of an ensemble, with intervals; writes its thresholds",
+        "report": "the page about it",
+        "search": "which members are worth their time: subsets and cascades",
+        "shift": "how much worse an ensemble gets on stressed videos",
+    },
+    "Prediction": {
+        "predict": "score videos: submission.csv and predictions.csv",
+    },
+}
+
+
+def usage() -> str:
+    """The text of ``liveness -h``."""
+    width = max(len(verb) for verbs in GROUPS.values() for verb in verbs)
+    lines = ["usage: liveness VERB ...        liveness VERB -h tells what a verb takes", ""]
+    for title, verbs in GROUPS.items():
+        lines += [f"{title}:", *(f"  {verb:{width}}  {line}" for verb, line in verbs.items()), ""]
+    lines.append("The folder with raw/, data/, runs/, weights/ and result/ is LIVENESS_ROOT, else the repository,")
+    lines.append("else (installed as a package) the current folder.")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the verb that the command line names; the process ends with the verb's own exit code."""
+    run(_main)
+
+
+def _main() -> int:
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(usage())
+        return 0 if len(sys.argv) > 1 else 2
+    if sys.argv[1] in ("-V", "--version"):
+        print(__version__)
+        return 0
+    verb = sys.argv[1].replace("-", "_")
+    if not any(verb in verbs for verbs in GROUPS.values()):
+        print(f"error: no verb {sys.argv[1]!r}; liveness -h lists them", file=sys.stderr)
+        return 2
+    module = f"liveness.{verb}"
+    sys.argv = [f"liveness {verb}", *sys.argv[2:]]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "liveness" or importlib.util.find_spec("liveness") is None:
+            raise
+        raise UserError(
+            f'{verb}: the package {error.name} is missing; install: pip install "liveness[train]"'
+        ) from error
+    return 0
+
+
+if __name__ == "__main__":
+    main()
