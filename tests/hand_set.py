@@ -49,6 +49,6 @@ def write_prepared(root: Path, name: str = "tiny", folds: int = 3, videos: int =
     shots.drop(columns="face").to_csv(folder / "labels_keyframes.csv", index=False)
     boxes = shots.assign(confidence="", x="", y="", w="", h="").drop(columns="time")
     boxes.to_csv(folder / "labels_bbox.csv", index=False)
-    about = {"data": to_dict(load_data(name)), "detector_sha256": sha256_of(detector_path())}
+    about = {"version": 2, "data": to_dict(load_data(name)), "detector_sha256": sha256_of(detector_path())}
     (folder / "prepare.json").write_text(json.dumps(about))
     return folder
