@@ -214,7 +214,7 @@ def test_a_trained_member_tells_how_many_folds_there_are(root, monkeypatch):
 @pytest.mark.parametrize(
     ("entries", "words"),
     [
-        ([EnsembleMember("convnext_large", folds="some")], "folds: some of convnext_large; expected all"),
+        ([EnsembleMember("convnext_large", folds="some")], r"members\[0\].folds='some'; expected one of nothing, all"),
         ([EnsembleMember("convnext_large", folds="all"), EnsembleMember("convnext_large", 2)], "beside its own folds"),
         ([EnsembleMember("convnext_large", folds="all")] * 2, "beside its own folds"),
     ],
