@@ -163,7 +163,7 @@ def put_ensemble(data: str, **changes) -> None:
 
 def test_missing_weights_name_the_ensembles_that_are_ready(workspace, tiny_clips, monkeypatch):
     put_ensemble("mine")
-    put_member("efficientnet_lite0", 0, "other")  # one of five: not ready
+    put_member("efficientnet_lite0", 0, "other", folds=5)  # one of five: not ready
     with pytest.raises(WeightsMissing, match="ready to use: DATA=mine ENSEMBLE=zalo2022 bash predict.sh VIDEOS;"):
         read_ensemble(load_ensemble("zalo2022"))
     clip = tiny_clips(workspace / "my clips" / "1.mp4", 4, (64, 64))
