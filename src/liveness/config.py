@@ -196,9 +196,9 @@ class Recipe:
 class EnsembleMember:
     recipe: str = ""
     fold: int = 0
-    folds: str = ""  # all: instead of fold, a member for every fold that the set has (model/ensembles.py)
     weight: float = 1.0
     soup: bool = False  # made by liveness.soup: no file in configs/recipe, its weights describe themselves
+    folds: str = ""  # all: instead of fold, a member for every fold that the set has (model/ensembles.py)
 
 
 @dataclass
