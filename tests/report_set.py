@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from liveness.base import compose, config
+from liveness.base import compose
 from liveness.members.trained import OOF_COLUMNS
 
 MEMBERS = [("convnext_xlarge", 0), ("convnext_xlarge", 1), ("second", 0)]
