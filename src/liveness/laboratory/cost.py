@@ -17,7 +17,7 @@ import numpy as np
 from liveness.base.config import Ensemble
 from liveness.base.errors import UserError
 from liveness.base.files import find_videos, workspace
-from liveness.frames.views import VideoViews, ViewRequest, prepare
+from liveness.frames.views import VideoViews, ViewRequest, prepare_video
 from liveness.frames.workers import Failed, cores, run_tasks
 from liveness.laboratory.search import Costs
 from liveness.prediction.engine import GIB, SECONDS, LoadedEnsemble, Member, load_members
@@ -84,11 +84,13 @@ def _timed(task: tuple[Path, list[ViewRequest]]) -> tuple[VideoViews, dict[str, 
 
     path, wanted = task
     times = dict.fromkeys(("decode", *(item.key for item in wanted)), math.nan)
-    prepared = prepare(path, wanted)  # which warms up
+    prepared = prepare_video(path, wanted)  # which warms up
     try:
         times["decode"] = fastest(read_frames, path, [item.plan for item in wanted], None)
         for item in wanted:
-            times[item.key] = max(0.0, fastest(prepare, path, [item]) - fastest(read_frames, path, [item.plan], None))
+            times[item.key] = max(
+                0.0, fastest(prepare_video, path, [item]) - fastest(read_frames, path, [item.plan], None)
+            )
     except VideoError:
         pass
     return prepared, times
