@@ -27,8 +27,9 @@ from liveness.evaluation.combine import HOLDOUT
 from liveness.frames.notes import notes_of
 from liveness.pages.distributions import Measure, count, draw, shown
 from liveness.pages.page import counted, environment, read_image, spread, thumbnail, written_at
-from liveness.sets.folds import digest_of_set, join
+from liveness.sets.folds import digest_of_set
 from liveness.sets.grouping import grouping_of
+from liveness.sets.groups import join
 from liveness.sets.labels import set_name
 
 # At most so many; a thumbnail is about 4 kB, so that the page stays below 6 MB.

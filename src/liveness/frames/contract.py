@@ -131,13 +131,13 @@ def finish_views(pieces: list[np.ndarray], view: View) -> list[np.ndarray]:
     For each piece that was cut, the whole of it and its central ``crops``; with ``mirror`` each of them is
     followed by its mirror image.
     """
-    views = [resize(crop_center(piece, share), view) for piece in pieces for share in (1.0, *view.crops)]
+    views = [resize(_crop_center(piece, share), view) for piece in pieces for share in (1.0, *view.crops)]
     if view.mirror:
         views = [turned for piece in views for turned in (piece, np.ascontiguousarray(piece[:, ::-1]))]
     return views
 
 
-def crop_center(rgb: np.ndarray, share: float) -> np.ndarray:
+def _crop_center(rgb: np.ndarray, share: float) -> np.ndarray:
     """The middle of a picture (H x W x 3): ``share`` of either side, at least a pixel."""
     height, width = rgb.shape[:2]
     tall, wide = max(1, round(share * height)), max(1, round(share * width))
