@@ -39,7 +39,7 @@ from liveness.prediction.inputs import default_input, default_output, note, vide
 from liveness.prediction.ready import WeightsMissing
 from liveness.prediction.rows import SCORED, Row
 
-RANK, RANKS = launch.rank(), launch.world()
+RANK, RANKS = launch.global_rank(), launch.world()
 PATIENCE = 30 * 24 * 3600.0  # seconds that a process may wait for the others to finish their videos
 
 

@@ -42,7 +42,7 @@ from liveness.training.samples import TrainingFrames
 STOPPED = 143  # exit code after SIGTERM or ctrl-C: 128 + 15
 OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]
 # Of a recipe: what may differ between two starts of one run without changing what is trained.
-FREE = ("recipe.train.workers", "recipe.train.keep_state", "recipe.tracker")
+_FREE = ("recipe.train.workers", "recipe.train.keep_state", "recipe.tracker")
 
 
 def train_member(recipe: Recipe, fold: int, name: str, folder: Path, naive: bool = False) -> None:
@@ -55,7 +55,7 @@ def train_member(recipe: Recipe, fold: int, name: str, folder: Path, naive: bool
     use_all_cores(launch.local_world())
     prepared = load_set(name, recipe.frames, naive)
     rows, held_out = split(prepared, fold, recipe.view)
-    described = describe(recipe, fold, prepared, naive)
+    described = describe_run(recipe, fold, prepared, naive)
     weights, last = weights_of(described), folder / "last.pt"
     title = f"{recipe.name} fold {fold} of {name}"
     if same_run(folder, described, weights):
@@ -107,7 +107,7 @@ def train_member(recipe: Recipe, fold: int, name: str, folder: Path, naive: bool
     say(f"{title}: {weights}")
 
 
-def describe(recipe: Recipe, fold: int, prepared: PreparedSet, naive: bool) -> dict[str, Any]:
+def describe_run(recipe: Recipe, fold: int, prepared: PreparedSet, naive: bool) -> dict[str, Any]:
     """What a run is: config.json, and the beginning of the member's description."""
     described = {"recipe": to_dict(recipe), "fold": fold, "data": prepared.name, "data_hash": prepared.digest}
     return described | ({"naive": True} if naive else {})
@@ -254,7 +254,7 @@ def same_run(folder: Path, described: dict, weights: Path) -> bool:
     if record.is_file():
         there = json.loads(record.read_text(encoding="utf-8"))
         _fill(there.get("recipe", {}), to_dict(Recipe()))
-        difference = [text for text in _differences(there, described) if not text.startswith(FREE)]
+        difference = [text for text in _differences(there, described) if not text.startswith(_FREE)]
         if difference:
             raise UserError(
                 f"{folder} holds another run: {'; '.join(difference[:3])}; remove the folder, or give --restart"
