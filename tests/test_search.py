@@ -17,9 +17,9 @@ from liveness.base import compose, config
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
 from liveness.laboratory import cost, search
-from liveness.laboratory.cost import measure
+from liveness.laboratory.cost import measure_costs
 from liveness.laboratory.search import Costs, Judged, Thresholds
-from liveness.models.score import MOST_VIEWS
+from liveness.models.backend import MOST_VIEWS
 from liveness.prediction.engine import load_members
 
 RECIPES = {
@@ -330,7 +330,7 @@ def test_costs_are_those_of_a_further_video_beside_others(workspace, tiny_clips)
     names = [("convnext_large", 0), ("convnext_large", 1), ("convnext_xlarge", 0)]
     for recipe, fold in names:
         put_member(recipe, fold)
-    costs, device = measure(Ensemble("mine", "train", [EnsembleMember(*name) for name in names]), "train")
+    costs, device = measure_costs(Ensemble("mine", "train", [EnsembleMember(*name) for name in names]), "train")
     assert list(costs.members) == ["convnext_large_fold0", "convnext_large_fold1", "convnext_xlarge_fold0"]
     assert costs.members["convnext_large_fold0"] == costs.members["convnext_large_fold1"]  # one model
     assert list(costs.views) == [("convnext_large", "convnext_xlarge")] and costs.decode > 0
@@ -342,10 +342,10 @@ def test_on_a_gpu_a_videos_cost_is_its_share_of_full_batches(workspace, monkeypa
     put_member("convnext_large", 0)
     loaded = load_members(Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)]))
     (member,), passes = loaded.members, []
-    forward = member.scorer.forward
-    monkeypatch.setattr(member.scorer, "forward", lambda batch: passes.append(len(batch)) or forward(batch))
-    cost.throughput(member, torch.zeros(2, 3, 48, 48), loaded)
-    videos = (1 + cost.REPEATS) * (loaded.lanes.ahead // 2)
+    forward = member.backend.forward
+    monkeypatch.setattr(member.backend, "forward", lambda batch: passes.append(len(batch)) or forward(batch))
+    cost.measure_throughput(member, torch.zeros(2, 3, 48, 48), loaded)
+    videos = (1 + cost.REPEATS) * (loaded.batches.capacity // 2)
     assert set(passes) == {MOST_VIEWS} and len(passes) == 2 * videos / MOST_VIEWS
     loaded.close()
 

@@ -27,7 +27,7 @@ from liveness.base.tables import read_table
 from liveness.evaluation import calibration, metrics, report
 from liveness.evaluation.combine import frames_to_video
 from liveness.laboratory import search
-from liveness.laboratory.cost import measure
+from liveness.laboratory.cost import measure_costs
 from liveness.members.ensembles import in_set
 from liveness.members.names import member_name, parse_member_name, recipe_fold
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     table = calibrated(table, ensemble)
     home, left_out = out_of_fold(table, ensemble, recipes)
     held = holdout(table, ensemble)
-    costs, device = read_costs(args.milliseconds, recipes) if args.milliseconds else measure(ensemble, data)
+    costs, device = read_costs(args.milliseconds, recipes) if args.milliseconds else measure_costs(ensemble, data)
     found = {
         "version": 1,
         "ensemble": args.ensemble,

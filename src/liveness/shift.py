@@ -18,7 +18,6 @@ import json
 import math
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,9 +231,8 @@ def score_all(
 ) -> Scores:  # fmt: skip
     """Every member's score of every video that it held out, clean and under each stress; one pass."""
     from liveness.base.machine import cores
-    from liveness.frames.views import VideoViews
-    from liveness.frames.workers import Failed, run_tasks
-    from liveness.laboratory.stressed import Task, stress_task
+    from liveness.frames.workers import run_tasks
+    from liveness.laboratory.stressed import StressTask, score_stressed, stress_task
     from liveness.prediction.engine import load_members
 
     loaded = load_members(Ensemble("shift laboratory", data, members), data)
@@ -242,60 +240,20 @@ def score_all(
     holders = {f: [m for m in loaded.members if fold_of[m.name] == f] for f in fold_of.values()}
     folder = workspace() / "data" / data / "videos"
 
-    def tasks() -> Iterator[Task]:
+    def tasks() -> Iterator[StressTask]:
         for name, video in videos.iterrows():
             wanted = {member.wanted.key: member.wanted for member in holders[video["fold"]]}
             mine = [s for s in stresses if s.kind != "attack" or video["label"] == 1]
-            yield Task(folder / name, tuple(wanted.values()), (CLEAN, *mine), args.seed)
+            yield StressTask(folder / name, tuple(wanted.values()), (CLEAN, *mine), args.seed)
 
     scores: Scores = {member.name: {stress: {} for stress in (CLEAN, *stresses)} for member in loaded.members}
-    models = Models(loaded.lanes, scores)
     results = run_tasks(stress_task, tasks(), args.workers or max(1, cores() - 1), SECONDS, GIB)
-    for task, found in with_progress(results, len(videos)):
-        name = task.path.name
-        if isinstance(found, Failed):
-            print(f"warning: {name}: {found.reason}", file=sys.stderr)
-            found = {stress: VideoViews(task.path, "crashed", found.reason) for stress in task.stresses}
-        for stress, prepared in found.items():
-            models.submit(name, stress, prepared, holders[videos.loc[name, "fold"]])
-    models.settle(0)
+    results = with_progress(results, len(videos))
+    for name, stress, found in score_stressed(results, lambda name: holders[videos.loc[name, "fold"]], loaded.batches):
+        for member, score in found.items():
+            scores[member][stress][name] = score
     loaded.close()
     return scores
-
-
-class Models:
-    """Sends prepared videos to the members, several at a time, and notes their scores."""
-
-    def __init__(self, lanes: Any, scores: Scores) -> None:
-        self.lanes, self.scores = lanes, scores
-        self.waiting: deque[tuple] = deque()
-
-    def submit(self, filename: str, stress: Stress, prepared: Any, members: list[Any]) -> None:
-        """One video under one stress; members with equal needs share its tensors."""
-        from liveness.frames.contract import stack, to_tensor
-
-        for key in dict.fromkeys(member.wanted.key for member in members):
-            mine = [member for member in members if member.wanted.key == key]
-            count = len(prepared.frames_of.get(key, []))
-            futures = []
-            if count:
-                tensors = stack([to_tensor(view, mine[0].wanted.view) for view in prepared.views[key]])
-                futures = self.lanes.submit([member.scorer for member in mine], tensors)
-            self.waiting.append((filename, stress, mine, count, futures))
-        self.settle(self.lanes.ahead)
-
-    def settle(self, most: int) -> None:
-        """Note scores until at most ``most`` are waited for; nan where a member got no view of the video."""
-        from liveness.models.score import frame_scores
-
-        while len(self.waiting) > most:
-            filename, stress, members, count, futures = self.waiting.popleft()
-            for place, member in enumerate(members):
-                score = float("nan")
-                if count:
-                    views = self.lanes.result(futures[place]).scores
-                    score = frames_to_video(frame_scores(views, count), member.combine)
-                self.scores[member.name][stress][filename] = score
 
 
 def with_progress(results: Iterator, total: int) -> Iterator:

@@ -159,7 +159,7 @@ def mean_of(states: list[dict[str, Any]]) -> dict[str, Any]:
 def make(parts: list[Ingredient], data: str, fold: int, name: str, greedy: bool) -> None:
     """Judge the soup on the fold that its ingredients held out, and write it as a member."""
     from liveness.members.names import run_folder, weights_path
-    from liveness.models.score import pick_device
+    from liveness.models.device import pick_device
     from liveness.sets.dataset import load_set
     from liveness.training.checks import require_room
     from liveness.training.member import finish, with_holdout
@@ -215,7 +215,7 @@ def build_with(recipe: Recipe, state: dict[str, Any]) -> Any:
 
 def scorer(parts: list[Ingredient], recipe: Recipe, fold: int, prepared: Any) -> Callable[[list[int]], pd.DataFrame]:
     """A function: ingredients (by number) -> out-of-fold table of the mean of their weights; each made once."""
-    from liveness.models.score import pick_device, use_all_cores
+    from liveness.models.device import pick_device, use_all_cores
     from liveness.sets.dataset import HeldOutVideos, split_set
     from liveness.training.member import score_held_out
 

@@ -16,7 +16,7 @@ from liveness.base.compose import from_dict
 from liveness.base.config import Model, Recipe, to_dict
 from liveness.base.errors import UserError
 from liveness.members.weights import check_pretrained, pretrained_path
-from liveness.models.build import build, parameter_count, without_weights
+from liveness.models.build import build, build_without_weights, count_parameters
 from liveness.sets.dataset import load_set, split_set
 from liveness.training import loop, tracking
 from liveness.training.member import describe_run, same_run, weights_of
@@ -52,12 +52,12 @@ def _check_model(model: str, size: int, fresh: bool, activations: bool) -> int:
     config = from_dict(Model, json.loads(model), "model")
     if fresh and config.pretrained:
         pretrained_path(config)  # before the model is built, which takes seconds
-    found = without_weights(config, size) or build(config, size)
+    found = build_without_weights(config, size) or build(config, size)
     if activations:
         loop.checkpoint_activations(found, config.name)
     if fresh:
         check_pretrained(found, config)
-    return parameter_count(found)
+    return count_parameters(found)
 
 
 def require_room(folder: Path, size: int) -> None:

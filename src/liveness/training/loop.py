@@ -22,8 +22,8 @@ from liveness.base import distributed
 from liveness.base.config import Recipe, Train
 from liveness.base.errors import UserError
 from liveness.base.files import written_aside
+from liveness.models.device import autocast, half_type
 from liveness.models.losses import sample_losses
-from liveness.models.score import autocast, half_type
 from liveness.training import passing
 from liveness.training.augment import seed_of
 from liveness.training.samples import TrainingFrames, batches

@@ -30,9 +30,12 @@ from liveness.evaluation.combine import video_scores
 from liveness.frames.contract import make_contract
 from liveness.members.names import weights_path
 from liveness.members.weights import load_pretrained, save_member
-from liveness.models.build import build, parameter_count
+from liveness.models.backend import TorchBackend
+from liveness.models.batches import batches_for
+from liveness.models.build import build, count_parameters
+from liveness.models.device import pick_device, share_of_cores, use_all_cores
 from liveness.models.losses import class_weights
-from liveness.models.score import Scorer, pick_device, share_of_cores, use_all_cores
+from liveness.models.score import Job, Request, score_jobs
 from liveness.sets.dataset import HeldOutVideos, PreparedSet, list_holdout, load_set, split_set
 from liveness.training import loop, passing, tracking
 from liveness.training import lr_finder as range_test
@@ -178,7 +181,7 @@ def _whisper(text: str) -> None:
 
 def _summary(recipe: Recipe, state: Any, rows: Any, held_out: list[str]) -> str:
     return (
-        f"{recipe.model.name}, {parameter_count(state.model) / 1e6:.1f} M parameters, "
+        f"{recipe.model.name}, {count_parameters(state.model) / 1e6:.1f} M parameters, "
         f"{recipe.view.kind} {recipe.view.size} px, {len(rows)} frames of {rows.filename.nunique()} videos, "
         f"{len(held_out)} videos held out, {recipe.train.epochs} epochs of {state.steps_per_epoch} steps, "
         f"lr {state.lr:g}, {distributed.size()} x {state.device.type}"
@@ -293,8 +296,7 @@ def score_held_out(
     """
     from torch.utils.data import DataLoader, Subset
 
-    scorer = Scorer(model, device, recipe.train.amp)
-    processes = launch.local_world()
+    backend = TorchBackend(model, device, recipe.train.amp)
     mine = list(range(distributed.rank(), len(videos), distributed.size()))
     most = max((len(rows) for rows in videos.rows.values()), default=0)
     each = passing.bytes_of_batch(most * passing.views_per_frame(recipe.view), recipe.view)
@@ -309,12 +311,19 @@ def score_held_out(
     scored: list[tuple[str, int, float]] = []
     with torch.random.fork_rng(devices=[]):  # the loader draws a seed; training must not notice
         arriving = map(passing.unpack_video, loader) if pipes else loader
-        videos_of_mine = (((name, frame_ids), views, len(frame_ids)) for name, frame_ids, views in arriving)
-        for (name, frame_ids), scores in scorer.stream(videos_of_mine, share_of_cores(processes)):
-            scored += [(name, frame_id, float(score)) for frame_id, score in zip(frame_ids, scores, strict=True)]
-            if stopping():
-                raise Stopped
+        jobs = (Job((name, ids), [Request({"": backend}, views, len(ids))]) for name, ids, views in arriving)
+        with batches_for(device, share_of_cores(launch.local_world())) as batches:
+            for job in score_jobs(jobs, batches):
+                (name, ids), scores = job.item, job.scores[""]
+                scored += [(name, frame_id, float(score)) for frame_id, score in zip(ids, scores, strict=True)]
+                if stopping():
+                    raise Stopped
     found = {(name, frame_id): score for name, frame_id, score in distributed.gather(scored)}
+    return _oof_table(videos, prepared, found)
+
+
+def _oof_table(videos: Any, prepared: PreparedSet, found: dict[tuple[str, int], float]) -> pd.DataFrame:
+    """A row for every frame of the videos, from the scores by (file name, frame)."""
     rows = []
     for name in videos.filenames:
         video = prepared.videos.loc[name]
