@@ -224,7 +224,7 @@ def test_a_frame_scores_as_the_mean_over_its_views():
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference clips are not beside this checkout")
 def test_the_winners_preprocessing_and_scores_are_repeated_to_the_last_digit():
-    from liveness.frames.views import make_request, prepare
+    from liveness.frames.views import make_request, prepare_video
 
     expected = json.loads((REFERENCE / "expected.json").read_text())
     narrow = [f"model.kwargs.{key}={expected['architecture'][key]}".replace(" ", "") for key in ("depths", "dims")]
@@ -234,7 +234,7 @@ def test_the_winners_preprocessing_and_scores_are_repeated_to_the_last_digit():
         scorer = TorchBackend(model, torch.device("cpu"))
         wanted = make_request(recipe.frames, recipe.view, Detector(), 95)
         for clip, figures in expected["clips"].items():
-            prepared = prepare(REFERENCE.parent / "zalo_sample" / clip, [wanted])
+            prepared = prepare_video(REFERENCE.parent / "zalo_sample" / clip, [wanted])
             tensor = torch.stack([to_tensor(view, recipe.view) for view in prepared.views[wanted.key]])
             assert prepared.frames_of[wanted.key] == figures["frame_indices"]
             assert list(tensor.shape) == figures[size]["input_shape"]

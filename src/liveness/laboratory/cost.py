@@ -18,7 +18,7 @@ import numpy as np
 from liveness.base.config import Ensemble
 from liveness.base.errors import UserError
 from liveness.base.files import find_videos, workspace
-from liveness.frames.views import VideoViews, ViewRequest, prepare
+from liveness.frames.views import VideoViews, ViewRequest, prepare_video
 from liveness.frames.workers import Failed, cores, run_tasks
 from liveness.laboratory.search import Costs
 from liveness.members.names import parse_member_name
@@ -85,12 +85,12 @@ def _timed(task: tuple[Path, list[ViewRequest]]) -> tuple[VideoViews, dict[str, 
 
     path, wanted = task
     times = dict.fromkeys(("decode", *(item.key for item in wanted)), math.nan)
-    prepared = prepare(path, wanted)  # which warms up
+    prepared = prepare_video(path, wanted)  # which warms up
     try:
         times["decode"] = _time_fastest(read_frames, path, [item.plan for item in wanted], None)
         for item in wanted:
             decoding = _time_fastest(read_frames, path, [item.plan], None)
-            times[item.key] = max(0.0, _time_fastest(prepare, path, [item]) - decoding)
+            times[item.key] = max(0.0, _time_fastest(prepare_video, path, [item]) - decoding)
     except VideoError:
         pass
     return prepared, times

@@ -170,7 +170,10 @@ def _describe(path: Path, description: dict, recipe: str, fold: int, weight: flo
 
 
 def load_weights(described: EnsembleDescription, mode: str = "resident") -> LoadedEnsemble:
-    """Take the device and, unless the members are to take turns, build every model; ``mode``: ``load_members``' memory."""
+    """Take the device and, unless the members are to take turns, build every model.
+
+    mode: ``memory`` of ``load_members``.
+    """
     from liveness.models.device import pick_device, share_of_cores, use_all_cores
 
     ranks = launch.local_world()
