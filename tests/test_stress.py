@@ -7,7 +7,7 @@ from liveness.base.config import Detector, FramePlan, View
 from liveness.base.errors import UserError
 from liveness.frames.video import probe, read_frames
 from liveness.frames.views import prepare, wanted_of
-from liveness.laboratory.stressed import Task, stress_task
+from liveness.laboratory.stressed import StressTask, stress_video
 from liveness.simulation import stress
 from liveness.simulation.stress import CLEAN, SEVERITIES, STRESSORS, Draws, Stress, all_stresses, change, kept
 
@@ -127,7 +127,7 @@ def test_stresses_by_name_and_severity():
 
 
 def run(path, stresses, wanted=(WHOLE,), seed=1):
-    return stress_task(Task(path, tuple(wanted), tuple(stresses), seed))
+    return stress_video(StressTask(path, tuple(wanted), tuple(stresses), seed))
 
 
 def test_the_clean_video_and_neutral_stressors_give_the_views_of_prediction(tiny_clips, tmp_path, monkeypatch):

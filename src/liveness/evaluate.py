@@ -33,7 +33,7 @@ from liveness.base.config import EnsembleMember
 from liveness.base.errors import UserError, run
 from liveness.base.files import unprepared, workspace, write_text
 from liveness.evaluation import calibration, combine, report, thresholds
-from liveness.laboratory import search
+from liveness.laboratory import candidates
 from liveness.members.ensembles import in_set
 from liveness.members.weights import digests_of, member_path
 from liveness.sets.grouping import grouping_of
@@ -260,7 +260,7 @@ def naive_gap(folds: pd.DataFrame, trained: list[Trained], data: str, data_hash:
     theirs = judge(folds.assign(fold=dealt), others, how).table["score"]
     home = (table["fold"] != combine.HOLDOUT).to_numpy()
     rows = table[home]
-    gap = search.naive_gap(rows["label"], rows["score"], theirs[home], rows["group"])
+    gap = candidates.naive_gap(rows["label"], rows["score"], theirs[home], rows["group"])
     return {"members": [member.name for member in others], **gap}
 
 

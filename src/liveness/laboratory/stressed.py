@@ -20,7 +20,7 @@ from liveness.simulation.stress import NEIGHBOURS, Draws, Stress, change, kept
 
 
 @dataclass(frozen=True)
-class Task:
+class StressTask:
     """A video, what its members want of it, and what befalls it."""
 
     path: Path
@@ -32,11 +32,12 @@ class Task:
         return Draws(self.seed, self.path.name, stress)
 
 
-def stress_task(task: Task) -> dict[Stress, Prepared]:
+def stress_video(task: StressTask) -> dict[Stress, Prepared]:
     """The video's views under each stress. Never raises for the video's own faults."""
     from liveness.frames.video import Decoded, VideoError
 
-    plans, found = [item.plan for item in task.wanted], {}
+    plans = [item.plan for item in task.wanted]
+    found: dict[Stress, Prepared] = {}
     try:
         for decoded, items in prepare.decodings(list(task.wanted), lambda version: _decode(task, plans, version)):
             for stress in task.stresses:
@@ -51,11 +52,11 @@ def stress_task(task: Task) -> dict[Stress, Prepared]:
     return found
 
 
-def stressed_frames(path: Path, plan: FramePlan, stresses: list[Stress], seed: int) -> Iterator[np.ndarray]:
+def read_stressed_frames(path: Path, plan: FramePlan, stresses: list[Stress], seed: int) -> Iterator[np.ndarray]:
     """The first frame of the plan under each stress (uint8 RGB): for people to look at."""
     from liveness.frames.video import VideoError
 
-    task = Task(path, (), tuple(stresses), seed)
+    task = StressTask(path, (), tuple(stresses), seed)
     try:
         decoded = _decode(task, [plan], NEWEST)
     except VideoError as error:
@@ -65,7 +66,7 @@ def stressed_frames(path: Path, plan: FramePlan, stresses: list[Stress], seed: i
         yield frames[next(iter(frames))]
 
 
-def _decode(task: Task, plans: list[FramePlan], version: int) -> Any:
+def _decode(task: StressTask, plans: list[FramePlan], version: int) -> Any:
     """The frames that any of the stresses needs, and those before them that re-encoding needs."""
     from liveness.frames.video import choose_frames, probe, read_frames
 
