@@ -35,7 +35,8 @@ from liveness.evaluation.combine import blend, frames_to_video
 from liveness.evaluation.intervals import FEW_GROUPS
 from liveness.laboratory import shift
 from liveness.members.ensembles import in_set
-from liveness.members.weights import digests_of, member_path
+from liveness.members.names import member_name, operating_path, parse_recipe_fold, run_folder, weights_path
+from liveness.members.weights import digests_of
 from liveness.prediction.operating import Operating, read_operating
 from liveness.sets.labels import read_table, table_text
 from liveness.simulation.stress import CLEAN, SEVERITIES, STRESSORS, Stress, all_stresses
@@ -80,13 +81,12 @@ def main(argv: list[str] | None = None) -> int:
     trained = read_members(data, members, folds)
     for one in systems:
         if one.shipped:
-            beside = workspace() / "weights" / data / f"{one.name}.json"
             digests = digests_of(
-                {m.name: member_path(data, m.recipe, m.fold) for m in trained if m.name in one.weights}
+                {m.name: weights_path(data, m.recipe, m.fold) for m in trained if m.name in one.weights}
             )
             one.operating = read_operating(
-                beside, list(one.weights), trained[0].data_hash, weights=one.weights, digests=digests,
-                expected=load_ensemble(one.name).calibration,
+                operating_path(data, one.name), list(one.weights), trained[0].data_hash, weights=one.weights,
+                digests=digests, expected=load_ensemble(one.name).calibration,
             )  # fmt: skip
             if one.operating.lost:
                 print(f"warning: {one.name}: {one.operating.lost}", file=sys.stderr, flush=True)
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     scores = score_all(data, members, trained, videos, stresses, args)
     check_road(scores, trained)
     about = {"data": data, "data_hash": trained[0].data_hash, "seed": args.seed}
-    about["weights_sha256"] = digests_of({m.name: member_path(data, m.recipe, m.fold) for m in trained})
+    about["weights_sha256"] = digests_of({m.name: weights_path(data, m.recipe, m.fold) for m in trained})
     groups = [systems] if args.against else [[one] for one in systems]
     summaries = [report(about, judged, scores, videos, stresses) for judged in groups]
     if args.each:
@@ -156,18 +156,11 @@ def chosen(args: argparse.Namespace) -> tuple[list[System], list[EnsembleMember]
 
 
 def read_member(text: str) -> EnsembleMember:
-    recipe, _, fold = text.rpartition(":")
-    if not recipe or not fold.isdecimal():
-        raise UserError(f"--members {text}: expected RECIPE:FOLD, for example convnext_large:0")
-    return EnsembleMember(plain_name(recipe, "--members"), int(fold))
+    return EnsembleMember(*parse_recipe_fold(text))
 
 
 def system(name: str, members: list[EnsembleMember], shipped: bool = False) -> System:
-    return System(name, {member_name(member): member.weight for member in members}, shipped)
-
-
-def member_name(member: EnsembleMember) -> str:
-    return f"{member.recipe}_fold{member.fold}"
+    return System(name, {member_name(member.recipe, member.fold): member.weight for member in members}, shipped)
 
 
 def read_folds(path: Path) -> pd.DataFrame:
@@ -186,12 +179,13 @@ def read_folds(path: Path) -> pd.DataFrame:
 
 def read_members(data: str, members: list[EnsembleMember], folds: pd.DataFrame) -> list[Trained]:
     """The members' runs, checked: all there, of one state of the data, and of today's folds."""
-    runs = workspace() / "runs" / data
-    missing = [m for m in members if not (runs / member_name(m) / "oof.csv").is_file()]
+    missing = [m for m in members if not (run_folder(data, m.recipe, m.fold) / "oof.csv").is_file()]
     if missing:
         commands = "; ".join(f"DATA={data} bash scripts/train_member.sh {m.recipe} {m.fold}" for m in missing)
-        raise UserError(f"not trained yet: {', '.join(map(member_name, missing))}; train with: {commands}")
-    trained = [_read_run(runs / member_name(m), m) for m in members]
+        raise UserError(
+            f"not trained yet: {', '.join(member_name(m.recipe, m.fold) for m in missing)}; train with: {commands}"
+        )
+    trained = [_read_run(run_folder(data, m.recipe, m.fold), m) for m in members]
     for member in trained:
         if member.data_hash != trained[0].data_hash:
             raise UserError(
@@ -216,7 +210,7 @@ def _read_run(folder: Path, member: EnsembleMember) -> Trained:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'config.json'}: not the configuration of a run; train again") from error
     scores = {name: frames_to_video(part, how) for name, part in numbers.groupby(table["filename"], sort=False)}
-    return Trained(member_name(member), member.recipe, member.fold, data_hash, scores)
+    return Trained(member_name(member.recipe, member.fold), member.recipe, member.fold, data_hash, scores)
 
 
 def chosen_videos(folds: pd.DataFrame, trained: list[Trained], count: int, seed: int) -> pd.DataFrame:

@@ -28,7 +28,8 @@ from liveness.base.files import write_text, written_aside
 from liveness.evaluation import metrics
 from liveness.evaluation.combine import video_scores
 from liveness.frames.contract import make_contract
-from liveness.members.weights import load_pretrained, member_path, save_member
+from liveness.members.names import weights_path
+from liveness.members.weights import load_pretrained, save_member
 from liveness.models.build import build, parameter_count
 from liveness.models.losses import class_weights
 from liveness.models.score import Scorer, pick_device, share_of_cores, use_all_cores
@@ -244,7 +245,7 @@ class _Signals:
 def weights_of(described: dict) -> Path:
     """Where a member's weights go: weights/<set>/, those of naive folds into naive/ there."""
     data = f"{described['data']}/naive" if described.get("naive") else described["data"]
-    return member_path(data, described["recipe"]["name"], described["fold"])
+    return weights_path(data, described["recipe"]["name"], described["fold"])
 
 
 def same_run(folder: Path, described: dict, weights: Path) -> bool:
