@@ -18,6 +18,7 @@ from liveness import prepare
 from liveness.base.compose import load_data
 from liveness.base.config import Ensemble, EnsembleMember, FramePlan
 from liveness.base.errors import UserError
+from liveness.base.tables import read_table
 from liveness.frames.notes import notes_of, with_notes
 from liveness.frames.video import probe, read_frames
 from liveness.frames.views import prepare as prepare_video
@@ -28,7 +29,7 @@ from liveness.sanity_check import check
 from liveness.sets.dataset import load_set
 from liveness.sets.extract import read_record, version_of
 from liveness.sets.folds import fold_set
-from liveness.sets.labels import find_set, read_table
+from liveness.sets.labels import find_set
 from liveness.sets.preparation import prepare_set
 from liveness.training.member import finish
 

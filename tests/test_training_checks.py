@@ -25,7 +25,7 @@ from liveness.members.ensembles import in_set, in_weights
 from liveness.members.names import weights_path
 from liveness.members.weights import describe_member, save_member
 from liveness.prediction.engine import load_members, read_ensemble
-from liveness.sets.dataset import load_set, split
+from liveness.sets.dataset import load_set, split_set
 from liveness.training import loop, member, passing
 
 
@@ -266,7 +266,7 @@ def free_port() -> int:
 
 def begun(recipe) -> tuple[loop.State, object]:
     prepared = load_set("tiny", recipe.frames)
-    rows, _ = split(prepared, 0, recipe.view)
+    rows, _ = split_set(prepared, 0, recipe.view)
     frames, model = member._fresh(recipe, prepared, rows)
     steps = loop.count_steps(len(frames), recipe.train)
     return loop.start(model, recipe, torch.device("cpu"), steps, recipe.train.lr), frames

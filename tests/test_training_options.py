@@ -25,7 +25,7 @@ from liveness.evaluation.combine import video_scores
 from liveness.evaluation.metrics import log_loss
 from liveness.members.names import weights_path
 from liveness.members.weights import describe_member, load_member
-from liveness.sets.dataset import load_set, split
+from liveness.sets.dataset import load_set, split_set
 from liveness.training import loop, member
 from liveness.training import lr_finder as range_test
 from liveness.training.samples import batches
@@ -92,7 +92,7 @@ def weights(name: str) -> dict:
 def first_epoch(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the first weights and labels of every sample of the first epoch, without the loop."""
     prepared = load_set("tiny", recipe.frames)
-    rows, _ = split(prepared, 0, recipe.view)
+    rows, _ = split_set(prepared, 0, recipe.view)
     frames, model = member._fresh(recipe, prepared, rows)
     indices = [i for batch in batches(len(frames), recipe.train.batch, recipe.train.seed, 0) for i in batch]
     images, labels = zip(*(frames[0, index] for index in indices), strict=True)
@@ -103,7 +103,7 @@ def first_epoch(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
 def started(recipe: Recipe) -> tuple[loop.State, object]:
     """A state at step 0 and the frames, as training starts with them."""
     prepared = load_set("tiny", recipe.frames)
-    rows, _ = split(prepared, 0, recipe.view)
+    rows, _ = split_set(prepared, 0, recipe.view)
     frames, model = member._fresh(recipe, prepared, rows)
     state = loop.start(model, recipe, torch.device("cpu"), loop.count_steps(len(frames), recipe.train), recipe.train.lr)
     return state, frames
@@ -125,7 +125,7 @@ def test_focal_loss_is_that_of_torchvision(root):
 def test_class_balance_counts_the_attacks_that_live_samples_become(root):
     recipe = narrow("train.class_balance=true", "augment.attack_rate=0.25")
     prepared = load_set("tiny", recipe.frames)
-    rows, _ = split(prepared, 0, recipe.view)
+    rows, _ = split_set(prepared, 0, recipe.view)
     state, _ = member._start(recipe, prepared, rows, root / "none.pt", torch.device("cpu"))
     attack, live = state.class_weights
     lives = 0.75 * (rows.label == 1).sum()
@@ -137,7 +137,7 @@ def test_class_balance_weighs_as_scikit_learn_does(root):
 
     recipe = narrow(*STILL, "train.class_balance=true")
     metrics, _ = train(recipe, root)
-    rows, _ = split(load_set("tiny", recipe.frames), 0, recipe.view)
+    rows, _ = split_set(load_set("tiny", recipe.frames), 0, recipe.view)
     attack, live = compute_class_weight("balanced", classes=np.array([0, 1]), y=rows.label.to_numpy(int))
     assert attack != live
     logits, labels = first_epoch(recipe)
@@ -340,7 +340,7 @@ def test_models_of_other_families_train_by_name(root, name):
     fixed = [text for text in NARROW if "kwargs" not in text and "view.size" not in text]
     recipe = load_recipe("convnext_xlarge", [*fixed, f"model.name={name}", "train.lr=1e-3", *FAMILIES[name]])
     prepared = load_set("tiny", recipe.frames)
-    before = member._fresh(recipe, prepared, split(prepared, 0, recipe.view)[0])[1].state_dict()
+    before = member._fresh(recipe, prepared, split_set(prepared, 0, recipe.view)[0])[1].state_dict()
     metrics, described = train(recipe, root)
     assert np.isfinite(metrics.train_loss).all() and described["recipe"]["model"]["name"] == name
     model, _ = load_member(weights_path("tiny", recipe.name, 0))

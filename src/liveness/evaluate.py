@@ -32,13 +32,13 @@ import pandas as pd
 from liveness.base.config import EnsembleMember
 from liveness.base.errors import UserError, run
 from liveness.base.files import unprepared, workspace, write_text
+from liveness.base.tables import read_table, table_text
 from liveness.evaluation import calibration, combine, report, thresholds
 from liveness.laboratory import search
 from liveness.members.ensembles import in_set
 from liveness.members.names import member_name, operating_path, recipe_fold, weights_path
 from liveness.members.weights import digests_of
 from liveness.sets.grouping import grouping_of
-from liveness.sets.labels import read_table, table_text
 
 OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]
 FOLD_COLUMNS = ["filename", "label", "group", "fold"]

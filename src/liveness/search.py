@@ -23,13 +23,13 @@ import pandas as pd
 from liveness.base.config import Ensemble
 from liveness.base.errors import UserError, run
 from liveness.base.files import workspace, write_text
+from liveness.base.tables import read_table
 from liveness.evaluation import calibration, metrics, report
 from liveness.evaluation.combine import frames_to_video
 from liveness.laboratory import search
 from liveness.laboratory.cost import measure
 from liveness.members.ensembles import in_set
 from liveness.members.names import member_name, parse_member_name, recipe_fold
-from liveness.sets.labels import read_table
 
 LEAST = 4  # videos of each class that a comparison needs
 

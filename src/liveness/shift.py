@@ -31,6 +31,7 @@ from liveness.base.compose import load_ensemble
 from liveness.base.config import Ensemble, EnsembleMember, FramePlan
 from liveness.base.errors import UserError, run
 from liveness.base.files import plain_name, workspace, write_text, written_aside
+from liveness.base.tables import read_table, table_text
 from liveness.evaluation.combine import blend, frames_to_video
 from liveness.evaluation.intervals import FEW_GROUPS
 from liveness.laboratory import shift
@@ -38,7 +39,6 @@ from liveness.members.ensembles import in_set
 from liveness.members.names import member_name, operating_path, parse_recipe_fold, run_folder, weights_path
 from liveness.members.weights import digests_of
 from liveness.prediction.operating import Operating, read_operating
-from liveness.sets.labels import read_table, table_text
 from liveness.simulation.stress import CLEAN, SEVERITIES, STRESSORS, Stress, all_stresses
 
 SEED = 1
@@ -232,7 +232,7 @@ def score_all(
 ) -> Scores:  # fmt: skip
     """Every member's score of every video that it held out, clean and under each stress; one pass."""
     from liveness.base.machine import cores
-    from liveness.frames.views import Prepared
+    from liveness.frames.views import VideoViews
     from liveness.frames.workers import Failed, run_tasks
     from liveness.laboratory.stressed import Task, stress_task
     from liveness.prediction.engine import load_members
@@ -255,7 +255,7 @@ def score_all(
         name = task.path.name
         if isinstance(found, Failed):
             print(f"warning: {name}: {found.reason}", file=sys.stderr)
-            found = {stress: Prepared(task.path, "crashed", found.reason) for stress in task.stresses}
+            found = {stress: VideoViews(task.path, "crashed", found.reason) for stress in task.stresses}
         for stress, prepared in found.items():
             models.submit(name, stress, prepared, holders[videos.loc[name, "fold"]])
     models.settle(0)

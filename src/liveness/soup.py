@@ -216,12 +216,12 @@ def build_with(recipe: Recipe, state: dict[str, Any]) -> Any:
 def scorer(parts: list[Ingredient], recipe: Recipe, fold: int, prepared: Any) -> Callable[[list[int]], pd.DataFrame]:
     """A function: ingredients (by number) -> out-of-fold table of the mean of their weights; each made once."""
     from liveness.models.score import pick_device, use_all_cores
-    from liveness.sets.dataset import HeldOutVideos, split
+    from liveness.sets.dataset import HeldOutVideos, split_set
     from liveness.training.member import score_held_out
 
     use_all_cores()
     device = pick_device()
-    _, held_out = split(prepared, fold, recipe.view)
+    _, held_out = split_set(prepared, fold, recipe.view)
     videos = HeldOutVideos(prepared, held_out, recipe.view)
     known: dict[tuple[int, ...], pd.DataFrame] = {}
 

@@ -17,7 +17,7 @@ import numpy as np
 from liveness.base.config import Ensemble
 from liveness.base.errors import UserError
 from liveness.base.files import find_videos, workspace
-from liveness.frames.views import Prepared, Wanted, prepare
+from liveness.frames.views import VideoViews, ViewRequest, prepare
 from liveness.frames.workers import Failed, cores, run_tasks
 from liveness.laboratory.search import Costs
 from liveness.members.names import parse_member_name
@@ -54,7 +54,7 @@ def measure(ensemble: Ensemble, data: str) -> tuple[Costs, str]:
     return costs, torch.cuda.get_device_name() if on_gpu else f"CPU, {loaded.threads} passes side by side"
 
 
-def prepare_times(videos: list[Path], wanted: list[Wanted]) -> list[tuple[Prepared, dict[str, float]]]:
+def prepare_times(videos: list[Path], wanted: list[ViewRequest]) -> list[tuple[VideoViews, dict[str, float]]]:
     """Each clip as the members see it, and milliseconds of decoding ("decode") and of each view (by its key).
 
     As many processes as prediction has work at once, so that each has the memory's and the caches' share that it
@@ -63,7 +63,7 @@ def prepare_times(videos: list[Path], wanted: list[Wanted]) -> list[tuple[Prepar
     workers = cores()
     rounds = math.ceil(workers / len(videos)) + 1  # the first of each process warms up
     tasks = [(path, wanted) for _ in range(rounds) for path in videos]
-    found: dict[Path, list[tuple[Prepared, dict[str, float]]]] = {path: [] for path in videos}
+    found: dict[Path, list[tuple[VideoViews, dict[str, float]]]] = {path: [] for path in videos}
     for (path, _), result in run_tasks(_timed, tasks, workers, 10 * SECONDS, GIB):
         if not isinstance(result, Failed):
             found[path].append(result)
@@ -71,11 +71,11 @@ def prepare_times(videos: list[Path], wanted: list[Wanted]) -> list[tuple[Prepar
     clips = []
     for path, results in found.items():
         best = {key: min((times[key] for _, times in results), default=math.nan) / workers for key in nothing}
-        clips.append((results[0][0] if results else Prepared(path, "crashed"), best))
+        clips.append((results[0][0] if results else VideoViews(path, "crashed"), best))
     return clips
 
 
-def _timed(task: tuple[Path, list[Wanted]]) -> tuple[Prepared, dict[str, float]]:
+def _timed(task: tuple[Path, list[ViewRequest]]) -> tuple[VideoViews, dict[str, float]]:
     """In a worker: a clip's views, and the milliseconds of decoding and of each view; nan where it has none."""
     from liveness.frames.video import VideoError, read_frames
 
@@ -91,7 +91,7 @@ def _timed(task: tuple[Path, list[Wanted]]) -> tuple[Prepared, dict[str, float]]
     return prepared, times
 
 
-def forward_times(prepared: Prepared, loaded: LoadedEnsemble) -> dict[str, float]:
+def forward_times(prepared: VideoViews, loaded: LoadedEnsemble) -> dict[str, float]:
     """Milliseconds that a member of each recipe takes for one further video like this one; nan where it has no view.
 
     Members of a recipe are one model with other weights, so that they share one time.

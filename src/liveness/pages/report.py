@@ -8,12 +8,12 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from liveness.base.tables import read_table
 from liveness.evaluation import grouping, report
 from liveness.evaluation.intervals import clopper_pearson
 from liveness.members.names import parse_member_name, recipe_fold
 from liveness.pages import charts
 from liveness.pages.page import TEMPLATES, environment, spread, thumbnail
-from liveness.sets.labels import read_table
 
 MOST_FRAMES = 3  # thumbnails of a worst video, besides its face
 MOST_SHIFT = 60  # rows of a table

@@ -17,7 +17,7 @@ from liveness.base.config import Model, Recipe, to_dict
 from liveness.base.errors import UserError
 from liveness.members.weights import check_pretrained, pretrained_path
 from liveness.models.build import build, parameter_count, without_weights
-from liveness.sets.dataset import load_set, split
+from liveness.sets.dataset import load_set, split_set
 from liveness.training import loop, tracking
 from liveness.training.member import describe_run, same_run, weights_of
 
@@ -30,7 +30,7 @@ def check_member(
     folder: of its run. restart: what lies there does not count.
     """
     prepared = load_set(name, recipe.frames, naive)
-    rows, _ = split(prepared, fold, recipe.view)
+    rows, _ = split_set(prepared, fold, recipe.view)
     described = describe_run(recipe, fold, prepared, naive)
     weights = weights_of(described)
     if not restart and same_run(folder, described, weights):

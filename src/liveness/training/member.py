@@ -33,7 +33,7 @@ from liveness.members.weights import load_pretrained, save_member
 from liveness.models.build import build, parameter_count
 from liveness.models.losses import class_weights
 from liveness.models.score import Scorer, pick_device, share_of_cores, use_all_cores
-from liveness.sets.dataset import HeldOutVideos, PreparedSet, holdout, load_set, split
+from liveness.sets.dataset import HeldOutVideos, PreparedSet, list_holdout, load_set, split_set
 from liveness.training import loop, passing, tracking
 from liveness.training import lr_finder as range_test
 from liveness.training.augment import Policy
@@ -54,7 +54,7 @@ def train_member(recipe: Recipe, fold: int, name: str, folder: Path, naive: bool
     say = print if rank == 0 else lambda *_, **__: None
     use_all_cores(launch.local_world())
     prepared = load_set(name, recipe.frames, naive)
-    rows, held_out = split(prepared, fold, recipe.view)
+    rows, held_out = split_set(prepared, fold, recipe.view)
     described = describe_run(recipe, fold, prepared, naive)
     weights, last = weights_of(described), folder / "last.pt"
     title = f"{recipe.name} fold {fold} of {name}"
@@ -123,7 +123,7 @@ def find_lr(recipe: Recipe, fold: int, name: str, folder: Path) -> float:
     """Range test on what this member would train on; leaves lr_curve.{csv,png} in ``folder``."""
     use_all_cores()
     prepared = load_set(name, recipe.frames)
-    rows, _ = split(prepared, fold, recipe.view)
+    rows, _ = split_set(prepared, fold, recipe.view)
     frames, model = _fresh(recipe, prepared, rows)
     load_pretrained(model, recipe.model, say=_whisper)
     with memory_told(recipe):
@@ -333,7 +333,7 @@ def score_held_out(
 
 def with_holdout(oof: pd.DataFrame, model: Any, device: Any, prepared: PreparedSet, recipe: Recipe) -> pd.DataFrame:
     """``oof`` and below it the rows of the videos that no member trains on; scored once, by the finished model."""
-    aside = HeldOutVideos(prepared, holdout(prepared), recipe.view)
+    aside = HeldOutVideos(prepared, list_holdout(prepared), recipe.view)
     if not len(aside):
         return oof
     return pd.concat([oof, score_held_out(model, device, aside, prepared, recipe)], ignore_index=True)
