@@ -384,8 +384,8 @@ def profile(clips: list[Path], folder: Path) -> dict:
 
     from liveness.base.config import Detector, FramePlan
     from liveness.base.files import sha256_of
-    from liveness.frames.faces import FaceDetector
     from liveness.frames.video import choose_frames, jpeg_decode, jpeg_encode, probe, read_jpegs
+    from liveness.frames.yunet import YuNet
     from liveness.sets.duplicates import hash_frame
 
     folder.mkdir()
@@ -397,7 +397,7 @@ def profile(clips: list[Path], folder: Path) -> dict:
         spent[name] = spent.get(name, 0.0) + time.process_time() - start
         return value
 
-    detector = FaceDetector(Detector())
+    detector = YuNet(Detector())
     decode([str(clips[0]), 1])
     for clip in 2 * clips:
         info = probe(clip)

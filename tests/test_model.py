@@ -221,7 +221,7 @@ def test_a_frame_scores_as_the_mean_over_its_views():
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference clips are not beside this checkout")
 def test_the_winners_preprocessing_and_scores_are_repeated_to_the_last_digit():
-    from liveness.frames.views import prepare, wanted_of
+    from liveness.frames.views import make_request, prepare
 
     expected = json.loads((REFERENCE / "expected.json").read_text())
     narrow = [f"model.kwargs.{key}={expected['architecture'][key]}".replace(" ", "") for key in ("depths", "dims")]
@@ -229,7 +229,7 @@ def test_the_winners_preprocessing_and_scores_are_repeated_to_the_last_digit():
         recipe = load_recipe(name, ["model.name=convnext_tiny", *narrow])
         model = convert_state(REFERENCE / "tiny_two_class_checkpoint.pth", recipe)
         scorer = Scorer(model, torch.device("cpu"))
-        wanted = wanted_of(recipe.frames, recipe.view, Detector(), 95)
+        wanted = make_request(recipe.frames, recipe.view, Detector(), 95)
         for clip, figures in expected["clips"].items():
             prepared = prepare(REFERENCE.parent / "zalo_sample" / clip, [wanted])
             tensor = torch.stack([to_tensor(view, recipe.view) for view in prepared.views[wanted.key]])

@@ -6,12 +6,12 @@ import pytest
 from liveness.base.config import Detector, FramePlan, View
 from liveness.base.errors import UserError
 from liveness.frames.video import probe, read_frames
-from liveness.frames.views import prepare, wanted_of
+from liveness.frames.views import make_request, prepare
 from liveness.laboratory.stressed import StressTask, stress_video
 from liveness.simulation import stress
 from liveness.simulation.stress import CLEAN, SEVERITIES, STRESSORS, Draws, Stress, all_stresses, change, kept
 
-WHOLE = wanted_of(FramePlan(), View(kind="frame", size=48), Detector(), 95)
+WHOLE = make_request(FramePlan(), View(kind="frame", size=48), Detector(), 95)
 RANDOM = ("crop", "noise", "cast", "gamma", "rotation", "print", "replay")
 PIXELS = [name for name, its in STRESSORS.items() if its.kind != "time"]
 # The parameter at which each leaves a frame or a video as it is.
@@ -145,7 +145,7 @@ def test_the_clean_video_and_neutral_stressors_give_the_views_of_prediction(tiny
 def test_views_depend_on_the_seed_alone_and_not_on_what_else_is_asked_for(tiny_clips, tmp_path):
     path = tiny_clips(tmp_path / "3.mp4", frames=20, seed=4)
     every = all_stresses(list(STRESSORS), [2])
-    other = wanted_of(FramePlan(positions=[0.4666667, 0.9]), View(kind="frame", size=32), Detector(), 80)
+    other = make_request(FramePlan(positions=[0.4666667, 0.9]), View(kind="frame", size=32), Detector(), 80)
     first, more = run(path, every), run(path, every[::-1], (other, WHOLE))
     for worse in every:
         assert np.array_equal(first[worse].views[WHOLE.key], more[worse].views[WHOLE.key]), worse
@@ -162,7 +162,7 @@ def test_a_shortened_video_shows_the_frames_of_its_part(tiny_clips, tmp_path):
     path = tiny_clips(tmp_path / "3.mp4", frames=40, seed=4)
     info = probe(path)
     frames = read_frames(path, [FramePlan(plan="all")]).frames
-    sharp = wanted_of(FramePlan(), View(kind="frame", size=96, resize="short_side"), Detector(), 100)
+    sharp = make_request(FramePlan(), View(kind="frame", size=96, resize="short_side"), Detector(), 100)
     for worse in all_stresses(["shorten", "drop"], list(SEVERITIES)):
         left = kept(worse, info.times, info.duration, Draws(1, path.name, worse))[0]
         views = run(path, [worse], [sharp])[worse].views[sharp.key].astype(int)
@@ -172,7 +172,7 @@ def test_a_shortened_video_shows_the_frames_of_its_part(tiny_clips, tmp_path):
 
 
 def test_without_a_face_there_are_no_views_and_an_unreadable_video_says_so(tiny_clips, tmp_path):
-    face = wanted_of(FramePlan(), View(kind="face", size=48), Detector(), 95)
+    face = make_request(FramePlan(), View(kind="face", size=48), Detector(), 95)
     path = tiny_clips(tmp_path / "3.mp4")
     worse = [CLEAN, Stress("jpeg", 1), Stress("shorten", 1)]
     for prepared in run(path, worse, [face, WHOLE]).values():

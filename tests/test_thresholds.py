@@ -116,6 +116,7 @@ class World:
     def __init__(self, rng, alike, recipes, videos=400, people=80, holdout=0.0, untouched=20_000):
         self.rng, self.alike = rng, alike
         self.folds = {f"{recipe}_fold{k}": k for recipe, count in recipes for k in range(count)}
+        self.recipes = {f"{recipe}_fold{k}": recipe for recipe, count in recipes for k in range(count)}
         self.scales = {name: (rng.uniform(0.5, 2.5), rng.normal()) for name in self.folds}
         person = rng.integers(0, people, videos)
         fold = np.where(np.arange(people) < holdout * people, -1, rng.permutation(people) % 5)[person]
@@ -142,7 +143,7 @@ class World:
         fits = calibration.calibrate(how, self.scores, self.table, self.folds)
         scores = pd.DataFrame({name: fit.scores for name, fit in fits.items()})
         table = self.table.assign(score=combine.blend(scores, weights).to_numpy())
-        basis = thresholds.basis(table, scores, weights)
+        basis = thresholds.basis(table, scores, weights, self.recipes)
         new = pd.DataFrame({name: fits[name].calibration.apply(self.untouched[name]) for name in fits})
         home = table[(table["fold"] != -1) & table["score"].notna()]
         plain = thresholds.operating_points([thresholds.exact(home["label"], home["score"], home["group"])])
@@ -177,11 +178,11 @@ def test_how_alike_members_are_is_measured_where_two_score_a_video_and_else_assu
         world = World(rng, alike, [("a", 5), ("b", 5)], videos=1500, untouched=10)
         fits = calibration.calibrate("platt", world.scores, world.table, world.folds)
         scores = pd.DataFrame({name: fit.scores for name, fit in fits.items()})
-        found = thresholds.how_alike(world.table["label"].to_numpy(), scores)
+        found = thresholds.how_alike(world.table["label"].to_numpy(), scores, world.recipes)
         assert found.low <= alike <= found.high and found.value == pytest.approx(alike, abs=0.08)
         assert found.videos == 1500
     alone = World(rng, 0.3, [("a", 5)], untouched=10)
-    found = thresholds.how_alike(alone.table["label"].to_numpy(), alone.scores)
+    found = thresholds.how_alike(alone.table["label"].to_numpy(), alone.scores, alone.recipes)
     assert (found.low, found.value, found.high, found.videos) == (*thresholds.ASSUMED_ALIKE, 0)
 
 
@@ -230,7 +231,7 @@ def test_drawn_blends_are_spread_like_blends_of_all_members(recipes):
     for name, k in world.folds.items():
         world.scores.loc[world.table["fold"] != k, name] = np.nan
     labels, weights = world.table["label"].to_numpy(), dict.fromkeys(world.folds, 1.0)
-    drawn = thresholds.like_all_members(labels, world.scores, weights, 0.5)
+    drawn = thresholds.like_all_members(labels, world.scores, weights, world.recipes, 0.5)
     few = world.scores.mean(axis=1)
     for kind in (0, 1):
         quantiles = [0.02, 0.1, 0.5, 0.9, 0.98]

@@ -23,8 +23,9 @@ from liveness.base.files import CODE
 from liveness.base.machine import cores
 from liveness.evaluation.combine import video_scores
 from liveness.evaluation.metrics import log_loss
-from liveness.members.weights import describe_member, load_member, member_path
-from liveness.sets.dataset import load_set, split
+from liveness.members.names import weights_path
+from liveness.members.weights import describe_member, load_member
+from liveness.sets.dataset import load_set, split_set
 from liveness.training import loop, member
 from liveness.training import lr_finder as range_test
 from liveness.training.samples import batches
@@ -81,17 +82,17 @@ def train(recipe: Recipe, root: Path, fold: int = 0) -> tuple[pd.DataFrame, dict
     folder = root / "runs" / "tiny" / f"{recipe.name}_fold{fold}"
     folder.mkdir(parents=True, exist_ok=True)
     member.train_member(recipe, fold, "tiny", folder)
-    return pd.read_csv(folder / "metrics.csv"), describe_member(member_path("tiny", recipe.name, fold))
+    return pd.read_csv(folder / "metrics.csv"), describe_member(weights_path("tiny", recipe.name, fold))
 
 
 def weights(name: str) -> dict:
-    return load_member(member_path("tiny", name, 0))[0].state_dict()
+    return load_member(weights_path("tiny", name, 0))[0].state_dict()
 
 
 def first_epoch(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the first weights and labels of every sample of the first epoch, without the loop."""
     prepared = load_set("tiny", recipe.frames)
-    rows, _ = split(prepared, 0, recipe.view)
+    rows, _ = split_set(prepared, 0, recipe.view)
     frames, model = member._fresh(recipe, prepared, rows)
     indices = [i for batch in batches(len(frames), recipe.train.batch, recipe.train.seed, 0) for i in batch]
     images, labels = zip(*(frames[0, index] for index in indices), strict=True)
@@ -102,7 +103,7 @@ def first_epoch(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
 def started(recipe: Recipe) -> tuple[loop.State, object]:
     """A state at step 0 and the frames, as training starts with them."""
     prepared = load_set("tiny", recipe.frames)
-    rows, _ = split(prepared, 0, recipe.view)
+    rows, _ = split_set(prepared, 0, recipe.view)
     frames, model = member._fresh(recipe, prepared, rows)
     state = loop.start(model, recipe, torch.device("cpu"), loop.count_steps(len(frames), recipe.train), recipe.train.lr)
     return state, frames
@@ -124,7 +125,7 @@ def test_focal_loss_is_that_of_torchvision(root):
 def test_class_balance_counts_the_attacks_that_live_samples_become(root):
     recipe = narrow("train.class_balance=true", "augment.attack_rate=0.25")
     prepared = load_set("tiny", recipe.frames)
-    rows, _ = split(prepared, 0, recipe.view)
+    rows, _ = split_set(prepared, 0, recipe.view)
     state, _ = member._start(recipe, prepared, rows, root / "none.pt", torch.device("cpu"))
     attack, live = state.class_weights
     lives = 0.75 * (rows.label == 1).sum()
@@ -136,7 +137,7 @@ def test_class_balance_weighs_as_scikit_learn_does(root):
 
     recipe = narrow(*STILL, "train.class_balance=true")
     metrics, _ = train(recipe, root)
-    rows, _ = split(load_set("tiny", recipe.frames), 0, recipe.view)
+    rows, _ = split_set(load_set("tiny", recipe.frames), 0, recipe.view)
     attack, live = compute_class_weight("balanced", classes=np.array([0, 1]), y=rows.label.to_numpy(int))
     assert attack != live
     logits, labels = first_epoch(recipe)
@@ -339,10 +340,10 @@ def test_models_of_other_families_train_by_name(root, name):
     fixed = [text for text in NARROW if "kwargs" not in text and "view.size" not in text]
     recipe = load_recipe("convnext_xlarge", [*fixed, f"model.name={name}", "train.lr=1e-3", *FAMILIES[name]])
     prepared = load_set("tiny", recipe.frames)
-    before = member._fresh(recipe, prepared, split(prepared, 0, recipe.view)[0])[1].state_dict()
+    before = member._fresh(recipe, prepared, split_set(prepared, 0, recipe.view)[0])[1].state_dict()
     metrics, described = train(recipe, root)
     assert np.isfinite(metrics.train_loss).all() and described["recipe"]["model"]["name"] == name
-    model, _ = load_member(member_path("tiny", recipe.name, 0))
+    model, _ = load_member(weights_path("tiny", recipe.name, 0))
     after = model.state_dict()
     moved = [key for key, _ in model.named_parameters() if not torch.equal(before[key], after[key])]
     assert len(moved) == len(list(model.parameters()))
@@ -386,7 +387,7 @@ def test_a_gradient_that_is_not_finite_in_an_epochs_last_step_is_never_saved(roo
     saved = torch.load(root / "runs/tiny/planted_fold0/last.pt", weights_only=True)
     assert saved["step"] == states[0].steps_per_epoch  # the first epoch's end
     assert all(torch.isfinite(value).all() for value in saved["model"].values())
-    assert not member_path("tiny", "planted", 0).exists()
+    assert not weights_path("tiny", "planted", 0).exists()
 
 
 def workers(root: Path) -> dict[str, int]:
@@ -439,7 +440,7 @@ def test_a_stop_at_any_step_and_while_the_fold_is_scored_changes_nothing(root, m
 
     monkeypatch.setattr(member, "_stop_now", stop_now)
     monkeypatch.setattr(member.os, "_exit", leave)
-    path = member_path("tiny", "convnext_xlarge", 0)
+    path = weights_path("tiny", "convnext_xlarge", 0)
 
     def trained(folder, stops) -> tuple[bytes, list]:
         path.unlink(missing_ok=True)

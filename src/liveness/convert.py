@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("ensemble", help="a name in configs/ensemble whose originals were downloaded")
     ensemble = load_ensemble(parser.parse_args().ensemble)
 
-    from liveness.members.weights import member_path
+    from liveness.members.names import weights_path
 
     plan = []
     for member in ensemble.members:
@@ -32,7 +32,7 @@ def main() -> int:
         recipe = load_recipe(member.recipe)
         name = f"{recipe.model.name}_fold{member.fold}.pth"
         source = workspace() / "weights" / ensemble.data / "original" / name
-        plan.append((member, recipe, source, member_path(ensemble.data, member.recipe, member.fold)))
+        plan.append((member, recipe, source, weights_path(ensemble.data, member.recipe, member.fold)))
     missing = [str(source) for _, _, source, _ in plan if not source.is_file()]
     if missing:  # before the first, each of which takes a while
         raise UserError(f"missing: {', '.join(missing)}; run: bash download_weights.sh {ensemble.name}")

@@ -21,6 +21,7 @@ import pandas as pd
 from liveness.base.errors import UserError, run
 from liveness.base.files import natural_key, plain_name, workspace, write_text
 from liveness.base.machine import cores
+from liveness.base.tables import read_table
 from liveness.evaluation import grouping
 from liveness.evaluation.combine import HOLDOUT
 from liveness.frames.notes import notes_of
@@ -28,7 +29,7 @@ from liveness.pages.distributions import Measure, count, draw, shown
 from liveness.pages.page import counted, environment, read_image, spread, thumbnail, written_at
 from liveness.sets.folds import digest_of_set, join
 from liveness.sets.grouping import grouping_of
-from liveness.sets.labels import read_table, set_name
+from liveness.sets.labels import set_name
 
 # At most so many; a thumbnail is about 4 kB, so that the page stays below 6 MB.
 MOST_CONTACTS = 100  # thumbnails of each label's contact sheet

@@ -32,12 +32,13 @@ import pandas as pd
 from liveness.base.config import EnsembleMember
 from liveness.base.errors import UserError, run
 from liveness.base.files import unprepared, workspace, write_text
+from liveness.base.tables import read_table, table_text
 from liveness.evaluation import calibration, combine, report, thresholds
 from liveness.laboratory import candidates
 from liveness.members.ensembles import in_set
-from liveness.members.weights import digests_of, member_path
+from liveness.members.names import member_name, operating_path, recipe_fold, weights_path
+from liveness.members.weights import digests_of
 from liveness.sets.grouping import grouping_of
-from liveness.sets.labels import read_table, table_text
 
 OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]
 FOLD_COLUMNS = ["filename", "label", "group", "fold"]
@@ -57,9 +58,10 @@ def main(argv: list[str] | None = None) -> int:
     groups_are = grouping_of(workspace() / "data" / data)
     summary = measured(judged, species, groups_are, f"{args.ensemble} on {data}")
     about = {"ensemble": name, "data": data, "data_hash": data_hash, "weights": judged.weights}
-    about["weights_sha256"] = digests_of({m.name: member_path(data, m.recipe, m.fold) for m in trained})
+    about["weights_sha256"] = digests_of({m.name: weights_path(data, m.recipe, m.fold) for m in trained})
     summary = about | summary
-    basis = thresholds.basis(judged.table, judged.calibrated, judged.weights, species)
+    recipes = {member.name: member.recipe for member in trained}
+    basis = thresholds.basis(judged.table, judged.calibrated, judged.weights, recipes, species)
     summary["operating_points"] = shipped_points(basis, summary)
     summary["naive_gap"] = naive_gap(folds, trained, data, data_hash, judged.how)
     if args.combinations:
@@ -68,12 +70,12 @@ def main(argv: list[str] | None = None) -> int:
     folder = workspace() / "runs" / data / name
     write_text(folder / "oof_video.csv", table_text(judged.table))
     if not args.members:
-        write_json(workspace() / "weights" / data / f"{name}.json", shipped(summary, basis, typical_frames(trained)))
+        write_json(operating_path(data, name), shipped(summary, basis, typical_frames(trained)))
     write_json(folder / "report.json", summary)
     print(report.render(summary, f"{args.ensemble} on {data}{', chosen members only' if args.members else ''}"))
     if args.combinations:
         print(report.render_ways(summary["combinations"]))
-        print(report.render_weights(summary["learned_weights"], name))
+        print(report.render_weights(summary["learned_weights"], {m.name: (m.recipe, m.fold) for m in trained}, name))
     print(f"  per video: {shown(folder / 'oof_video.csv')}; all figures: {shown(folder / 'report.json')}")
     return 0
 
@@ -91,21 +93,17 @@ def chosen_members(members: list[EnsembleMember], wanted: list[str] | None) -> l
     """The ensemble's members, or those that --members names; weights stay as they are."""
     if not wanted:
         return members
-    known = {f"{member.recipe}:{member.fold}": member for member in members}
+    known = {recipe_fold(member.recipe, member.fold): member for member in members}
     for text in wanted:
         if text not in known:
             raise UserError(f"--members {text}: not a member of the ensemble; expected among {', '.join(known)}")
     return [known[text] for text in dict.fromkeys(wanted)]
 
 
-def member_name(member: EnsembleMember) -> str:
-    return f"{member.recipe}_fold{member.fold}"
-
-
 def require_runs(data: str, members: list[EnsembleMember]) -> None:
     """A UserError that names the members without a finished run and the commands that make them."""
     runs = workspace() / "runs" / data
-    missing = [m for m in members if not (runs / member_name(m) / "oof.csv").is_file()]
+    missing = [m for m in members if not (runs / member_name(m.recipe, m.fold) / "oof.csv").is_file()]
     if missing:
         commands = "; ".join(
             f"python -m liveness.soup RECIPE RECIPE --fold {m.fold} --name {m.recipe} --data {data}"
@@ -113,7 +111,7 @@ def require_runs(data: str, members: list[EnsembleMember]) -> None:
             else f"DATA={data} bash scripts/train_member.sh {m.recipe} {m.fold}"
             for m in missing
         )
-        names = ", ".join(member_name(m) for m in missing)
+        names = ", ".join(member_name(m.recipe, m.fold) for m in missing)
         raise UserError(f"not trained yet: {names} (no oof.csv in {shown(runs)}); train with: {commands}")
 
 
@@ -165,7 +163,7 @@ def read_members(data: str, members: list[EnsembleMember]) -> tuple[list[Trained
     """Every member's held-out frame scores, and the hash of the data that all were trained on."""
     trained, hashes = [], {}
     for member in members:
-        name = member_name(member)
+        name = member_name(member.recipe, member.fold)
         folder = workspace() / "runs" / data / name
         config = read_run_config(folder / "config.json")
         hashes[name] = str(config.get("data_hash", ""))
@@ -245,7 +243,7 @@ def naive_gap(folds: pd.DataFrame, trained: list[Trained], data: str, data_hash:
     """
     runs = workspace() / "runs" / data
     naive = [EnsembleMember(f"{m.recipe}_naive", m.fold, m.weight) for m in trained]
-    naive = [member for member in naive if (runs / member_name(member) / "oof.csv").is_file()]
+    naive = [member for member in naive if (runs / member_name(member.recipe, member.fold) / "oof.csv").is_file()]
     if not naive:
         return None
     if "naive_fold" not in folds.columns:
@@ -261,7 +259,8 @@ def naive_gap(folds: pd.DataFrame, trained: list[Trained], data: str, data_hash:
     home = (table["fold"] != combine.HOLDOUT).to_numpy()
     rows = table[home]
     gap = candidates.naive_gap(rows["label"], rows["score"], theirs[home], rows["group"])
-    return {"members": [member.name for member in others], **gap}
+    names = [member.name for member in others]
+    return {"members": names, "recipes": list(dict.fromkeys(member.recipe for member in others)), **gap}
 
 
 def kept(species: list[str] | None, rows: np.ndarray) -> list[str] | None:

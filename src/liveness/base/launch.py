@@ -9,12 +9,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-MARK = "LIVENESS_TORCHRUN"  # liveness.torchrun's process id, for its children
+LAUNCHER = "LIVENESS_TORCHRUN"  # liveness.torchrun's process id, for its children
 
 
 def by_torchrun(environ: Mapping[str, str], parent: int, proc: Path = Path("/proc")) -> bool:
     """Whether the process ``parent``, whose child has these variables, is a torchrun that has set them."""
-    if environ.get(MARK) == str(parent):
+    if environ.get(LAUNCHER) == str(parent):
         return True
     if "TORCHELASTIC_RUN_ID" not in environ:
         return False
@@ -33,7 +33,7 @@ def _told(name: str, alone: int) -> int:
     return int(os.environ.get(name, alone)) if BY_TORCHRUN else alone
 
 
-def rank() -> int:
+def global_rank() -> int:
     """This process's number among all, on all machines."""
     return _told("RANK", 0)
 

@@ -199,14 +199,17 @@ def render_ways(combinations: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
-def render_weights(learned: dict[str, dict[str, float]], ensemble: str) -> str:
-    """How to use what was learned: the lines of the ensemble's file, members without a part left out."""
+def render_weights(learned: dict[str, dict[str, float]], members: dict[str, tuple[str, int]], ensemble: str) -> str:
+    """How to use what was learned: the lines of the ensemble's file, members without a part left out.
+
+    members: name -> (recipe, fold).
+    """
     lines = []
     for how, weights in learned.items():
         lines.append(f"  to blend by {how!r}, learned on all folds, put into configs/ensemble/{ensemble}.yaml:")
         for name, weight in weights.items():
             if weight > 0:
-                recipe, _, fold = name.rpartition("_fold")
+                recipe, fold = members[name]
                 lines.append(f"    - {{recipe: {recipe}, fold: {fold}, weight: {weight:.4f}}}")
     return "\n".join([*lines, ""] if lines else [])
 
@@ -297,12 +300,11 @@ def _calibration(found: dict, pooled: dict) -> list[str]:
 def _naive_gap(gap: dict, noun: str) -> list[str]:
     """How much folds that know no groups would have flattered."""
     limits = "–" if math.isnan(gap["interval"][0]) else " to ".join(points(v) for v in gap["interval"])
-    recipes = dict.fromkeys(name.rsplit("_fold", 1)[0] for name in gap["members"])
     return [
         f"  with {noun}s on both sides of the folds (naive) the EER would read {percent(gap['naive_eer'])}, not "
         f"{percent(gap['grouped_eer'])}:",
         f"    {points(gap['difference'])} points between them (95 % interval {limits}), {gap['verdict']}; "
-        f"{plural(gap['videos'], 'video')}, {', '.join(recipes)}",
+        f"{plural(gap['videos'], 'video')}, {', '.join(gap['recipes'])}",
     ]
 
 

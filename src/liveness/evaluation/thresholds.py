@@ -212,13 +212,13 @@ class Alike:
     videos: int  # that two members or more have scored; 0: assumed
 
 
-def how_alike(labels: np.ndarray, scores: pd.DataFrame) -> Alike:
+def how_alike(labels: np.ndarray, scores: pd.DataFrame, recipes: dict[str, str]) -> Alike:
     """Measured where enough videos of each class have out-of-fold scores of two members, else assumed.
 
-    scores: a column per member, nan where it has none. The interval is Fisher's; its upper end is 1,
-    since members of one recipe may be more alike than those of two, of which the pairs are.
+    scores: a column per member, nan where it has none; recipes: member -> recipe. The interval is Fisher's; its
+    upper end is 1, since members of one recipe may be more alike than those of two, of which the pairs are.
     """
-    values, pairs, counted = _normal_scores(labels, scores), [], np.zeros(len(labels), dtype=bool)
+    values, pairs, counted = _normal_scores(labels, scores, recipes), [], np.zeros(len(labels), dtype=bool)
     for i in range(values.shape[1]):
         for j in range(i):
             both = np.isfinite(values[:, i]) & np.isfinite(values[:, j])
@@ -245,11 +245,13 @@ class Basis:
     alike: Alike | None  # None where nothing had to be drawn
 
 
-def basis(table: pd.DataFrame, scores: pd.DataFrame, weights: dict[str, float], species=None) -> Basis:
+def basis(
+    table: pd.DataFrame, scores: pd.DataFrame, weights: dict[str, float], recipes: dict[str, str], species=None
+) -> Basis:
     """The holdout where it has both classes, else the folds; videos without any score are left out.
 
     table: of ``combine.assemble`` (label, group, fold, and score: the blend of ``scores``); scores: a
-    calibrated column per member, rows as in ``table``; species: one name per row, or None.
+    calibrated column per member, rows as in ``table``; recipes: member -> recipe; species: one name per row, or None.
     """
     there = np.isfinite(table["score"].to_numpy(dtype=float))
     aside = there & (table["fold"] == HOLDOUT).to_numpy()
@@ -263,19 +265,19 @@ def basis(table: pd.DataFrame, scores: pd.DataFrame, weights: dict[str, float], 
     if held or columns.notna().all(axis=None):
         sample = exact(labels, part["score"], groups, kept)
         return Basis(**about, approximate=False, samples=[sample], alike=None)
-    alike = how_alike(labels, columns)
+    alike = how_alike(labels, columns, recipes)
     levels = dict.fromkeys((alike.value, alike.low, alike.high))
-    drawn = {level: like_all_members(labels, columns, weights, level) for level in levels}
+    drawn = {level: like_all_members(labels, columns, weights, recipes, level) for level in levels}
     samples = [Sample(labels, values, groups, kept) for values in drawn.values()]
     return Basis(**about, approximate=True, samples=samples, alike=alike)
 
 
-def _normal_scores(labels: np.ndarray, scores: pd.DataFrame) -> np.ndarray:
+def _normal_scores(labels: np.ndarray, scores: pd.DataFrame, recipes: dict[str, str]) -> np.ndarray:
     """Each score's place among its class and recipe, as a standard normal quantile; nan stays nan."""
     from scipy import stats
 
     found = np.full(scores.shape, np.nan)
-    for columns in _recipes(list(scores.columns)).values():
+    for columns in _places(list(scores.columns), recipes):
         for kind in (0, 1):
             part = scores.to_numpy(dtype=float)[np.ix_(labels == kind, columns)]
             there = np.isfinite(part)
@@ -285,29 +287,35 @@ def _normal_scores(labels: np.ndarray, scores: pd.DataFrame) -> np.ndarray:
     return found
 
 
-def _recipes(members: list[str]) -> dict[str, list[int]]:
-    """Recipe -> places of its members, which are named <recipe>_fold<k>."""
+def _places(members: list[str], recipes: dict[str, str]) -> list[list[int]]:
+    """For each recipe the places of its members."""
     found: dict[str, list[int]] = {}
     for place, name in enumerate(members):
-        found.setdefault(name.rpartition("_fold")[0], []).append(place)
-    return found
+        found.setdefault(recipes[name], []).append(place)
+    return list(found.values())
 
 
 def like_all_members(
-    labels: np.ndarray, scores: pd.DataFrame, weights: dict[str, float], alike: float, draws: int = 0
+    labels: np.ndarray,
+    scores: pd.DataFrame,
+    weights: dict[str, float],
+    recipes: dict[str, str],
+    alike: float,
+    draws: int = 0,
 ) -> np.ndarray:
     """Blended scores (videos x draws) as all members would give them, from those of a few of them.
 
     The absent members' scores are drawn from the scores of their recipe on other videos of the same
     class (of all members where it has fewer than 5 there), by a Gaussian copula in which any two
     members have the correlation ``alike``, given the present members' scores. Then all are blended.
-    Seeded. labels: one per row of ``scores`` (a column per member, each row with one score at least).
+    Seeded. labels: one per row of ``scores`` (a column per member, each row with one score at least); weights and
+    recipes: by member.
     """
     from scipy import stats
 
     videos, members = scores.shape
     draws = draws or int(np.clip(_DRAWN_SCORES // max(videos, 1), 8, 100))
-    rng, normal = np.random.default_rng(SEED), _normal_scores(labels, scores)
+    rng, normal = np.random.default_rng(SEED), _normal_scores(labels, scores, recipes)
     known = np.isfinite(normal)
     present = known.sum(axis=1)[:, None]
     # Equal correlations: the absent ones share what is left of the common part, and have one of their own.
@@ -317,7 +325,7 @@ def like_all_members(
     drawn = common + left + np.sqrt(1 - alike) * rng.normal(size=(videos, members, draws))
     chances = stats.norm.cdf(drawn)
     values = scores.to_numpy(dtype=float)
-    for columns in _recipes(list(scores.columns)).values():
+    for columns in _places(list(scores.columns), recipes):
         for kind in (0, 1):
             rows = labels == kind
             margin = values[np.ix_(rows, columns)]

@@ -16,12 +16,11 @@ from liveness.frames.rules import NEWEST, RULES
 
 # Raised whenever the same contract would give other tensors than before. What each version means is in frames/rules.py;
 # all of them are spoken, so that a member scores as it did when it was trained.
-VERSION = NEWEST
 LONGEST = 8  # times the short side: a longer frame is no picture of a person, and its view would fill the memory
 CONTRACT_KEYS = {"version", "frames", "view", "combine", "jpeg_quality", "detector", "detector_sha256"}
 
 
-def make_contract(recipe: Recipe, data: Data, detector_sha256: str, version: int = VERSION) -> dict[str, Any]:
+def make_contract(recipe: Recipe, data: Data, detector_sha256: str, version: int = NEWEST) -> dict[str, Any]:
     """The contract of a member of ``recipe`` trained on a set prepared by ``data`` under the rules of ``version``."""
     return {
         "version": version,
@@ -64,7 +63,7 @@ def cut(rgb: np.ndarray, face: Any | None, view: View, scale: float) -> np.ndarr
         return rgb
     if face is None:
         return None
-    from liveness.frames.faces import crop_square
+    from liveness.frames.boxes import crop_square
 
     return crop_square(rgb, face, scale)
 
@@ -108,7 +107,7 @@ def stack(tensors: list[Any]) -> Any | None:
     return torch.stack(tensors) if tensors else None
 
 
-def views_of(rgb: np.ndarray, face: Any | None, view: View) -> list[np.ndarray]:
+def cut_views(rgb: np.ndarray, face: Any | None, view: View) -> list[np.ndarray]:
     """The resized views (uint8 RGB) that a frame's score is averaged over, always equally many.
 
     For each face scale the whole cut and its central ``crops``; with ``mirror`` each of them is

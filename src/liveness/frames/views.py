@@ -7,7 +7,6 @@ member needs one. Nothing here imports torch, so a worker starts quickly and sta
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ import numpy as np
 
 from liveness.base.config import Detector, FramePlan, View, to_dict
 from liveness.base.files import digest_of
-from liveness.frames.contract import views_of
+from liveness.frames.contract import cut_views
 from liveness.frames.rules import NEWEST
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ViewRequest:
     """What a member needs of a video. Members with equal needs share one ``key``."""
 
     key: str
@@ -32,7 +31,7 @@ class Wanted:
 
 
 @dataclass
-class Prepared:
+class VideoViews:
     """A video as the members see it. ``views[key]``: uint8, views x H x W x 3, with the views of
     one frame one after the other; ``frames_of[key]``: the frames they stem from."""
 
@@ -49,14 +48,7 @@ class Prepared:
     state: str = ""  # of the file, as ``state_of`` gives it
 
 
-@cache
-def _detector(threshold: float, max_side: int) -> Any:
-    from liveness.frames.faces import FaceDetector
-
-    return FaceDetector(Detector(threshold, max_side))
-
-
-def prepare_task(task: tuple[Path, list[Wanted]]) -> Prepared:
+def prepare_task(task: tuple[Path, list[ViewRequest]]) -> VideoViews:
     """``prepare`` for a pool of workers. What no one foresaw costs this video, not all others."""
     try:
         state = state_of(task[0])  # before: what is replaced from here on is told by it
@@ -66,7 +58,7 @@ def prepare_task(task: tuple[Path, list[Wanted]]) -> Prepared:
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  (its row says what it was)
-        return Prepared(task[0], "crashed", " ".join(f"{type(error).__name__}: {error}".split()))
+        return VideoViews(task[0], "crashed", " ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def state_of(path: Path) -> str:
@@ -77,25 +69,27 @@ def state_of(path: Path) -> str:
         return "gone"
 
 
-def prepare(path: Path, wanted: list[Wanted]) -> Prepared:
+def prepare(path: Path, wanted: list[ViewRequest]) -> VideoViews:
     """Decode a video and cut every member's views. Never raises for the video's own faults."""
     from liveness.frames.video import VideoError, read_frames
 
     started = time.perf_counter()
-    prepared, plans = Prepared(path), [item.plan for item in wanted]
+    prepared, plans = VideoViews(path), [item.plan for item in wanted]
     try:
-        for decoded, items in decodings(wanted, lambda version: read_frames(path, plans, None, version=version)):
+        for decoded, items in decode_by_version(
+            wanted, lambda version: read_frames(path, plans, None, version=version)
+        ):
             if prepared.status == "ok":
                 prepared.status, prepared.reason = decoded.status, decoded.reason
             prepared.frames = max(prepared.frames, len(decoded.frames))
-            cut_all(decoded, items, prepared)
+            cut_requests(decoded, items, prepared)
     except VideoError as error:
         prepared.status, prepared.reason = "unreadable", str(error)
     prepared.milliseconds = 1000 * (time.perf_counter() - started)
     return prepared
 
 
-def decodings(wanted: list[Wanted], read: Callable[[int], Any]) -> Iterator[tuple[Any, list[Wanted]]]:
+def decode_by_version(wanted: list[ViewRequest], read: Callable[[int], Any]) -> Iterator[tuple[Any, list[ViewRequest]]]:
     """A video decoded by the rules of each contract version that is wanted, with the needs of that version.
 
     ``read``: version -> video.Decoded. It is called once for a video that looks the same by all rules.
@@ -107,9 +101,10 @@ def decodings(wanted: list[Wanted], read: Callable[[int], Any]) -> Iterator[tupl
         yield decoded, [item for item in wanted if item.version == version]
 
 
-def cut_all(decoded: Any, wanted: list[Wanted], prepared: Prepared) -> None:
+def cut_requests(decoded: Any, wanted: list[ViewRequest], prepared: VideoViews) -> None:
     """Cut the views of some members from a decoded video, into ``prepared``; count its faces, take over its notes."""
-    from liveness.frames.faces import choose_face
+    from liveness.frames.boxes import choose_face
+    from liveness.frames.faces import find_faces
     from liveness.frames.video import choose_frames, jpeg_round_trip
 
     stored: dict[tuple, np.ndarray] = {}
@@ -124,14 +119,14 @@ def cut_all(decoded: Any, wanted: list[Wanted], prepared: Prepared) -> None:
                 stored[at] = jpeg_round_trip(decoded.frames[index], item.jpeg_quality)
             face = None
             if item.view.kind == "face":
-                sight = (*at, item.detector.threshold, item.detector.max_side)
+                sight = (*at, repr(item.detector))
                 if sight not in found:
-                    found[sight] = _detector(*sight[2:]).detect(stored[at])
+                    found[sight] = find_faces(stored[at], item.detector)
                 height, width = stored[at].shape[:2]
                 face = choose_face(found[sight], width, height, item.version)
                 if face is not None:
                     with_face.add(index)
-            pieces = views_of(stored[at], face, item.view)
+            pieces = cut_views(stored[at], face, item.view)
             if pieces:
                 views += pieces
                 frames_of.append(index)
@@ -145,9 +140,11 @@ def cut_all(decoded: Any, wanted: list[Wanted], prepared: Prepared) -> None:
     prepared.notes += decoded.notes
 
 
-def wanted_of(plan: FramePlan, view: View, detector: Detector, jpeg_quality: int, version: int = NEWEST) -> Wanted:
+def make_request(
+    plan: FramePlan, view: View, detector: Detector, jpeg_quality: int, version: int = NEWEST
+) -> ViewRequest:
     """A member's needs under a key that is equal for equal needs."""
     needs = [version, to_dict(plan), to_dict(view), jpeg_quality]
     if view.kind == "face":
         needs.append(to_dict(detector))
-    return Wanted(repr(needs), plan, view, detector, jpeg_quality, version)
+    return ViewRequest(repr(needs), plan, view, detector, jpeg_quality, version)

@@ -18,9 +18,10 @@ import numpy as np
 from liveness.base.config import Ensemble
 from liveness.base.errors import UserError
 from liveness.base.files import find_videos, workspace
-from liveness.frames.views import Prepared, Wanted, prepare
+from liveness.frames.views import VideoViews, ViewRequest, prepare
 from liveness.frames.workers import Failed, cores, run_tasks
 from liveness.laboratory.candidates import Costs
+from liveness.members.names import parse_member_name
 from liveness.prediction.engine import GIB, SECONDS, LoadedEnsemble, Member, load_members
 
 _CLIPS, REPEATS = 5, 3  # how many videos are timed, and how often each
@@ -45,8 +46,8 @@ def measure_costs(ensemble: Ensemble, data: str) -> tuple[Costs, str]:
     timed = [{**times, **more} for (_, times), more in zip(prepared, forward, strict=True)]
     keys: dict[str, list[str]] = {member.wanted.key: [] for member in loaded.members}
     for member in loaded.members:
-        keys[member.wanted.key].append(_recipe_of(member.name))
-    recipes = {member.name: _recipe_of(member.name) for member in loaded.members}
+        keys[member.wanted.key].append(parse_member_name(member.name)[0])
+    recipes = {member.name: parse_member_name(member.name)[0] for member in loaded.members}
     members = {name: _middle([times[recipe] for times in timed], recipe) for name, recipe in recipes.items()}
     views = {tuple(dict.fromkeys(names)): _middle([t[key] for t in timed], "views") for key, names in keys.items()}
     costs = Costs(_middle([times["decode"] for times in timed], "decoding"), views, members)
@@ -54,11 +55,7 @@ def measure_costs(ensemble: Ensemble, data: str) -> tuple[Costs, str]:
     return costs, torch.cuda.get_device_name() if on_gpu else f"CPU, {loaded.threads} passes side by side"
 
 
-def _recipe_of(member: str) -> str:
-    return member.rsplit("_fold", 1)[0]
-
-
-def _prepare_times(videos: list[Path], wanted: list[Wanted]) -> list[tuple[Prepared, dict[str, float]]]:
+def _prepare_times(videos: list[Path], wanted: list[ViewRequest]) -> list[tuple[VideoViews, dict[str, float]]]:
     """Each clip as the members see it, and milliseconds of decoding ("decode") and of each view (by its key).
 
     As many processes as prediction has work at once, so that each has the memory's and the caches' share that it
@@ -67,7 +64,7 @@ def _prepare_times(videos: list[Path], wanted: list[Wanted]) -> list[tuple[Prepa
     workers = cores()
     rounds = math.ceil(workers / len(videos)) + 1  # the first of each process warms up
     tasks = [(path, wanted) for _ in range(rounds) for path in videos]
-    found: dict[Path, list[tuple[Prepared, dict[str, float]]]] = {path: [] for path in videos}
+    found: dict[Path, list[tuple[VideoViews, dict[str, float]]]] = {path: [] for path in videos}
     for (path, _), result in run_tasks(_timed, tasks, workers, 10 * SECONDS, GIB):
         if not isinstance(result, Failed):
             found[path].append(result)
@@ -75,11 +72,11 @@ def _prepare_times(videos: list[Path], wanted: list[Wanted]) -> list[tuple[Prepa
     clips = []
     for path, results in found.items():
         best = {key: min((times[key] for _, times in results), default=math.nan) / workers for key in nothing}
-        clips.append((results[0][0] if results else Prepared(path, "crashed"), best))
+        clips.append((results[0][0] if results else VideoViews(path, "crashed"), best))
     return clips
 
 
-def _timed(task: tuple[Path, list[Wanted]]) -> tuple[Prepared, dict[str, float]]:
+def _timed(task: tuple[Path, list[ViewRequest]]) -> tuple[VideoViews, dict[str, float]]:
     """In a worker: a clip's views, and the milliseconds of decoding and of each view; nan where it has none."""
     from liveness.frames.video import VideoError, read_frames
 
@@ -95,7 +92,7 @@ def _timed(task: tuple[Path, list[Wanted]]) -> tuple[Prepared, dict[str, float]]
     return prepared, times
 
 
-def _forward_times(prepared: Prepared, loaded: LoadedEnsemble) -> dict[str, float]:
+def _forward_times(prepared: VideoViews, loaded: LoadedEnsemble) -> dict[str, float]:
     """Milliseconds that a member of each recipe takes for one further video like this one; nan where it has no view.
 
     Members of a recipe are one model with other weights, so that they share one time.
@@ -103,7 +100,7 @@ def _forward_times(prepared: Prepared, loaded: LoadedEnsemble) -> dict[str, floa
     from liveness.frames.contract import stack, to_tensor
 
     times = {}
-    for recipe, member in {_recipe_of(member.name): member for member in loaded.members}.items():
+    for recipe, member in {parse_member_name(member.name)[0]: member for member in loaded.members}.items():
         views = prepared.views.get(member.wanted.key)
         if views is None:
             times[recipe] = math.nan

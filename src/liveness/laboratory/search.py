@@ -16,6 +16,7 @@ import pandas as pd
 from liveness.base.config import Ensemble
 from liveness.base.errors import UserError
 from liveness.base.files import workspace, write_text
+from liveness.base.tables import read_table
 from liveness.evaluation import calibration, intervals, metrics
 from liveness.evaluation.combine import frames_to_video
 from liveness.laboratory.candidates import (
@@ -30,7 +31,7 @@ from liveness.laboratory.candidates import (
 )
 from liveness.laboratory.cascades import choose_cascade, judge_cascades
 from liveness.laboratory.cost import measure_costs, read_costs
-from liveness.sets.labels import read_table
+from liveness.members.names import member_name
 
 _LEAST = 4  # videos of each class that a comparison needs
 
@@ -42,7 +43,7 @@ def search_ensemble(ensemble: Ensemble, milliseconds: Path | None, tolerance: fl
     may be higher, as a share. UserError where the evaluation is missing or is of other scores, or videos are too few.
     """
     data = ensemble.data
-    recipes = {f"{member.recipe}_fold{member.fold}": member.recipe for member in ensemble.members}
+    recipes = {member_name(member.recipe, member.fold): member.recipe for member in ensemble.members}
     table, about = _read_scores(data, ensemble), _read_evaluation(data, ensemble.name)
     ensemble.calibration = about.pop("calibration") or ensemble.calibration
     table = _calibrate_scores(table, ensemble)
@@ -83,7 +84,7 @@ def _read_scores(data: str, ensemble: Ensemble) -> pd.DataFrame:
     again = f"run: python -m liveness.evaluate {ensemble.name} --data {data}"
     if not path.is_file():
         raise UserError(f"{path}: no such file; {again}")
-    names = [f"{member.recipe}_fold{member.fold}" for member in ensemble.members]
+    names = [member_name(member.recipe, member.fold) for member in ensemble.members]
     table = read_table(path, ["filename", "label", "group", "fold"])
     missing = [name for name in names if name not in table.columns]
     if missing:
@@ -133,7 +134,7 @@ def _read_evaluation(data: str, name: str) -> dict:
 
 def _calibrate_scores(table: pd.DataFrame, ensemble: Ensemble) -> pd.DataFrame:
     """The table with every member's scores on the common scale, as the evaluation blends them."""
-    folds = {f"{member.recipe}_fold{member.fold}": member.fold for member in ensemble.members}
+    folds = {member_name(member.recipe, member.fold): member.fold for member in ensemble.members}
     fits = calibration.calibrate(ensemble.calibration, table[list(folds)], table, folds)
     return table.assign(**{name: fit.scores for name, fit in fits.items()})
 
@@ -159,7 +160,7 @@ def _select_out_of_fold(
 
 def _select_holdout(table: pd.DataFrame, ensemble: Ensemble) -> ScoredVideos | None:
     """The videos that no member was trained on (fold -1) and all scored; None without enough of them."""
-    names = [f"{member.recipe}_fold{member.fold}" for member in ensemble.members]
+    names = [member_name(member.recipe, member.fold) for member in ensemble.members]
     rows = table[(table["fold"] < 0) & table[names].notna().all(axis=1)]
     if min(np.bincount(rows["label"].to_numpy(int), minlength=2)) < _LEAST:
         return None
@@ -167,7 +168,7 @@ def _select_holdout(table: pd.DataFrame, ensemble: Ensemble) -> ScoredVideos | N
 
 
 def _take_rows(rows: pd.DataFrame, ensemble: Ensemble, parts: np.ndarray) -> ScoredVideos:
-    weights = {f"{member.recipe}_fold{member.fold}": member.weight for member in ensemble.members}
+    weights = {member_name(member.recipe, member.fold): member.weight for member in ensemble.members}
     scores = rows[list(weights)].reset_index(drop=True)
     return ScoredVideos(rows["label"].to_numpy(int), rows["group"].to_numpy(), parts, scores, weights)
 
@@ -203,7 +204,7 @@ def _judge_members(table: pd.DataFrame, ensemble: Ensemble, costs: Costs) -> lis
     """Each member on its own held-out fold; folds differ, so these figures do not rank members of one recipe."""
     rows = []
     for member in ensemble.members:
-        name = f"{member.recipe}_fold{member.fold}"
+        name = member_name(member.recipe, member.fold)
         mine = table[(table["fold"] == member.fold) & table[name].notna()]
         videos = _take_rows(mine, ensemble, mine["fold"].to_numpy(int))
         scores = videos.scores[name].to_numpy()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from liveness.base.config import Ensemble
 from liveness.evaluation import report
+from liveness.members.names import parse_member_name, recipe_fold
 
 
 def render_search(found: dict, ensemble: Ensemble) -> str:
@@ -97,12 +98,12 @@ def _cascade_lines(found: dict, ensemble: Ensemble) -> list[str]:
 
 
 def _recipes_of(members: list[str]) -> list[str]:
-    return list(dict.fromkeys(name.rsplit("_fold", 1)[0] for name in members))
+    return list(dict.fromkeys(parse_member_name(name)[0] for name in members))
 
 
 def _member_text(name: str) -> str:
     """``recipe:fold``, as ensembles and --members write it."""
-    return ":".join(name.rsplit("_fold", 1))
+    return recipe_fold(*parse_member_name(name))
 
 
 def _against(row: dict) -> str:

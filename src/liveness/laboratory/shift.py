@@ -24,17 +24,18 @@ import pandas as pd
 from liveness.base.compose import load_ensemble
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
-from liveness.base.files import plain_name, workspace, write_text
+from liveness.base.files import workspace, write_text
+from liveness.base.tables import read_table, table_text
 from liveness.evaluation.combine import blend, frames_to_video
 from liveness.laboratory import shift_figures
 from liveness.members.ensembles import in_set
-from liveness.members.weights import digests_of, member_path
+from liveness.members.names import member_name, operating_path, parse_recipe_fold, weights_path
+from liveness.members.weights import digests_of
 from liveness.prediction.operating import Operating, read_operating
-from liveness.sets.labels import read_table, table_text
 from liveness.simulation.stress import CLEAN, Stress
 
 if TYPE_CHECKING:
-    from liveness.frames.views import Prepared
+    from liveness.frames.views import VideoViews
     from liveness.prediction.engine import Member
 
 _SECONDS, _GIB = 900.0, 4.0  # what one video may take under all stresses; see frames/workers.py
@@ -90,7 +91,7 @@ def choose_systems(
     members = ensemble.members
     if wanted:
         known = {(member.recipe, member.fold): member for member in members}
-        read = [read_member(text) for text in dict.fromkeys(wanted)]
+        read = [EnsembleMember(*parse_recipe_fold(text)) for text in dict.fromkeys(wanted)]
         members = [known.get((member.recipe, member.fold), member) for member in read]
     if each:
         recipes = dict.fromkeys(member.recipe for member in members)
@@ -105,18 +106,7 @@ def choose_systems(
 
 
 def _make_system(name: str, members: list[EnsembleMember], shipped: bool = False) -> System:
-    return System(name, {member_name(member): member.weight for member in members}, shipped)
-
-
-def read_member(text: str) -> EnsembleMember:
-    recipe, _, fold = text.rpartition(":")
-    if not recipe or not fold.isdecimal():
-        raise UserError(f"--members {text}: expected RECIPE:FOLD, for example convnext_large:0")
-    return EnsembleMember(plain_name(recipe, "--members"), int(fold))
-
-
-def member_name(member: EnsembleMember) -> str:
-    return f"{member.recipe}_fold{member.fold}"
+    return System(name, {member_name(member.recipe, member.fold): member.weight for member in members}, shipped)
 
 
 def measure_shift(
@@ -151,14 +141,14 @@ def shift_folder(data: str, system: str) -> Path:
 
 
 def _weights_digests(trained: list[Trained], data: str) -> dict[str, str]:
-    return digests_of({member.name: member_path(data, member.recipe, member.fold) for member in trained})
+    return digests_of({member.name: weights_path(data, member.recipe, member.fold) for member in trained})
 
 
 def _read_calibration(system: System, trained: list[Trained], data: str) -> Operating:
     """How prediction calibrates a shipped ensemble; a warning where its file says that something is amiss."""
     digests = _weights_digests([member for member in trained if member.name in system.weights], data)
     operating = read_operating(
-        workspace() / "weights" / data / f"{system.name}.json",
+        operating_path(data, system.name),
         list(system.weights),
         trained[0].data_hash,
         weights=system.weights,
@@ -234,7 +224,7 @@ def _score_stressed(
 ) -> Scores:
     """Every member's score of every video that it held out, clean and under each stress; one pass."""
     from liveness.base.machine import cores
-    from liveness.frames.views import Prepared
+    from liveness.frames.views import VideoViews
     from liveness.frames.workers import Failed, run_tasks
     from liveness.laboratory.stressed import StressTask, stress_video
     from liveness.prediction.engine import load_members
@@ -257,7 +247,7 @@ def _score_stressed(
         name = task.path.name
         if isinstance(found, Failed):
             print(f"warning: {name}: {found.reason}", file=sys.stderr)
-            found = {stress: Prepared(task.path, "crashed", found.reason) for stress in task.stresses}
+            found = {stress: VideoViews(task.path, "crashed", found.reason) for stress in task.stresses}
         for stress, prepared in found.items():
             models.submit(name, stress, prepared, holders[videos.loc[name, "fold"]])
     models.settle(0)
@@ -272,7 +262,7 @@ class Models:
         self.lanes, self.scores = lanes, scores
         self.waiting: deque[tuple] = deque()
 
-    def submit(self, filename: str, stress: Stress, prepared: "Prepared", members: "list[Member]") -> None:
+    def submit(self, filename: str, stress: Stress, prepared: "VideoViews", members: "list[Member]") -> None:
         """One video under one stress; members with equal needs share its tensors."""
         from liveness.frames.contract import stack, to_tensor
 

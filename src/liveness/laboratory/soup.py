@@ -18,7 +18,7 @@ import pandas as pd
 from liveness.base.compose import from_dict
 from liveness.base.config import Recipe, to_dict
 from liveness.base.errors import UserError
-from liveness.base.files import workspace, write_text
+from liveness.base.files import write_text
 from liveness.evaluation import metrics
 from liveness.evaluation.combine import video_scores
 from liveness.frames.contract import read_contract
@@ -46,9 +46,10 @@ class Ingredient:
 
 
 def _read_ingredient(data: str, recipe: str, fold: int) -> Ingredient:
-    from liveness.members.weights import describe_member, member_path, read_state
+    from liveness.members.names import weights_path
+    from liveness.members.weights import describe_member, read_state
 
-    path = member_path(data, recipe, fold)
+    path = weights_path(data, recipe, fold)
     if not path.is_file():
         raise UserError(
             f"{path}: no such weights; train them: DATA={data} bash scripts/train_member.sh {recipe} {fold}"
@@ -127,7 +128,7 @@ def make_soup(recipes: list[str], data: str, fold: int, name: str, greedy: bool)
 
     Returns the recipes whose mean it is, and for each ingredient and the soup its figures in words.
     """
-    from liveness.members.weights import member_path
+    from liveness.members.names import run_folder, weights_path
     from liveness.models.score import pick_device
     from liveness.sets.dataset import load_set
     from liveness.training.checks import require_room
@@ -137,8 +138,8 @@ def make_soup(recipes: list[str], data: str, fold: int, name: str, greedy: bool)
     require_alike(parts)
     recipe = from_dict(Recipe, parts[0].description["recipe"], parts[0].name)
     recipe.name = name
-    folder = workspace() / "runs" / data / f"{name}_fold{fold}"
-    weights = member_path(data, name, fold)
+    folder = run_folder(data, name, fold)
+    weights = weights_path(data, name, fold)
     _refuse_training(folder, weights)
     for place in (folder, weights.parent):
         require_room(place, sum(value.nbytes for value in parts[0].state.values()))
@@ -192,12 +193,12 @@ def _build_with(recipe: Recipe, state: "dict[str, Tensor]") -> "Module":
 def _make_scorer(parts: list[Ingredient], recipe: Recipe, fold: int, prepared: "PreparedSet") -> Score:
     """A function: ingredients (by number) -> out-of-fold table of the mean of their weights; each made once."""
     from liveness.models.score import pick_device, use_all_cores
-    from liveness.sets.dataset import HeldOutVideos, split
+    from liveness.sets.dataset import HeldOutVideos, split_set
     from liveness.training.member import score_held_out
 
     use_all_cores()
     device = pick_device()
-    _, held_out = split(prepared, fold, recipe.view)
+    _, held_out = split_set(prepared, fold, recipe.view)
     videos = HeldOutVideos(prepared, held_out, recipe.view)
     known: dict[tuple[int, ...], pd.DataFrame] = {}
 

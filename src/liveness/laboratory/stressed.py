@@ -13,9 +13,8 @@ import numpy as np
 
 from liveness.base.config import FramePlan
 from liveness.base.errors import UserError
-from liveness.frames import views as prepare
 from liveness.frames.rules import NEWEST
-from liveness.frames.views import Prepared, Wanted
+from liveness.frames.views import VideoViews, ViewRequest, cut_requests, decode_by_version
 from liveness.simulation.stress import NEIGHBOURS, Draws, Stress, change, kept
 
 
@@ -24,7 +23,7 @@ class StressTask:
     """A video, what its members want of it, and what befalls it."""
 
     path: Path
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[ViewRequest, ...]
     stresses: tuple[Stress, ...]
     seed: int
 
@@ -32,23 +31,23 @@ class StressTask:
         return Draws(self.seed, self.path.name, stress)
 
 
-def stress_video(task: StressTask) -> dict[Stress, Prepared]:
+def stress_video(task: StressTask) -> dict[Stress, VideoViews]:
     """The video's views under each stress. Never raises for the video's own faults."""
     from liveness.frames.video import Decoded, VideoError
 
     plans = [item.plan for item in task.wanted]
-    found: dict[Stress, Prepared] = {}
+    found: dict[Stress, VideoViews] = {}
     try:
-        for decoded, items in prepare.decodings(list(task.wanted), lambda version: _decode(task, plans, version)):
+        for decoded, items in decode_by_version(list(task.wanted), lambda version: _decode(task, plans, version)):
             for stress in task.stresses:
-                prepared = found.setdefault(stress, Prepared(task.path, decoded.status, decoded.reason))
+                prepared = found.setdefault(stress, VideoViews(task.path, decoded.status, decoded.reason))
                 times, duration, frames = _stressed(decoded, stress, plans, task.draws(stress))
                 info = replace(decoded.info, frames=len(times), times=times, duration=duration)
                 worse = Decoded(info, frames, decoded.status, decoded.reason, decoded.notes)
-                prepare.cut_all(worse, items, prepared)
+                cut_requests(worse, items, prepared)
                 prepared.frames = len(frames)
     except VideoError as error:
-        return {stress: Prepared(task.path, "unreadable", str(error)) for stress in task.stresses}
+        return {stress: VideoViews(task.path, "unreadable", str(error)) for stress in task.stresses}
     return found
 
 

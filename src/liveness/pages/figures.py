@@ -12,6 +12,7 @@ import pandas as pd
 from liveness.base.files import natural_key
 from liveness.evaluation import grouping, metrics, report
 from liveness.evaluation.intervals import FEW_GROUPS, clopper_pearson
+from liveness.members.names import parse_member_name
 from liveness.pages import sources as read
 from liveness.pages.page import counted
 from liveness.pages.sources import Sources
@@ -278,8 +279,8 @@ def absent(sources: Sources, errors: list[list]) -> dict[str, str]:
     """
     found = dict(sources.absent)
     if not sources.summary.get("naive_gap"):
-        first = sources.members[0].rpartition("_fold") if sources.members else ("RECIPE", "", "0")
-        command = f"python -m liveness.train -c {first[0]} --fold {first[2]} --data {sources.data} --naive"
+        recipe, fold = parse_member_name(sources.members[0]) if sources.members else ("RECIPE", 0)
+        command = f"python -m liveness.train -c {recipe} --fold {fold} --data {sources.data} --naive"
         found["naive_gap"] = f"Not measured yet. For each fold, then evaluate again: {command}"
     rows = (sources.shift or {}).get("rows", [])
     if sources.shift and not any(isinstance(row, dict) and isinstance(row.get("eer"), (int, float)) for row in rows):

@@ -14,9 +14,10 @@ import pandas as pd
 
 from liveness.base.errors import UserError
 from liveness.base.files import workspace
+from liveness.base.tables import read_table
 from liveness.evaluation import grouping, metrics
+from liveness.members.names import operating_path
 from liveness.pages.page import written_at
-from liveness.sets.labels import read_table
 
 VERSION = 1  # of shift.json and search.json
 NEEDED = ("counts", "pooled", "at_eer_threshold", "operating_points", "non_response", "folds", "members", "data_hash")
@@ -145,7 +146,7 @@ def require_agreement(sources: Sources, folder: Path, again: str) -> None:
 
 def shipped(sources: Sources) -> dict | None:
     """weights/<set>/<ensemble>.json, if it is about this evaluation."""
-    path = workspace() / "weights" / sources.data / f"{sources.ensemble}.json"
+    path = operating_path(sources.data, sources.ensemble)
     again = evaluation(sources.ensemble.removesuffix("-subset"), sources.data)
     if not path.is_file():
         sources.absent["thresholds"] = (

@@ -22,10 +22,10 @@ from liveness.base import launch
 from liveness.base.compose import names
 from liveness.base.config import Cascade, Ensemble
 from liveness.base.errors import UserError
-from liveness.base.files import workspace
 from liveness.frames.notes import with_notes
-from liveness.frames.views import Prepared, Wanted, prepare_task, wanted_of
+from liveness.frames.views import VideoViews, ViewRequest, make_request, prepare_task
 from liveness.frames.workers import Failed, run_tasks
+from liveness.members.names import member_name, operating_path, parse_recipe_fold, weights_path
 from liveness.prediction import memory
 from liveness.prediction.operating import Operating, read_operating
 from liveness.prediction.ready import WeightsMissing
@@ -43,7 +43,7 @@ class Member:
 
     name: str
     weight: float
-    wanted: Wanted
+    wanted: ViewRequest
     combine: str
     path: Path
     amp: bool
@@ -63,13 +63,13 @@ class LoadedEnsemble:
     resident: bool = True
     lanes: Any = None
 
-    def wanted(self) -> list[Wanted]:
+    def wanted(self) -> list[ViewRequest]:
         """What the members need of a video, equal needs once."""
         return list({member.wanted.key: member.wanted for member in self.members}.values())
 
     def first(self) -> list[Member]:
         """The members that score every video: those of the cascade, or all."""
-        names = {f"{recipe}_fold{fold}" for recipe, _, fold in (entry.rpartition(":") for entry in self.cascade.first)}
+        names = {member_name(*parse_recipe_fold(entry, "cascade.first")) for entry in self.cascade.first}
         return [member for member in self.members if not names or member.name in names]
 
     def close(self) -> None:
@@ -92,11 +92,11 @@ def load_members(ensemble: Ensemble, data: str = "", memory: str = "resident", p
 def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> LoadedEnsemble:
     """An ensemble by its files' own descriptions, checked; no weights are read yet."""
     from liveness.members.ensembles import in_weights
-    from liveness.members.weights import describe_member, member_path
+    from liveness.members.weights import describe_member
 
     data = data or ensemble.data
     ensemble = in_weights(ensemble, data)
-    paths = {(m.recipe, m.fold): member_path(data, m.recipe, m.fold) for m in ensemble.members}
+    paths = {(m.recipe, m.fold): weights_path(data, m.recipe, m.fold) for m in ensemble.members}
     missing = [path for path in paths.values() if not path.is_file()]
     if missing:
         raise WeightsMissing(missing, ensemble.name, data)
@@ -109,7 +109,6 @@ def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> Loa
         if digest := description.get("weights_sha256"):
             digests[members[-1].name] = digest
     of_data = hashes[0] if len(set(hashes)) == 1 else "members of different data"
-    beside = workspace() / "weights" / data / f"{ensemble.name}.json"
     weights = {member.name: member.weight for member in members}
     if point != "eer" and ensemble.cascade.first:
         raise UserError(
@@ -117,14 +116,15 @@ def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> Loa
             "decide never reaches the other members"
         )
     expected = ensemble.calibration if any(hashes) and ensemble.name in names("ensemble") else ""
-    operating = read_operating(beside, list(weights), of_data, point, weights, digests, expected)
+    operating = read_operating(
+        operating_path(data, ensemble.name), list(weights), of_data, point, weights, digests, expected
+    )
     return LoadedEnsemble(ensemble.name, members, operating, ensemble.cascade)
 
 
 def _described(path: Path, description: dict, recipe: str, fold: int, weight: float) -> Member:
-    from liveness.base.files import sha256_of
     from liveness.frames.contract import read_contract
-    from liveness.frames.faces import detector_path
+    from liveness.frames.faces import detector_digest, detector_path
 
     made_as = description["recipe"]["name"]
     if made_as != recipe or description["fold"] != fold:
@@ -134,11 +134,13 @@ def _described(path: Path, description: dict, recipe: str, fold: int, weight: fl
         )
     contract = description["contract"]
     plan, view, detector = read_contract(contract, str(path))
-    if view.kind == "face" and contract["detector_sha256"] != sha256_of(detector_path()):
-        raise UserError(f"{path}: made with another face detector than {detector_path().name} of this environment")
-    wanted = wanted_of(plan, view, detector, contract["jpeg_quality"], contract["version"])
+    if view.kind == "face" and contract["detector_sha256"] != detector_digest(detector.name):
+        raise UserError(
+            f"{path}: made with another face detector than {detector_path(detector.name).name} of this environment"
+        )
+    wanted = make_request(plan, view, detector, contract["jpeg_quality"], contract["version"])
     amp = description["recipe"]["train"]["amp"]
-    return Member(f"{recipe}_fold{fold}", weight, wanted, contract["combine"], path, amp)
+    return Member(member_name(recipe, fold), weight, wanted, contract["combine"], path, amp)
 
 
 def load_weights(loaded: LoadedEnsemble, mode: str = "resident") -> LoadedEnsemble:
@@ -196,7 +198,7 @@ def score_videos(paths: list[Path], loaded: LoadedEnsemble, workers: int = 0) ->
             due = next(order, None)
 
 
-def decode_ahead(paths: list[Path], wanted: list[Wanted], workers: int = 0) -> Iterator[Prepared]:
+def decode_ahead(paths: list[Path], wanted: list[ViewRequest], workers: int = 0) -> Iterator[VideoViews]:
     """``prepare`` every video in worker processes, which begin at once; yields them as they get done.
 
     A video that kills its worker, hangs or eats its memory is tried once more when all others are
@@ -206,7 +208,7 @@ def decode_ahead(paths: list[Path], wanted: list[Wanted], workers: int = 0) -> I
     return _decoded(run_tasks(prepare_task, tasks, workers, SECONDS, GIB), wanted)
 
 
-def _decoded(results: Iterator[tuple[Any, Any]], wanted: list[Wanted]) -> Iterator[Prepared]:
+def _decoded(results: Iterator[tuple[Any, Any]], wanted: list[ViewRequest]) -> Iterator[VideoViews]:
     failed: list[Path] = []
     for (path, _), result in results:
         if isinstance(result, Failed):
@@ -214,16 +216,16 @@ def _decoded(results: Iterator[tuple[Any, Any]], wanted: list[Wanted]) -> Iterat
         else:
             yield result
     for (path, _), result in run_tasks(prepare_task, ((p, wanted) for p in failed), 1, SECONDS, GIB):
-        yield Prepared(path, "crashed", f"{result.reason}, twice") if isinstance(result, Failed) else result
+        yield VideoViews(path, "crashed", f"{result.reason}, twice") if isinstance(result, Failed) else result
 
 
-def score_video(prepared: Prepared, loaded: LoadedEnsemble) -> Row:
+def score_video(prepared: VideoViews, loaded: LoadedEnsemble) -> Row:
     """All members' scores of one prepared video, blended into its row."""
     ((_, row),) = score_prepared([prepared], loaded)
     return row
 
 
-def score_prepared(videos: Iterable[Prepared], loaded: LoadedEnsemble) -> Iterator[tuple[Prepared, Row]]:
+def score_prepared(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iterator[tuple[VideoViews, Row]]:
     """Score prepared videos, several at a time; yields each with its row as it gets done."""
     for video in (_resident if loaded.resident else _in_turns)(videos, loaded):
         yield video.prepared, _row(video, loaded)
@@ -233,7 +235,7 @@ def score_prepared(videos: Iterable[Prepared], loaded: LoadedEnsemble) -> Iterat
 class _Video:
     """A video on its way through the members."""
 
-    prepared: Prepared
+    prepared: VideoViews
     scores: dict[str, float] = field(default_factory=dict)  # member -> video score, nan without one
     tickets: dict[str, Any] = field(default_factory=dict)  # member -> future of its views' scores
     most_frames: int = 0  # the most that any member scored
@@ -244,7 +246,7 @@ class _Video:
         return all(future.done() for future in self.tickets.values())
 
 
-def _resident(videos: Iterable[Prepared], loaded: LoadedEnsemble) -> Iterator[_Video]:
+def _resident(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iterator[_Video]:
     """Every video through the first members at once, and through the others if those leave it open."""
     waiting: deque[_Video] = deque()
     for prepared in videos:
@@ -274,7 +276,7 @@ def _advance(waiting: deque[_Video], loaded: LoadedEnsemble) -> Iterator[_Video]
             yield video
 
 
-def _in_turns(videos: Iterable[Prepared], loaded: LoadedEnsemble) -> Iterator[_Video]:
+def _in_turns(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iterator[_Video]:
     """Chunk by chunk: a member is loaded, scores the chunk, and makes room for the next one."""
     first = loaded.first()
     order = [*first, *(member for member in loaded.members if member not in first)]
@@ -307,7 +309,7 @@ def _one_turn(videos: list[_Video], member: Member, loaded: LoadedEnsemble) -> N
             _collect(waiting.popleft(), loaded)
 
 
-def _chunks(videos: Iterable[Prepared]) -> Iterator[list[_Video]]:
+def _chunks(videos: Iterable[VideoViews]) -> Iterator[list[_Video]]:
     chunk, size = [], 0
     for prepared in videos:
         chunk.append(_Video(prepared))
@@ -388,7 +390,7 @@ def _row(video: _Video, loaded: LoadedEnsemble) -> Row:
     return Row(prepared.path.name, score, decision, status, reason, prepared.frames, faces, milliseconds, most)
 
 
-def _tensors(views: np.ndarray, wanted: Wanted) -> Any:
+def _tensors(views: np.ndarray, wanted: ViewRequest) -> Any:
     from liveness.frames.contract import stack, to_tensor
 
     return stack([to_tensor(view, wanted.view) for view in views])

@@ -124,10 +124,10 @@ def _line(values: list[str]) -> bytes:
 def fingerprint_of(loaded: LoadedEnsemble, settings: dict[str, Any]) -> str:
     """Whatever a score or a decision depends on besides the video: weights, contracts, cascade, operating point,
     this code, its libraries and their settings, hardware."""
-    from liveness.frames.contract import VERSION
+    from liveness.frames.rules import NEWEST
 
     about = {
-        "contract": VERSION,
+        "contract": NEWEST,
         "members": [[m.name, m.weight, m.combine, m.wanted.key, m.amp, digest_of(m.path)] for m in loaded.members],
         "operating": repr(loaded.operating),
         "cascade": asdict(loaded.cascade),

@@ -23,7 +23,7 @@ from liveness.frames.contract import resize, to_tensor
 # must pass the resize like those of a real video, and full-size frames would take too long.
 FINE = 2.0
 # Quality (x264's constant rate factor) of what a simulated second camera records.
-RECORDED_CRF = (18, 28)
+_RECORDED_CRF = (18, 28)
 
 Step = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -160,7 +160,7 @@ class Policy:
             rgb, label = simulate(rgb, self.kinds[int(rng.choice(len(self.kinds), p=self.shares))], rng), 0
         else:
             rgb = Camera.draw(rng).apply(rgb, rng)
-        return h264_round_trip(rgb, int(rng.integers(*RECORDED_CRF, endpoint=True))), label
+        return h264_round_trip(rgb, int(rng.integers(*_RECORDED_CRF, endpoint=True))), label
 
     def _crop(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A random part of the view: timm's random resized crop without the resizing, or the same in

@@ -17,9 +17,9 @@ from liveness.base.config import Model, Recipe, to_dict
 from liveness.base.errors import UserError
 from liveness.members.weights import check_pretrained, pretrained_path
 from liveness.models.build import build, parameter_count, without_weights
-from liveness.sets.dataset import load_set, split
+from liveness.sets.dataset import load_set, split_set
 from liveness.training import loop, tracking
-from liveness.training.member import describe, same_run, weights_of
+from liveness.training.member import describe_run, same_run, weights_of
 
 
 def check_member(
@@ -30,12 +30,12 @@ def check_member(
     folder: of its run. restart: what lies there does not count.
     """
     prepared = load_set(name, recipe.frames, naive)
-    rows, _ = split(prepared, fold, recipe.view)
-    described = describe(recipe, fold, prepared, naive)
+    rows, _ = split_set(prepared, fold, recipe.view)
+    described = describe_run(recipe, fold, prepared, naive)
     weights = weights_of(described)
     if not restart and same_run(folder, described, weights):
         return
-    tracking.require(recipe.tracker)
+    tracking.require_tracker(recipe.tracker)
     loop.require_share(len(rows), recipe.train, distributed.size())
     fresh = restart or not (folder / "last.pt").is_file()
     parameters = _check_model(

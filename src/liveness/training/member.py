@@ -28,11 +28,12 @@ from liveness.base.files import write_text, written_aside
 from liveness.evaluation import metrics
 from liveness.evaluation.combine import video_scores
 from liveness.frames.contract import make_contract
-from liveness.members.weights import load_pretrained, member_path, save_member
+from liveness.members.names import weights_path
+from liveness.members.weights import load_pretrained, save_member
 from liveness.models.build import build, parameter_count
 from liveness.models.losses import class_weights
 from liveness.models.score import Scorer, pick_device, share_of_cores, use_all_cores
-from liveness.sets.dataset import HeldOutVideos, PreparedSet, holdout, load_set, split
+from liveness.sets.dataset import HeldOutVideos, PreparedSet, list_holdout, load_set, split_set
 from liveness.training import loop, passing, tracking
 from liveness.training import lr_finder as range_test
 from liveness.training.augment import Policy
@@ -41,7 +42,7 @@ from liveness.training.samples import TrainingFrames
 STOPPED = 143  # exit code after SIGTERM or ctrl-C: 128 + 15
 OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]
 # Of a recipe: what may differ between two starts of one run without changing what is trained.
-FREE = ("recipe.train.workers", "recipe.train.keep_state", "recipe.tracker")
+_FREE = ("recipe.train.workers", "recipe.train.keep_state", "recipe.tracker")
 
 
 def train_member(recipe: Recipe, fold: int, name: str, folder: Path, naive: bool = False) -> None:
@@ -53,8 +54,8 @@ def train_member(recipe: Recipe, fold: int, name: str, folder: Path, naive: bool
     say = print if rank == 0 else lambda *_, **__: None
     use_all_cores(launch.local_world())
     prepared = load_set(name, recipe.frames, naive)
-    rows, held_out = split(prepared, fold, recipe.view)
-    described = describe(recipe, fold, prepared, naive)
+    rows, held_out = split_set(prepared, fold, recipe.view)
+    described = describe_run(recipe, fold, prepared, naive)
     weights, last = weights_of(described), folder / "last.pt"
     title = f"{recipe.name} fold {fold} of {name}"
     if same_run(folder, described, weights):
@@ -106,7 +107,7 @@ def train_member(recipe: Recipe, fold: int, name: str, folder: Path, naive: bool
     say(f"{title}: {weights}")
 
 
-def describe(recipe: Recipe, fold: int, prepared: PreparedSet, naive: bool) -> dict[str, Any]:
+def describe_run(recipe: Recipe, fold: int, prepared: PreparedSet, naive: bool) -> dict[str, Any]:
     """What a run is: config.json, and the beginning of the member's description."""
     described = {"recipe": to_dict(recipe), "fold": fold, "data": prepared.name, "data_hash": prepared.digest}
     return described | ({"naive": True} if naive else {})
@@ -122,7 +123,7 @@ def find_lr(recipe: Recipe, fold: int, name: str, folder: Path) -> float:
     """Range test on what this member would train on; leaves lr_curve.{csv,png} in ``folder``."""
     use_all_cores()
     prepared = load_set(name, recipe.frames)
-    rows, _ = split(prepared, fold, recipe.view)
+    rows, _ = split_set(prepared, fold, recipe.view)
     frames, model = _fresh(recipe, prepared, rows)
     load_pretrained(model, recipe.model, say=_whisper)
     with memory_told(recipe):
@@ -244,7 +245,7 @@ class _Signals:
 def weights_of(described: dict) -> Path:
     """Where a member's weights go: weights/<set>/, those of naive folds into naive/ there."""
     data = f"{described['data']}/naive" if described.get("naive") else described["data"]
-    return member_path(data, described["recipe"]["name"], described["fold"])
+    return weights_path(data, described["recipe"]["name"], described["fold"])
 
 
 def same_run(folder: Path, described: dict, weights: Path) -> bool:
@@ -253,7 +254,7 @@ def same_run(folder: Path, described: dict, weights: Path) -> bool:
     if record.is_file():
         there = json.loads(record.read_text(encoding="utf-8"))
         _fill(there.get("recipe", {}), to_dict(Recipe()))
-        difference = [text for text in _differences(there, described) if not text.startswith(FREE)]
+        difference = [text for text in _differences(there, described) if not text.startswith(_FREE)]
         if difference:
             raise UserError(
                 f"{folder} holds another run: {'; '.join(difference[:3])}; remove the folder, or give --restart"
@@ -332,7 +333,7 @@ def score_held_out(
 
 def with_holdout(oof: pd.DataFrame, model: Any, device: Any, prepared: PreparedSet, recipe: Recipe) -> pd.DataFrame:
     """``oof`` and below it the rows of the videos that no member trains on; scored once, by the finished model."""
-    aside = HeldOutVideos(prepared, holdout(prepared), recipe.view)
+    aside = HeldOutVideos(prepared, list_holdout(prepared), recipe.view)
     if not len(aside):
         return oof
     return pd.concat([oof, score_held_out(model, device, aside, prepared, recipe)], ignore_index=True)

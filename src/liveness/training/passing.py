@@ -17,8 +17,8 @@ from liveness.base.config import View
 
 SHM = Path("/dev/shm")
 PREFETCH = 2  # torch's own: batches that each worker makes ahead
-LEAST = 1 << 20  # the workers' semaphores lie there too: with less there can be none
-told = False
+_LEAST = 1 << 20  # the workers' semaphores lie there too: with less there can be none
+_told = False
 
 
 def bytes_of_batch(images: int, view: View) -> int:
@@ -43,7 +43,7 @@ def way(workers: int, each: int) -> tuple[int, bool]:
     free = about.f_bavail * about.f_frsize
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     need = (workers * PREFETCH + 2) * each * processes  # made ahead, and in the hands of the training
-    if free < LEAST:
+    if free < _LEAST:
         _tell(f"{SHM} has {free // 1024} KiB free, too little for loader processes: the samples are made in turn")
         return 0, False
     if need <= free / 2:
@@ -56,10 +56,10 @@ def way(workers: int, each: int) -> tuple[int, bool]:
 
 
 def _tell(text: str) -> None:
-    global told
-    if not told and distributed.rank() == 0:
+    global _told
+    if not _told and distributed.rank() == 0:
         print(f"note: {text}; in a container: docker run --shm-size=2g", file=sys.stderr, flush=True)
-    told = True
+    _told = True
 
 
 def pack_batch(samples: list[tuple[Any, float]]) -> tuple[np.ndarray, np.ndarray]:

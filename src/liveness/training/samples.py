@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from liveness.frames.contract import cut
-from liveness.sets.dataset import face_of, read_frame
+from liveness.sets.dataset import read_face, read_frame
 from liveness.training.augment import Policy, seed_of
 
 
@@ -46,7 +46,7 @@ class TrainingFrames:
             low, high = np.log(view.train_scales)
             # A stream apart from the policy's: else the scale would tell which samples become attacks.
             scale = float(np.exp(np.random.default_rng([seed, 2]).uniform(low, high)))
-        piece = cut(read_frame(self.folder, row), face_of(row), view, scale)
+        piece = cut(read_frame(self.folder, row), read_face(row), view, scale)
         tensor, label = self.policy(piece, int(row.label), seed)
         return tensor, float(label)
 

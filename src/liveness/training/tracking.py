@@ -23,7 +23,7 @@ from liveness.base.machine import cores
 Log = Callable[[dict[str, Any]], None]
 
 
-def require(name: str) -> None:
+def require_tracker(name: str) -> None:
     """A UserError where the tracker's package is not installed."""
     if name != "none" and importlib.util.find_spec(name) is None:
         raise UserError(f"tracker={name}: the package is missing; pip install {name}")
@@ -31,7 +31,7 @@ def require(name: str) -> None:
 
 def open_tracker(name: str, folder: Path, config: dict[str, Any], title: str) -> tuple[Log, Callable[[], None]]:
     """``log(row of metrics.csv)`` and ``close()`` of the tracker ``none``, ``tensorboard`` or ``wandb``."""
-    require(name)
+    require_tracker(name)
     if name == "tensorboard":
         return _tensorboard(folder)
     if name == "wandb":
