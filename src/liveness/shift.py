@@ -38,7 +38,7 @@ from liveness.members.ensembles import in_set
 from liveness.members.weights import digests_of, member_path
 from liveness.prediction.operating import Operating, read_operating
 from liveness.sets.labels import read_table, table_text
-from liveness.simulation.stress import CLEAN, SEVERITIES, STRESSORS, Stress, all_stresses
+from liveness.simulation.stress import CLEAN, SEVERITIES, STRESSORS, Stress, list_stresses
 
 SEED = 1
 SECONDS, GIB = 900.0, 4.0  # what one video may take under all stresses; see frames/workers.py
@@ -72,7 +72,7 @@ class Trained:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     data = plain_name(args.data or load_ensemble(args.ensemble).data, "--data")
-    stresses = all_stresses(args.stressors or list(STRESSORS), args.severities)
+    stresses = list_stresses(args.stressors or list(STRESSORS), args.severities)
     folds = read_folds(workspace() / "data" / data / "folds.csv")
     if args.sheet:
         return make_sheet(args.sheet, data, folds, stresses, args.seed)
