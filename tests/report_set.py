@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from liveness import evaluate
-from liveness.base import compose, config
+from liveness.base import compose
 
 MEMBERS = [("convnext_xlarge", 0), ("convnext_xlarge", 1), ("second", 0)]
 NASTY = "<script>alert(1)<!-- & 'o\"brien' Nguyễn.mp4"
@@ -59,7 +59,7 @@ def make_configs(folder: Path, patch: pytest.MonkeyPatch) -> None:
     (folder / "ensemble" / "mix.yaml").write_text(
         f"# @package _global_\ndefaults:\n  - /ensemble_schema\n  - _self_\nname: mix\ndata: tiny\nmembers:\n{members}"
     )
-    patch.setattr(config, "CONFIGS", folder)
+    patch.setattr(compose, "CONFIGS", folder)
 
 
 def make_set(root: Path, count: int = 120, people: int = 24, aside: int = 0, apart: float = 0.25) -> None:

@@ -21,13 +21,13 @@ from liveness.base.files import plain_name, workspace
 from liveness.laboratory.sheet import draw_sheet
 from liveness.laboratory.shift import StressPlan, choose_systems, measure_shift, shift_folder
 from liveness.laboratory.shift_text import render_recipes, render_shift
-from liveness.simulation.stress import SEVERITIES, STRESSORS, all_stresses
+from liveness.simulation.stress import SEVERITIES, STRESSORS, list_stresses
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     data = plain_name(args.data or load_ensemble(args.ensemble).data, "--data")
-    stresses = all_stresses(args.stressors or list(STRESSORS), args.severities)
+    stresses = list_stresses(args.stressors or list(STRESSORS), args.severities)
     plan = StressPlan(data, stresses, args.seed, args.videos, args.workers)
     if args.sheet:
         draw_sheet(args.sheet, plan)

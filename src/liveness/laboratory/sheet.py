@@ -1,6 +1,6 @@
 """The stressors as a picture, for people: a row per stressor, and per video its severities side by side.
 
-    draw_sheet(Path("stressors.png"), StressPlan("demo", all_stresses(["jpeg"], [1, 2, 3])))
+    draw_sheet(Path("stressors.png"), StressPlan("demo", list_stresses(["jpeg"], [1, 2, 3])))
 
 Reads data/<set>/folds.csv and two videos of data/<set>/videos; writes the png.
 """

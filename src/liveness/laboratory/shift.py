@@ -1,7 +1,7 @@
 """How much worse does an ensemble get on videos that are not like those at home? What ``liveness.shift`` does.
 
     systems, members = choose_systems("demo", "mine")
-    for summary in measure_shift(systems, members, StressPlan("mine", all_stresses(["jpeg"], [2]))): ...
+    for summary in measure_shift(systems, members, StressPlan("mine", list_stresses(["jpeg"], [2]))): ...
 
 Held-out videos are stressed in worker processes (stressed.py) and scored on the road of prediction, each by members
 that did not train on it. Reads data/<set>/{folds.csv,videos/}, runs/<set>/<member>/{oof.csv,config.json} and

@@ -15,7 +15,7 @@ from liveness.base.config import FramePlan
 from liveness.base.errors import UserError
 from liveness.frames.rules import NEWEST
 from liveness.frames.views import VideoViews, ViewRequest, cut_requests, decode_by_version
-from liveness.simulation.stress import NEIGHBOURS, Draws, Stress, change, kept
+from liveness.simulation.stress import NEIGHBOURS, Draws, Stress, keep_frames, stress_frame
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _decode(task: StressTask, plans: list[FramePlan], version: int) -> Any:
     extra: set[int] = set()
     info = probe(task.path, version)
     for stress in task.stresses:
-        left, times, duration = kept(stress, info.times, info.duration, task.draws(stress))
+        left, times, duration = keep_frames(stress, info.times, info.duration, task.draws(stress))
         wanted = {int(left[i]) for plan in plans for i in choose_frames(plan, times, duration)}
         if stress.kind == "time":
             extra |= wanted
@@ -92,12 +92,12 @@ def _stressed(
     from liveness.frames.video import choose_frames
 
     info, there = decoded.info, np.array(sorted(decoded.frames))
-    left, times, duration = kept(stress, info.times, info.duration, draws)
+    left, times, duration = keep_frames(stress, info.times, info.duration, draws)
     frames: dict[int, np.ndarray] = {}
     for place in dict.fromkeys(i for plan in plans for i in choose_frames(plan, times, duration)):
         # A damaged file can decode to fewer frames than it announced: then the nearest one stands in.
         index = int(left[place])
         index = index if index in decoded.frames else int(there[np.abs(there - index).argmin()])
         before = [decoded.frames[i] for i in range(index - NEIGHBOURS, index) if i in decoded.frames]
-        frames[place] = change(stress, [*before, decoded.frames[index]], draws, index, float(info.times[index]))
+        frames[place] = stress_frame(stress, [*before, decoded.frames[index]], draws, index, float(info.times[index]))
     return times, duration, frames
