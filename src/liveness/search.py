@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from liveness.base.errors import run
-from liveness.base.files import workspace
+from liveness.base.files import show_path
 from liveness.laboratory.search import search_ensemble, search_path
 from liveness.laboratory.search_text import render_search
 from liveness.members.ensembles import in_set
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     ensemble = in_set(args.ensemble, args.data)
     found = search_ensemble(ensemble, args.milliseconds, args.tolerance)
     print(render_search(found, ensemble))
-    print(f"  all figures: {search_path(ensemble).relative_to(workspace())}")
+    print(f"  all figures: {show_path(search_path(ensemble))}")
     return 0
 
 

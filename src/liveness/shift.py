@@ -17,9 +17,9 @@ from pathlib import Path
 
 from liveness.base.compose import load_ensemble
 from liveness.base.errors import run
-from liveness.base.files import plain_name, workspace
+from liveness.base.files import plain_name, show_path
 from liveness.laboratory.sheet import draw_sheet
-from liveness.laboratory.shift import StressPlan, choose_systems, measure_shift, shift_folder
+from liveness.laboratory.shift import StressPlan, choose_systems, measure_shift, shift_path
 from liveness.laboratory.shift_text import render_recipes, render_shift
 from liveness.simulation.stress import SEVERITIES, STRESSORS, list_stresses
 
@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     summaries = []
     for summary in measure_shift(systems, members, plan, compared=bool(args.against)):
         print(render_shift(summary, args.against or ""))
-        where = shift_folder(data, summary["ensemble"]).relative_to(workspace())
-        print(f"  per video: {where / 'shift.csv'}; all figures: {where / 'shift.json'}", flush=True)
+        table, figures = (shift_path(data, summary["ensemble"], kind) for kind in ("csv", "json"))
+        print(f"  per video: {show_path(table)}; all figures: {show_path(figures)}", flush=True)
         summaries.append(summary)
     if args.each:
         print(render_recipes(summaries))

@@ -19,7 +19,6 @@ from liveness.evaluation.combine import blend
 _EXHAUSTIVE = 10  # up to so many units every subset is tried (2^10); with more, a greedy path down and up
 _DETAILED = 64  # rows that get intervals and a comparison
 _PARTS = 5  # that videos of no fold are dealt into, by group
-SAME = "cannot be told apart"
 
 
 @dataclass(frozen=True)
@@ -254,31 +253,3 @@ def judge_own_pick(videos: ScoredVideos, candidates: list[Candidate], full: list
         by_part.append({"part": int(part), "members": list(candidates[index].members)})
     compared = compare_with_all(videos, nested, videos.blend(full))
     return {**found, "nested_eer": metrics.eer(videos.labels, nested).value, **compared}
-
-
-# What compare_eer says of the grouped figure, in words of the naive one.
-NAIVE = {"worse": "the naive split flatters", "better": "the naive split is harder", SAME: SAME}
-
-
-def naive_gap(labels, grouped, naive, groups) -> dict:
-    """How much a split that knows no persons flatters: the same videos scored by both kinds of members.
-
-    grouped: out-of-fold scores of members that saw no video of the person; naive: of members that may
-    have. ``difference`` is grouped less naive EER, above 0 where the naive split flatters, with a
-    paired interval (by group where groups hold several videos). Videos without either score are left
-    out. nan where a class is absent.
-    """
-    labels, grouped, naive = np.asarray(labels).astype(int), np.asarray(grouped, float), np.asarray(naive, float)
-    both = np.isfinite(grouped) & np.isfinite(naive)
-    labels, grouped, naive, groups = labels[both], grouped[both], naive[both], np.asarray(groups)[both]
-    clusters = groups if len(set(groups)) < len(groups) else None
-    found = intervals.compare_eer(labels, naive, grouped, clusters)
-    return {
-        "videos": int(both.sum()),
-        "groups": len(set(groups)),
-        "grouped_eer": metrics.eer(labels, grouped).value,
-        "naive_eer": metrics.eer(labels, naive).value,
-        "difference": found.difference,
-        "interval": found.interval.as_list(),
-        "verdict": NAIVE[found.verdict],
-    }

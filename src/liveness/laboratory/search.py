@@ -6,19 +6,16 @@ Reads runs/<set>/<ensemble>/{oof_video.csv,report.json} and the members' runs; w
 """
 
 import json
-import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from liveness.base.config import Ensemble
+from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
-from liveness.base.files import workspace, write_text
+from liveness.base.files import workspace, write_json
 from liveness.base.tables import read_table
 from liveness.evaluation import calibration, intervals, metrics
-from liveness.evaluation.combine import frames_to_video
 from liveness.laboratory.candidates import (
     Candidate,
     Costs,
@@ -31,7 +28,8 @@ from liveness.laboratory.candidates import (
 )
 from liveness.laboratory.cascades import choose_cascade, judge_cascades
 from liveness.laboratory.cost import measure_costs, read_costs
-from liveness.members.names import member_name
+from liveness.members.names import member_name, run_folder
+from liveness.members.trained import read_run
 
 _LEAST = 4  # videos of each class that a comparison needs
 
@@ -69,7 +67,7 @@ def search_ensemble(ensemble: Ensemble, milliseconds: Path | None, tolerance: fl
     if held is not None:
         subsets = list_member_subsets(held, recipes, costs)
         found["holdout"] = _search_videos(held, subsets, list(recipes), costs, tolerance)
-    write_text(search_path(ensemble), json.dumps(_plain(found), indent=1, ensure_ascii=False) + "\n")
+    write_json(search_path(ensemble), found, indent=1)
     return found
 
 
@@ -94,27 +92,22 @@ def _read_scores(data: str, ensemble: Ensemble) -> pd.DataFrame:
     if not table["label"].isin((0, 1)).all() or table["fold"].isna().any():
         raise UserError(f"{path}: labels other than 0 and 1, or a fold that is no number; {again}")
     table = table.astype({"label": int, "fold": int})
-    for name in names:
-        if not _are_same_scores(table, name, workspace() / "runs" / data / name):
+    for member, name in zip(ensemble.members, names, strict=True):
+        if not _are_same_scores(table, data, member):
             raise UserError(f"{path}: {name} has other scores in its oof.csv, it was trained again since; {again}")
     return table
 
 
-def _are_same_scores(table: pd.DataFrame, member: str, run: Path) -> bool:
+def _are_same_scores(table: pd.DataFrame, data: str, member: EnsembleMember) -> bool:
     """Whether a member's column is still what its run says, by the scores themselves; true without a run."""
-    if not (run / "oof.csv").is_file():
+    if not (run_folder(data, member.recipe, member.fold) / "oof.csv").is_file():
         return True
-    frames = read_table(run / "oof.csv", ["filename", "score"])
-    try:
-        how = json.loads((run / "config.json").read_text(encoding="utf-8"))["recipe"]["combine"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run / 'config.json'}: not the configuration of a run; train again") from error
-    values = pd.to_numeric(frames["score"], errors="coerce").astype(float)
-    theirs = {name: frames_to_video(part, how) for name, part in values.groupby(frames["filename"], sort=False)}
-    ours = table.set_index("filename")[member]
+    trained = read_run(data, member)
+    theirs = trained.video_scores().videos.set_index("filename")["score"]
+    ours = table.set_index("filename")[trained.name]
     return bool(
-        np.allclose(ours, pd.Series(theirs, dtype=float).reindex(ours.index), rtol=0, atol=1e-9, equal_nan=True)
-        and set(theirs) <= set(ours.index)
+        np.allclose(ours, theirs.reindex(ours.index), rtol=0, atol=1e-9, equal_nan=True)
+        and set(theirs.index) <= set(ours.index)
     )
 
 
@@ -135,7 +128,7 @@ def _read_evaluation(data: str, name: str) -> dict:
 def _calibrate_scores(table: pd.DataFrame, ensemble: Ensemble) -> pd.DataFrame:
     """The table with every member's scores on the common scale, as the evaluation blends them."""
     folds = {member_name(member.recipe, member.fold): member.fold for member in ensemble.members}
-    fits = calibration.calibrate(ensemble.calibration, table[list(folds)], table, folds)
+    fits = calibration.calibrate_members(ensemble.calibration, table[list(folds)], table, folds)
     return table.assign(**{name: fit.scores for name, fit in fits.items()})
 
 
@@ -212,14 +205,3 @@ def _judge_members(table: pd.DataFrame, ensemble: Ensemble, costs: Costs) -> lis
         row = {"name": name, "recipe": member.recipe, "fold": member.fold, "milliseconds": costs.members[name]}
         rows.append({**row, "videos": len(mine), "eer": metrics.eer(videos.labels, scores).value, "interval": limits})
     return rows
-
-
-def _plain(value: Any) -> Any:
-    """The same value with nan as None and numpy's numbers as Python's, which JSON can say."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

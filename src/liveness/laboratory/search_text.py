@@ -1,17 +1,17 @@
 """What a search has found, as text for people: tables of at most 110 columns. Reads and writes nothing."""
 
-import math
 from collections.abc import Sequence
 
 from liveness.base.config import Ensemble
 from liveness.evaluation import report
+from liveness.evaluation.format import counted, percent, percent_range, percentage_points, percentage_points_range
 from liveness.members.names import parse_member_name, recipe_fold
 
 
 def render_search(found: dict, ensemble: Ensemble) -> str:
     """Everything as text of at most 110 columns."""
     costs = found["costs"]
-    counts = report.plural(found["videos"], "video")
+    counts = counted(found["videos"], "video")
     left = sum(found["left_out"].values())
     lines = [
         "",
@@ -25,7 +25,7 @@ def render_search(found: dict, ensemble: Ensemble) -> str:
     ]
     if found["holdout"]:
         held = found["holdout"]
-        lines += ["", f"on the holdout, {report.plural(held['videos'], 'video')} that no member was trained on:", ""]
+        lines += ["", f"on the holdout, {counted(held['videos'], 'video')} that no member was trained on:", ""]
         lines += [*_subset_lines(held), *_cascade_lines(held, ensemble)]
     return "\n".join(lines)
 
@@ -45,8 +45,8 @@ def _subset_lines(found: dict) -> list[str]:
                 _shortened(names),
                 f"{row['milliseconds']:.1f}",
                 f"{lone['milliseconds']:.1f}" if lone else "",
-                report.percent(row["eer"]),
-                report.percent_range(row["interval"]),
+                percent(row["eer"]),
+                percent_range(row["interval"]),
                 "*" if row["pareto"] else "",
                 "(all members)" if row["size"] == most else _against(row),
             )
@@ -57,9 +57,9 @@ def _subset_lines(found: dict) -> list[str]:
     lines = _columns(rows) + ([f"  {more} more were tried and are less telling"] if more > 0 else [])
     lines += [
         "",
-        f"  lowest EER: {_system_text(pick)}, {report.percent(pick['eer'])} on the videos that it was chosen on;",
-        f"    chosen on some folds and judged on the others: {report.percent(pick['nested_eer'])} "
-        f"({report.percent_range(pick['interval'])})",
+        f"  lowest EER: {_system_text(pick)}, {percent(pick['eer'])} on the videos that it was chosen on;",
+        f"    chosen on some folds and judged on the others: {percent(pick['nested_eer'])} "
+        f"({percent_range(pick['interval'])})",
         f"  cheapest that is not told to be worse than all members: {_system_text(alike)}, "
         f"{alike['milliseconds']:.1f} ms",
     ]
@@ -72,17 +72,16 @@ def _cascade_lines(found: dict, ensemble: Ensemble) -> list[str]:
         return ["", "  no cascade can be judged: that takes a second recipe, or a holdout, and two folds"]
     rows = [("cascade: first", "rule", "ms", "escalated", "EER", "95 % interval", "change", "95 % interval")]
     for row in found["cascades"]:
-        limits = row["difference_interval"]
         rows.append(
             (
                 _shortened([_member_text(name) for name in row["first"]]),
                 row["rule"],
                 f"{row['milliseconds']:.1f}",
-                report.percent(row["escalated"]),
-                report.percent(row["eer"]),
-                report.percent_range(row["interval"]),
-                report.points(row["difference"]),
-                "–" if any(math.isnan(v) for v in limits) else " to ".join(report.points(v) for v in limits),
+                percent(row["escalated"]),
+                percent(row["eer"]),
+                percent_range(row["interval"]),
+                percentage_points(row["difference"]),
+                percentage_points_range(row["difference_interval"]),
             )
         )
     lines = ["", *_columns(rows), ""]

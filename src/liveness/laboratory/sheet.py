@@ -12,7 +12,7 @@ import numpy as np
 
 from liveness.base.config import FramePlan
 from liveness.base.files import workspace, written_aside
-from liveness.laboratory.shift import StressPlan, read_folds
+from liveness.laboratory.shift import StressPlan, read_home_folds
 from liveness.laboratory.stressed import read_stressed_frames
 from liveness.simulation.stress import CLEAN, Stress
 
@@ -25,12 +25,12 @@ _Tiles = dict[tuple[str, int, int], np.ndarray]  # stressor, severity, video -> 
 
 def draw_sheet(path: Path, plan: StressPlan) -> None:
     """Draw every stress of the plan on a live video and on an attack of its set."""
-    folder, tiles = workspace() / "data" / plan.data, {}
-    folds = read_folds(folder / "folds.csv")
+    tiles: _Tiles = {}
+    folds, folder = read_home_folds(plan.data), workspace() / "data" / plan.data / "videos"
     videos = [folds[folds["label"] == label].iloc[0] for label in (1, 0) if (folds["label"] == label).any()]
     for column, video in enumerate(videos):
         mine = [CLEAN, *(s for s in plan.stresses if s.kind != "attack" or video["label"] == 1)]
-        frames = read_stressed_frames(folder / "videos" / video["filename"], FramePlan(), mine, plan.seed)
+        frames = read_stressed_frames(folder / video["filename"], FramePlan(), mine, plan.seed)
         for stress, frame in zip(mine, frames, strict=True):
             tiles[stress.name, stress.severity, column] = frame
     with written_aside(path) as side:

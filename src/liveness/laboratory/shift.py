@@ -9,7 +9,6 @@ weights/<set>/; writes runs/<set>/<system>/{shift.json,shift.csv}.
 """
 
 import hashlib
-import json
 import math
 import sys
 import time
@@ -24,14 +23,16 @@ import pandas as pd
 from liveness.base.compose import load_ensemble
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
-from liveness.base.files import workspace, write_text
-from liveness.base.tables import read_table, table_text
-from liveness.evaluation.combine import blend, frames_to_video
+from liveness.base.files import workspace, write_json, write_text
+from liveness.base.tables import table_text
+from liveness.evaluation.combine import HOLDOUT, blend, frames_to_video
 from liveness.laboratory import shift_figures
 from liveness.members.ensembles import in_set
 from liveness.members.names import member_name, operating_path, parse_recipe_fold, weights_path
+from liveness.members.trained import Trained, read_members
 from liveness.members.weights import digests_of
 from liveness.prediction.operating import Operating, read_operating
+from liveness.sets.fold_table import read_folds
 from liveness.simulation.stress import CLEAN, Stress
 
 if TYPE_CHECKING:
@@ -66,17 +67,6 @@ class System:
     weights: dict[str, float]  # member name -> weight
     shipped: bool = False
     operating: Operating | None = None
-
-
-@dataclass
-class Trained:
-    """A finished member on disk."""
-
-    name: str
-    recipe: str
-    fold: int
-    data_hash: str
-    scores: dict[str, float]  # of oof.csv: file name -> the video's score, nan without one
 
 
 def choose_systems(
@@ -116,8 +106,9 @@ def measure_shift(
 
     Yields what shift.json holds, system by system; with ``compared`` of the first system only, against the second.
     """
-    folds = read_folds(workspace() / "data" / plan.data / "folds.csv")
-    trained = read_members(plan.data, members, folds)
+    folds = read_home_folds(plan.data)
+    trained = read_members(plan.data, members)
+    _require_same_folds(plan.data, trained, folds)
     for system in systems:
         if system.shipped:
             system.operating = _read_calibration(system, trained, plan.data)
@@ -135,9 +126,9 @@ def measure_shift(
         yield _judge_system(about, judged, scores, videos, plan.stresses)
 
 
-def shift_folder(data: str, system: str) -> Path:
-    """runs/<set>/<system>, where shift.json and shift.csv are written."""
-    return workspace() / "runs" / data / system
+def shift_path(data: str, system: str, kind: str) -> Path:
+    """runs/<set>/<system>/shift.<kind>: ``csv`` with a row per video and stress, ``json`` with the figures."""
+    return workspace() / "runs" / data / system / f"shift.{kind}"
 
 
 def _weights_digests(trained: list[Trained], data: str) -> dict[str, str]:
@@ -160,53 +151,21 @@ def _read_calibration(system: System, trained: list[Trained], data: str) -> Oper
     return operating
 
 
-def read_folds(path: Path) -> pd.DataFrame:
-    """filename, label, group, fold of the labelled videos that some member can hold out."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; prepare the set with: bash prepare_data.sh {path.parent.name}")
-    table = read_table(path, ["filename", "label", "group", "fold"])
-    table = table[["filename", "label", "group", "fold"]]
-    table = table[table["label"].isin(("0", "1"))]
-    if table.empty:
-        raise UserError(f"{path}: no video in it has a label, 0 or 1")
-    table = table.assign(label=table["label"].astype(int), fold=table["fold"].astype(int))
-    # A video outside all folds is scored by every member in their evaluation; it is kept for that.
-    return table[table["fold"] >= 0].reset_index(drop=True)
+def read_home_folds(data: str) -> pd.DataFrame:
+    """filename, label, group, fold of the videos that are in a fold; those of the holdout belong to the evaluation."""
+    folds = read_folds(workspace() / "data" / data)
+    return folds[folds["fold"] != HOLDOUT].reset_index(drop=True)[["filename", "label", "group", "fold"]]
 
 
-def read_members(data: str, members: list[EnsembleMember], folds: pd.DataFrame) -> list[Trained]:
-    """The members' runs, checked: all there, of one state of the data, and of today's folds."""
-    runs = workspace() / "runs" / data
-    missing = [m for m in members if not (runs / member_name(m) / "oof.csv").is_file()]
-    if missing:
-        commands = "; ".join(f"DATA={data} bash scripts/train_member.sh {m.recipe} {m.fold}" for m in missing)
-        raise UserError(f"not trained yet: {', '.join(map(member_name, missing))}; train with: {commands}")
-    trained = [_read_run(runs / member_name(m), m) for m in members]
+def _require_same_folds(data: str, trained: list[Trained], folds: pd.DataFrame) -> None:
+    """A UserError unless every member held out the videos of today's fold."""
     for member in trained:
-        if member.data_hash != trained[0].data_hash:
-            raise UserError(
-                f"{member.name} and {trained[0].name} were trained on different states of data/{data}; "
-                "train one of them again"
-            )
-        if set(member.scores) != set(folds["filename"][folds["fold"] == member.fold]):
+        held_out = set(member.frames["filename"][member.frames["fold"] == member.fold])
+        if held_out != set(folds["filename"][folds["fold"] == member.fold]):
             raise UserError(
                 f"{member.name}: its oof.csv and data/{data}/folds.csv have different videos in fold "
                 f"{member.fold}: the folds changed since training; train this member again"
             )
-    return trained
-
-
-def _read_run(folder: Path, member: EnsembleMember) -> Trained:
-    table = read_table(folder / "oof.csv", ["filename", "fold", "score"])
-    table = table[table["fold"] == str(member.fold)]
-    numbers = pd.to_numeric(table["score"], errors="coerce").astype(float)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        how, data_hash = config["recipe"]["combine"], str(config["data_hash"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'config.json'}: not the configuration of a run; train again") from error
-    scores = {name: frames_to_video(part, how) for name, part in numbers.groupby(table["filename"], sort=False)}
-    return Trained(member_name(member), member.recipe, member.fold, data_hash, scores)
 
 
 def _sample_held_out(folds: pd.DataFrame, trained: list[Trained], plan: StressPlan) -> pd.DataFrame:
@@ -309,13 +268,14 @@ def _warn_where_apart(scores: Scores, trained: list[Trained]) -> None:
     """Say so where clean scores are not those of oof.csv: another road than at training, or another machine."""
     for member in trained:
         here = scores[member.name][CLEAN]
-        apart = {name: abs(here[name] - member.scores[name]) for name in here if here[name] == here[name]}
-        lost = [name for name in here if math.isnan(here[name]) != math.isnan(member.scores[name])]
+        told = member.video_scores().videos.set_index("filename")["score"]
+        apart = {name: abs(here[name] - told[name]) for name in here if here[name] == here[name]}
+        lost = [name for name in here if math.isnan(here[name]) != math.isnan(told[name])]
         worst = max(apart, key=lambda name: apart[name] if apart[name] == apart[name] else -1.0, default=None)
         suspects = lost or ([worst] if worst and apart[worst] > 1e-3 else [])
         for name in suspects[:1]:
             print(
-                f"warning: {member.name}: {name} scores {here[name]:.4f} here, {member.scores[name]:.4f} in oof.csv; "
+                f"warning: {member.name}: {name} scores {here[name]:.4f} here, {told[name]:.4f} in oof.csv; "
                 "was it trained on another machine, or its data changed?",
                 file=sys.stderr,
             )
@@ -356,9 +316,8 @@ def _judge_system(
         },
         "rows": shift_figures.sort_worst_first(rows),
     }
-    folder = shift_folder(about["data"], first.name)
-    write_text(folder / "shift.csv", table_text(_join_tables(tables)))
-    write_text(folder / "shift.json", json.dumps(_without_nan(summary), indent=2, ensure_ascii=False) + "\n")
+    write_text(shift_path(about["data"], first.name, "csv"), table_text(_join_tables(tables)))
+    write_json(shift_path(about["data"], first.name, "json"), summary)
     return summary
 
 
@@ -406,12 +365,3 @@ def _join_tables(tables: dict[Stress, pd.DataFrame]) -> pd.DataFrame:
     ]
     columns = ["stressor", "severity", "filename", "label", "group", "fold", "score"]
     return pd.concat(parts, ignore_index=True)[columns]
-
-
-def _without_nan(value: Any) -> Any:
-    """The same value with nan as None, which JSON can say."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
