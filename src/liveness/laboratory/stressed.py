@@ -17,7 +17,7 @@ from liveness.base.errors import UserError
 from liveness.frames.rules import NEWEST
 from liveness.frames.views import VideoViews, ViewRequest, cut_requests, decode_by_version
 from liveness.frames.workers import Failed
-from liveness.simulation.stress import NEIGHBOURS, Draws, Stress, change, kept
+from liveness.simulation.stress import NEIGHBOURS, Draws, Stress, keep_frames, stress_frame
 
 if TYPE_CHECKING:
     from liveness.frames.video import Decoded
@@ -39,7 +39,7 @@ class StressTask:
         return Draws(self.seed, self.path.name, stress)
 
 
-def stress_task(task: StressTask) -> dict[Stress, VideoViews]:
+def stress_video(task: StressTask) -> dict[Stress, VideoViews]:
     """The video's views under each stress. Never raises for the video's own faults."""
     from liveness.frames.video import Decoded, VideoError
 
@@ -64,7 +64,7 @@ def score_stressed(
     members_of: Callable[[str], list["Member"]],
     batches: "Batches",
 ) -> Iterator[tuple[str, Stress, dict[str, float]]]:
-    """The results of many ``stress_task``: file name, stress, and each member's score, nan without one.
+    """The results of many ``stress_video``: file name, stress, and each member's score, nan without one.
 
     members_of: file name -> its members, which are loaded.
     """
@@ -86,7 +86,7 @@ def score_stressed(
         yield name, stress, {m.name: frames_to_video(job.scores[m.name], m.combine) for m in members_of(name)}
 
 
-def stressed_frames(path: Path, plan: FramePlan, stresses: list[Stress], seed: int) -> Iterator[np.ndarray]:
+def read_stressed_frames(path: Path, plan: FramePlan, stresses: list[Stress], seed: int) -> Iterator[np.ndarray]:
     """The first frame of the plan under each stress (uint8 RGB): for people to look at."""
     from liveness.frames.video import VideoError
 
@@ -107,7 +107,7 @@ def _decode(task: StressTask, plans: list[FramePlan], version: int) -> "Decoded"
     extra: set[int] = set()
     info = probe(task.path, version)
     for stress in task.stresses:
-        left, times, duration = kept(stress, info.times, info.duration, task.draws(stress))
+        left, times, duration = keep_frames(stress, info.times, info.duration, task.draws(stress))
         wanted = {int(left[i]) for plan in plans for i in choose_frames(plan, times, duration)}
         if stress.kind == "time":
             extra |= wanted
@@ -127,12 +127,12 @@ def _stressed(
     from liveness.frames.video import choose_frames
 
     info, there = decoded.info, np.array(sorted(decoded.frames))
-    left, times, duration = kept(stress, info.times, info.duration, draws)
+    left, times, duration = keep_frames(stress, info.times, info.duration, draws)
     frames: dict[int, np.ndarray] = {}
     for place in dict.fromkeys(i for plan in plans for i in choose_frames(plan, times, duration)):
         # A damaged file can decode to fewer frames than it announced: then the nearest one stands in.
         index = int(left[place])
         index = index if index in decoded.frames else int(there[np.abs(there - index).argmin()])
         before = [decoded.frames[i] for i in range(index - NEIGHBOURS, index) if i in decoded.frames]
-        frames[place] = change(stress, [*before, decoded.frames[index]], draws, index, float(info.times[index]))
+        frames[place] = stress_frame(stress, [*before, decoded.frames[index]], draws, index, float(info.times[index]))
     return times, duration, frames

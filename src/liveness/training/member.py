@@ -29,6 +29,7 @@ from liveness.evaluation import metrics
 from liveness.evaluation.combine import video_scores
 from liveness.frames.contract import make_contract
 from liveness.members.names import weights_path
+from liveness.members.trained import OOF_COLUMNS, write_oof
 from liveness.members.weights import load_pretrained, save_member
 from liveness.models.backend import TorchBackend
 from liveness.models.batches import batches_for
@@ -43,7 +44,6 @@ from liveness.training.augment import Policy
 from liveness.training.samples import TrainingFrames
 
 STOPPED = 143  # exit code after SIGTERM or ctrl-C: 128 + 15
-OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]
 # Of a recipe: what may differ between two starts of one run without changing what is trained.
 _FREE = ("recipe.train.workers", "recipe.train.keep_state", "recipe.tracker")
 
@@ -379,4 +379,4 @@ def finish(model: Any, oof: pd.DataFrame, prepared: PreparedSet, described: dict
     # How many folds there are: a member that is lost is missed then, where an ensemble takes all of them.
     described = {**described, "folds": prepared.n_folds, "contract": contract, "held_out": held_out}
     save_member(path, model.state_dict(), described)
-    _write_table(folder / "oof.csv", oof)
+    write_oof(folder / "oof.csv", oof)
