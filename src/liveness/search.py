@@ -15,14 +15,13 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from liveness.base.config import Ensemble
 from liveness.base.errors import UserError, run
-from liveness.base.files import workspace, write_text
+from liveness.base.files import workspace, write_json
 from liveness.base.tables import read_table
 from liveness.evaluation import calibration, metrics, report
 from liveness.evaluation.combine import frames_to_video
@@ -65,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         candidates = search.member_candidates(held, recipes, costs)
         found["holdout"] = searched(held, candidates, list(recipes), costs, args.tolerance)
     path = workspace() / "runs" / data / args.ensemble / "search.json"
-    write_text(path, json.dumps(plain(found), indent=1, ensure_ascii=False) + "\n")
+    write_json(path, found, indent=1)
     print(rendered(found, ensemble))
     print(f"  all figures: {path.relative_to(workspace())}")
     return 0
@@ -146,7 +145,7 @@ def evaluated(data: str, name: str) -> dict:
 def calibrated(table: pd.DataFrame, ensemble: Ensemble) -> pd.DataFrame:
     """The table with every member's scores on the common scale, as the evaluation blends them."""
     folds = {member_name(member.recipe, member.fold): member.fold for member in ensemble.members}
-    fits = calibration.calibrate(ensemble.calibration, table[list(folds)], table, folds)
+    fits = calibration.calibrate_members(ensemble.calibration, table[list(folds)], table, folds)
     return table.assign(**{name: fit.scores for name, fit in fits.items()})
 
 
@@ -368,17 +367,6 @@ def columns(rows: list[tuple[str, ...]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
-
-
-def plain(value: Any) -> Any:
-    """The same value with nan as None and numpy's numbers as Python's, which JSON can say."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

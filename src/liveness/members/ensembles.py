@@ -17,7 +17,7 @@ from liveness.base.compose import load_ensemble
 from liveness.base.config import Ensemble, EnsembleMember, check_cascade
 from liveness.base.errors import UserError
 from liveness.base.files import plain_name, unprepared, workspace
-from liveness.members.names import operating_path, parse_member_name
+from liveness.members.names import operating_path, parse_member_name, parse_recipe_fold, recipe_fold
 
 
 def in_set(name: str, data: str = "") -> Ensemble:
@@ -33,6 +33,21 @@ def in_set(name: str, data: str = "") -> Ensemble:
     if not path.is_file():
         raise UserError(unprepared(ensemble.data))
     return _spread(ensemble, lambda member: list(range(_count_in_set(path))))
+
+
+def choose_members(members: list[EnsembleMember], wanted: list[str] | None) -> list[EnsembleMember]:
+    """The ensemble's members, or those that ``wanted`` (RECIPE:FOLD, each once) names; weights stay as they are."""
+    if not wanted:
+        return members
+    known = {(member.recipe, member.fold): member for member in members}
+    chosen = []
+    for text in dict.fromkeys(wanted):
+        key = parse_recipe_fold(text)
+        if key not in known:
+            there = ", ".join(recipe_fold(*pair) for pair in known)
+            raise UserError(f"--members {text}: not a member of the ensemble; expected among {there}")
+        chosen.append(known[key])
+    return chosen
 
 
 def in_weights(ensemble: Ensemble, data: str = "") -> Ensemble:

@@ -102,8 +102,8 @@ def warnings(sources: Sources, points: list[dict]) -> list[str]:
     if counts["groups"] < FEW_GROUPS:
         text = f"Few {noun}s ({counts['groups']}): the intervals are too narrow to speak for other {noun}s."
         found.append(text)
-    if grouping.warning(groups_are):
-        what, why = grouping.sentence(groups_are), grouping.warning(groups_are)
+    if grouping.warn_of_unknown_persons(groups_are):
+        what, why = grouping.sentence(groups_are), grouping.warn_of_unknown_persons(groups_are)
         found.append(f"{what[0].upper()}{what[1:]}; {why}.")
     if any(point["approximate"] for point in points):
         found.append(
@@ -151,7 +151,7 @@ def sides(point: dict) -> dict:
 def split(name: str, rows: pd.DataFrame) -> dict:
     """One split's scores, curves, histogram and reliability; rows have both classes and finite scores."""
     labels, scores = rows["label"].to_numpy(), rows["score"].to_numpy()
-    curve = metrics.points(labels, scores)
+    curve = metrics.trace_error_curve(labels, scores)
     edges = np.linspace(0, 1, BINS + 1)
     kinds = metrics.species_rows(labels, rows["species"].tolist())
     return {

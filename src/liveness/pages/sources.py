@@ -66,7 +66,7 @@ def read_sources(ensemble: str, data: str) -> Sources:
     lacking = [key for key in NEEDED if key not in summary]
     if lacking:
         raise UserError(f"{folder / 'report.json'}: has no {', '.join(lacking)}; make it anew with: {again}")
-    summary.setdefault("grouping", dict(grouping.UNKNOWN))  # of an evaluation that did not say yet
+    summary.setdefault("grouping", dict(grouping.UNKNOWN_GROUPS))  # of an evaluation that did not say yet
     table["species"] = species_of(workspace() / "data" / data / "labels_video.csv", table)
     found = Sources(ensemble, data, summary, table, members)
     require_agreement(found, folder, again)

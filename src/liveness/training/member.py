@@ -30,6 +30,7 @@ from liveness.base.files import write_text, written_aside
 from liveness.evaluation import metrics
 from liveness.evaluation.combine import video_scores
 from liveness.frames.contract import make_contract
+from liveness.members.trained import OOF_COLUMNS, write_oof
 from liveness.members.weights import describe_member, load_pretrained, save_member
 from liveness.models.build import build, parameter_count
 from liveness.models.score import Scorer, pick_device, share_of_cores, use_all_cores
@@ -40,7 +41,6 @@ from liveness.training.runs import describe_run, drop_state, same_run, weights_o
 from liveness.training.samples import TrainingFrames
 from liveness.training.task import Supervised, Task
 
-OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]
 FIGURES = ("logloss", "eer", "auc")  # of metrics.csv and of a member: its held-out videos
 
 Asked = Callable[[], bool]  # whether this process is to stop
@@ -371,4 +371,4 @@ def finish(model: torch.nn.Module, oof: pd.DataFrame, prepared: PreparedSet, des
     # How many folds there are: a member that is lost is missed then, where an ensemble takes all of them.
     described = {**described, "folds": prepared.n_folds, "contract": contract, "held_out": held_out}
     save_member(path, model.state_dict(), described)
-    _write_table(folder / "oof.csv", oof)
+    write_oof(folder / "oof.csv", oof)
