@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from liveness import evaluate
-from liveness.base import compose, config
+from liveness.base import compose
+from liveness.members.trained import OOF_COLUMNS
 
 MEMBERS = [("convnext_xlarge", 0), ("convnext_xlarge", 1), ("second", 0)]
 NASTY = "<script>alert(1)<!-- & 'o\"brien' Nguyễn.mp4"
@@ -59,7 +59,7 @@ def make_configs(folder: Path, patch: pytest.MonkeyPatch) -> None:
     (folder / "ensemble" / "mix.yaml").write_text(
         f"# @package _global_\ndefaults:\n  - /ensemble_schema\n  - _self_\nname: mix\ndata: tiny\nmembers:\n{members}"
     )
-    patch.setattr(config, "CONFIGS", folder)
+    patch.setattr(compose, "CONFIGS", folder)
 
 
 def make_set(root: Path, count: int = 120, people: int = 24, aside: int = 0, apart: float = 0.25) -> None:
@@ -110,7 +110,7 @@ def make_frames(folder: Path, index: np.ndarray, label: np.ndarray, rng: np.rand
 
 def make_run(folder: Path, recipe: str, number: int, rows: list[tuple]) -> None:
     folder.mkdir(parents=True)
-    pd.DataFrame(rows, columns=evaluate.OOF_COLUMNS).to_csv(folder / "oof.csv", index=False)
+    pd.DataFrame(rows, columns=OOF_COLUMNS).to_csv(folder / "oof.csv", index=False)
     settings = {"name": recipe, "combine": "mean", "train": {"lr": 1e-4, "select": "last"}}
     described = {"recipe": settings, "fold": number, "data": "tiny", "data_hash": HASH}
     (folder / "config.json").write_text(json.dumps(described))

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from sklearn.metrics import brier_score_loss, roc_curve
 
 from liveness import evaluate
 from liveness.base import compose
 from liveness.base.errors import UserError
 from liveness.evaluation import calibration, combine, metrics, rates
+from liveness.members.trained import OOF_COLUMNS
 from liveness.prediction.operating import read_operating
 
 MEMBERS = [("convnext_xlarge", 0), ("convnext_xlarge", 1), ("second", 0)]
@@ -67,7 +69,7 @@ def write_set(root, count=40, people=10):
 
 
 def write_oof(folder, rows):
-    pd.DataFrame(rows, columns=list(evaluate.OOF_COLUMNS)).to_csv(folder / "oof.csv", index=False)
+    pd.DataFrame(rows, columns=OOF_COLUMNS).to_csv(folder / "oof.csv", index=False)
 
 
 def oof(root, member):
@@ -134,8 +136,8 @@ def test_members_are_calibrated_on_their_own_fold_and_then_blended(ensemble, how
         _, frames = oof(ensemble, name)
         raw = frames.astype({"score": float}).groupby("filename")["score"].mean()[own.index]
         np.testing.assert_allclose(own[name], raw)  # the members' columns stay raw
-        parts[name] = calibration.cross_fitted(how, raw, own["label"], own["group"], table["label"].mean())
-        ships = calibration.from_dict(shipped["calibration"]["members"][name])
+        parts[name] = calibration.cross_fit_calibration(how, raw, own["label"], own["group"], table["label"].mean())
+        ships = calibration.read_calibration(shipped["calibration"]["members"][name])
         assert ships.how == how
         np.testing.assert_allclose(ships.apply(raw), parts[name].calibration.apply(raw))
     zero, one = table[table.fold == 0], table[table.fold == 1]
@@ -163,7 +165,9 @@ def test_a_calibration_that_makes_the_blend_worse_is_shipped_for_no_member(ensem
     prior, parts = table["label"].mean(), []
     for fold in (0, 1):  # both members of fold 0 have the same scores
         own = table[table.fold == fold]
-        fit = calibration.cross_fitted("platt", own[f"convnext_xlarge_fold{fold}"], own["label"], own["group"], prior)
+        fit = calibration.cross_fit_calibration(
+            "platt", own[f"convnext_xlarge_fold{fold}"], own["label"], own["group"], prior
+        )
         parts.append(pd.Series(fit.scores, own.index))
     calibrated, raw = pd.concat(parts)[table.index], pd.Series(truth)[table.index]
     with_it, without = log_loss(table["label"], calibrated), log_loss(table["label"], raw)
@@ -231,7 +235,7 @@ def add_holdout(root, count=24, people=6):
         path, table = oof(root, f"{recipe}_fold{fold}")
         scores = np.clip(0.35 + 0.3 * more["label"] + rng.normal(0, 0.2, count), 0.01, 0.99)
         rows = more.assign(video_id=more["filename"].str[:-4], frame_id=3, score=scores.round(6), status="ok")
-        pd.concat([table, rows[list(evaluate.OOF_COLUMNS)].astype(str)]).to_csv(path, index=False)
+        pd.concat([table, rows[OOF_COLUMNS].astype(str)]).to_csv(path, index=False)
 
 
 def test_thresholds_come_from_the_holdout_and_the_headline_from_the_folds(ensemble, capsys):
@@ -292,6 +296,40 @@ def test_part_of_an_ensemble_states_its_coverage_and_ships_no_threshold(ensemble
     assert (table["status"] == "not_covered").sum() == 20
     with pytest.raises(UserError, match="second:1"):
         evaluate.main(["mix", "--members", "second:1"])
+
+
+def test_further_figures_agree_with_scikit_learn_and_a_threshold_of_the_other_folds(ensemble, capsys):
+    evaluate.main(["mix", "--combinations"])
+    text = capsys.readouterr().out
+    table, report, _ = results(ensemble)
+    labels, scores, pooled = table["label"], table["score"], report["pooled"]
+    assert pooled["brier"] == pytest.approx(brier_score_loss(labels, scores))
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    assert {float(key) for key in pooled["tpr_at_fpr"]} == {0.01, 0.05, 0.1}
+    for key, value in pooled["tpr_at_fpr"].items():
+        assert value == pytest.approx(tpr[fpr <= float(key)].max())
+    at = report["at_eer_threshold"]
+    assert at["acer"] == pytest.approx((at["apcer"]["value"] + at["bpcer"]["value"]) / 2)
+    passed, missed = [], []
+    for fold in (0, 1):  # each judged at the threshold that the other one gives
+        here, other = table[table.fold == fold], table[table.fold != fold]
+        threshold = metrics.eer(other["label"], other["score"]).threshold
+        passed += (here["score"][here.label == 0] >= threshold).tolist()
+        missed += (here["score"][here.label == 1] < threshold).tolist()
+    assert pooled["hter"] == pytest.approx((np.mean(passed) + np.mean(missed)) / 2)
+    for name, value in (("Brier score", f"{pooled['brier']:.3f}"), ("HTER", f"{100 * pooled['hter']:.1f} %")):
+        assert re.search(rf"{name} +{re.escape(value)}", text)
+    assert "ACER" in text and "TPR, FPR ≤ 5 %" in text and "95 % (DeLong)" in text
+    for row in (row for rows in report["combinations"].values() for row in rows):
+        assert row["auc_interval"][0] <= row["auc_difference"] <= row["auc_interval"][1]
+
+
+def test_a_label_that_the_sets_table_does_not_have_is_refused(ensemble):
+    folds = pd.read_csv(ensemble / "data" / "tiny" / "folds.csv")
+    folds["label"] = folds["label"].where(folds["filename"] != "7.mp4", 1)
+    folds.to_csv(ensemble / "data" / "tiny" / "labels_video.csv", index=False)
+    with pytest.raises(UserError, match="labels_video.csv: does not have 7.mp4 with label 0.*make_folds tiny"):
+        evaluate.main(["mix"])
 
 
 def test_video_without_a_score_is_a_non_response(ensemble, capsys):

@@ -13,13 +13,14 @@ from liveness.base.compose import load_recipe
 from liveness.base.config import Detector, Model, View, to_dict
 from liveness.base.errors import UserError
 from liveness.base.files import CODE
-from liveness.convert import convert, convert_state, made_from
 from liveness.convert import main as convert_main
 from liveness.frames.contract import resize, to_tensor
 from liveness.frames.video import VideoError
 from liveness.members import weights as checkpoint
-from liveness.models.build import build, parameter_count, without_weights
-from liveness.models.score import Scorer
+from liveness.members.published import convert_checkpoint, is_made_from, load_checkpoint
+from liveness.models.backend import TorchBackend
+from liveness.models.build import build, build_without_weights, count_parameters
+from liveness.models.score import average_views
 
 REFERENCE = CODE.parent / "shared" / "data" / "reference"
 NARROW = ["model.name=convnext_tiny", "model.kwargs.depths=[1,1,2,1]", "model.kwargs.dims=[8,16,24,32]"]
@@ -58,7 +59,7 @@ def test_the_winners_backbones_have_the_published_size(recipe, millions):
         model = build(config.model, config.view.size)
         logits = model(torch.empty(2, 3, config.view.size, config.view.size))
     assert logits.shape == (2, 1)
-    assert round(parameter_count(model) / 1e6) == millions
+    assert round(count_parameters(model) / 1e6) == millions
 
 
 @pytest.mark.parametrize("recipe", ["efficientnet_lite0", "demo_face", "demo_frame"])
@@ -80,7 +81,7 @@ def test_the_cpu_recipes_start_from_the_wheels_imagenet_weights(recipe):
 
 def test_a_converted_two_class_checkpoint_gives_the_softmax_score(tmp_path):
     original = two_class_checkpoint(tmp_path / "two.pth")
-    model = convert_state(tmp_path / "two.pth", load_recipe("published_large", NARROW)).eval()
+    model = load_checkpoint(tmp_path / "two.pth", load_recipe("published_large", NARROW)).eval()
     images = torch.randn(16, 3, 64, 48, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         wanted = original(images).double().softmax(dim=1)[:, 1]
@@ -92,7 +93,7 @@ def test_a_converted_two_class_checkpoint_gives_the_softmax_score(tmp_path):
 def test_a_checkpoint_with_its_arguments_beside_it_converts_and_describes_itself(tmp_path):
     two_class_checkpoint(tmp_path / "two.pth", {"args": argparse.Namespace(lr=1e-4), "epoch": 11})
     recipe = load_recipe("published_xlarge", NARROW)
-    convert(tmp_path / "two.pth", tmp_path / "member.safetensors", recipe, 3)
+    convert_checkpoint(tmp_path / "two.pth", tmp_path / "member.safetensors", recipe, 3)
     model, description = checkpoint.load_member(tmp_path / "member.safetensors")
     assert description["recipe"] == to_dict(recipe) and description["fold"] == 3
     assert description["contract"]["view"]["resize"] == "short_side"
@@ -103,16 +104,16 @@ def test_what_was_converted_is_known_by_its_original_whatever_the_files_times(tm
     source, target = tmp_path / "two.pth", tmp_path / "member.safetensors"
     two_class_checkpoint(source)
     recipe = load_recipe("published_large", NARROW)
-    assert not made_from(target, source, recipe)
-    convert(source, target, recipe, 0)
+    assert not is_made_from(target, source, recipe)
+    convert_checkpoint(source, target, recipe, 0)
     os.utime(source, (later := target.stat().st_mtime + 10, later))
-    assert made_from(target, source, recipe)  # copied later, the same bytes
-    assert not made_from(target, source, load_recipe("published_large", [*NARROW, "view.size=96"]))
+    assert is_made_from(target, source, recipe)  # copied later, the same bytes
+    assert not is_made_from(target, source, load_recipe("published_large", [*NARROW, "view.size=96"]))
     two_class_checkpoint(source, {"epoch": 7})
     os.utime(source, (earlier := target.stat().st_mtime - 10, earlier))
-    assert not made_from(target, source, recipe)
+    assert not is_made_from(target, source, recipe)
     target.write_bytes(target.read_bytes()[:100])
-    assert not made_from(target, source, recipe)
+    assert not is_made_from(target, source, recipe)
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
@@ -132,7 +133,7 @@ def test_weights_of_another_model_are_refused_with_what_differs(tmp_path):
     two_class_checkpoint(tmp_path / "two.pth")
     with pytest.raises(UserError, match=r"do not fit the model ConvNeXt.*missing.*other shape"):
         other = [NARROW[0], "model.kwargs.depths=[1,1,3,1]", NARROW[2], "model.kwargs.kernel_sizes=5"]
-        convert_state(tmp_path / "two.pth", load_recipe("published_large", other))
+        load_checkpoint(tmp_path / "two.pth", load_recipe("published_large", other))
 
 
 def test_a_member_file_names_what_is_wrong_with_it(tmp_path):
@@ -216,7 +217,8 @@ def test_a_frame_scores_as_the_mean_over_its_views():
     views = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         each = torch.sigmoid(model(views).double()).numpy().reshape(2, 3)
-    assert Scorer(model, torch.device("cpu")).frames(views, 2) == pytest.approx(each.mean(axis=1), abs=1e-12)
+    scores = TorchBackend(model, torch.device("cpu")).score_views(views)
+    assert average_views(scores, 2) == pytest.approx(each.mean(axis=1), abs=1e-12)
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference clips are not beside this checkout")
@@ -227,8 +229,8 @@ def test_the_winners_preprocessing_and_scores_are_repeated_to_the_last_digit():
     narrow = [f"model.kwargs.{key}={expected['architecture'][key]}".replace(" ", "") for key in ("depths", "dims")]
     for size, name in (("224", "published_large"), ("128", "published_xlarge")):
         recipe = load_recipe(name, ["model.name=convnext_tiny", *narrow])
-        model = convert_state(REFERENCE / "tiny_two_class_checkpoint.pth", recipe)
-        scorer = Scorer(model, torch.device("cpu"))
+        model = load_checkpoint(REFERENCE / "tiny_two_class_checkpoint.pth", recipe)
+        scorer = TorchBackend(model, torch.device("cpu"))
         wanted = make_request(recipe.frames, recipe.view, Detector(), 95)
         for clip, figures in expected["clips"].items():
             prepared = prepare_video(REFERENCE.parent / "zalo_sample" / clip, [wanted])
@@ -236,7 +238,8 @@ def test_the_winners_preprocessing_and_scores_are_repeated_to_the_last_digit():
             assert prepared.frames_of[wanted.key] == figures["frame_indices"]
             assert list(tensor.shape) == figures[size]["input_shape"]
             assert np.array_equal(tensor.mean(dim=(2, 3)).numpy(), np.float32(figures[size]["input_mean"]))
-            assert scorer.frames(tensor, 2).mean() == pytest.approx(figures[size]["live_score"], abs=1e-6)
+            score = average_views(scorer.score_views(tensor), 2).mean()
+            assert score == pytest.approx(figures[size]["live_score"], abs=1e-6)
 
 
 def test_a_view_is_value_minus_mean_over_std():
@@ -278,7 +281,7 @@ def test_weights_of_another_input_size_are_resampled_as_timm_does_it(workspace, 
     expected = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=1, **ours)
     config = Model(name, ours, "other.pth")
     model = build(config, size)
-    checkpoint.check_pretrained(without_weights(config, size), config)
+    checkpoint.check_pretrained(build_without_weights(config, size), config)
     checkpoint.load_pretrained(model, config)
     moved = 0
     for key, value in expected.state_dict().items():
@@ -319,7 +322,7 @@ def test_a_published_checkpoint_behind_a_prefix_converts_too(tmp_path):
     state = torch.load(tmp_path / "two.pth", weights_only=True)["model"]
     torch.save({"model": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "wrapped.pth")
     recipe = load_recipe("published_large", NARROW)
-    plain, wrapped = (convert_state(tmp_path / name, recipe).state_dict() for name in ("two.pth", "wrapped.pth"))
+    plain, wrapped = (load_checkpoint(tmp_path / name, recipe).state_dict() for name in ("two.pth", "wrapped.pth"))
     assert all(torch.equal(plain[key], wrapped[key]) for key in plain)
 
 

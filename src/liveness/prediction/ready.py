@@ -10,9 +10,9 @@ from liveness.base.config import Ensemble
 from liveness.base.errors import UserError
 from liveness.base.files import workspace
 from liveness.members.ensembles import in_weights
-from liveness.members.weights import member_path
+from liveness.members.names import parse_member_name, weights_path
 
-MOST = 3  # ready ensembles that are named
+_MOST_SHOWN = 3  # ready ensembles that are named
 
 
 class WeightsMissing(UserError):
@@ -41,7 +41,7 @@ def ready_ensembles() -> list[tuple[str, str]]:
 
 def _is_whole(ensemble: Ensemble, data: str) -> bool:
     members = in_weights(ensemble, data).members
-    return all(member_path(data, member.recipe, member.fold).is_file() for member in members)
+    return all(weights_path(data, member.recipe, member.fold).is_file() for member in members)
 
 
 def _ways_to_get(missing: list[Path], ensemble: str, data: str, videos: str) -> str:
@@ -49,16 +49,16 @@ def _ways_to_get(missing: list[Path], ensemble: str, data: str, videos: str) -> 
     shown = ", ".join(str(path) for path in missing)
     # Another set's members of this very ensemble first: then DATA was forgotten, or mistyped.
     ready = sorted(ready_ensembles(), key=lambda pair: pair[1] != ensemble)
-    commands = [f"DATA={of} ENSEMBLE={name} bash predict.sh {videos}".rstrip() for of, name in ready[:MOST]]
-    more = f" (and {len(ready) - MOST} more)" if len(ready) > MOST else ""
+    commands = [f"DATA={of} ENSEMBLE={name} bash predict.sh {videos}".rstrip() for of, name in ready[:_MOST_SHOWN]]
+    more = f" (and {len(ready) - _MOST_SHOWN} more)" if len(ready) > _MOST_SHOWN else ""
     there = f"; ready to use: {'; or: '.join(commands)}{more}" if commands else ""
     published = "bash download_weights.sh zalo2022_published"
     if ensemble == "zalo2022_published":
         return f"weights missing: {shown}{there}; to get them: {published}"
     train = f"DATA={data} bash train.sh {ensemble}"
     if ensemble not in names("ensemble"):  # members by name
-        pairs = [path.stem.rpartition("_fold") for path in missing]
-        train = "; ".join(f"DATA={data} bash scripts/train_member.sh {recipe} {fold}" for recipe, _, fold in pairs)
+        pairs = [parse_member_name(path.stem) for path in missing]
+        train = "; ".join(f"DATA={data} bash scripts/train_member.sh {recipe} {fold}" for recipe, fold in pairs)
     line = f"weights missing: {shown}{there}; to make them: {train}; or copy them there"
     if any(name == "zalo2022_published" for _, name in ready):
         return line
