@@ -45,11 +45,11 @@ def read_contract(contract: dict[str, Any], where: str) -> tuple[FramePlan, View
     require_known(contract.get("version"), where)
     if set(contract) != CONTRACT_KEYS:
         raise UserError(f"{where}: the contract has the keys {sorted(contract)}; expected {sorted(CONTRACT_KEYS)}")
-    return (
-        from_dict(FramePlan, contract["frames"], where),
-        from_dict(View, contract["view"], where),
-        from_dict(Detector, contract["detector"], where),
-    )
+    from liveness.frames.faces import require_detector
+
+    detector = from_dict(Detector, contract["detector"], where)
+    require_detector(detector.name, where)
+    return from_dict(FramePlan, contract["frames"], where), from_dict(View, contract["view"], where), detector
 
 
 def require_known(version: Any, where: str) -> None:
