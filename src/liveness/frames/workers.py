@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, TypeVar
 
 from liveness.base.machine import cores, make_room_for_sockets
 
@@ -24,6 +24,9 @@ _GIB = 1 << 30
 IDLE = 0.0
 # What tasks need, so that a fresh process has it; and what entry points may have imported, whose top level it runs.
 PRELOAD, IF_HERE = ("liveness.frames.video", "liveness.frames.faces"), ("pandas", "tqdm")
+
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
 
 
 @dataclass
@@ -42,8 +45,8 @@ class _Worker:
 
 
 def run_tasks(
-    function: Callable[[Any], Any], tasks: Iterable[Any], workers: int, seconds: float, gib: float
-) -> Iterator[tuple[Any, Any]]:
+    function: Callable[[_Task], _Result], tasks: Iterable[_Task], workers: int, seconds: float, gib: float
+) -> Iterator[tuple[_Task, _Result | Failed]]:
     """Yield (task, result or Failed) as they come. The first tasks are handed out at once, not at the first result.
 
     ``function`` must be importable in a fresh process, tasks and results must pickle. ``workers``

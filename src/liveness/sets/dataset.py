@@ -4,10 +4,12 @@ Reads data/<set>/{labels_video,labels_keyframes,labels_bbox,folds}.csv, prepare.
 writes nothing.
 """
 
+from __future__ import annotations
+
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +25,9 @@ from liveness.frames.rules import NEWEST
 from liveness.frames.video import VideoError, choose_frames, jpeg_decode
 from liveness.sets.folds import digest_of_set
 from liveness.sets.settings import read_settings
+
+if TYPE_CHECKING:
+    import torch
 
 # Of each table what is read. The label is folds.csv's alone, which is in the set's digest (folds.digest_of_set); the
 # other tables have a column label for people and other programs.
@@ -194,7 +199,7 @@ class HeldOutVideos:
     def __len__(self) -> int:
         return len(self.filenames)
 
-    def __getitem__(self, index: int) -> tuple[str, list[int], Any]:
+    def __getitem__(self, index: int) -> tuple[str, list[int], torch.Tensor | None]:
         name = self.filenames[index]
         frame_ids, tensors = [], []
         for row in self.rows.get(name, []):

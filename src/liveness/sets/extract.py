@@ -44,7 +44,7 @@ class ExtractTask:
     version: int = NEWEST  # of the contract whose rules hold in this set
 
 
-def make_task(video: Path, folder: Path, data: Data, version: int = NEWEST) -> ExtractTask:
+def make_extract_task(video: Path, folder: Path, data: Data, version: int = NEWEST) -> ExtractTask:
     return ExtractTask(
         video, folder, data.frames, data.detector, data.jpeg_quality, data.crop_scale, data.crop_size, version
     )

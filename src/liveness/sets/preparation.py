@@ -30,7 +30,7 @@ from liveness.sets.extract import (
     failed_record,
     forget,
     known_records,
-    make_task,
+    make_extract_task,
     notes_of_record,
     read_record,
     settle_version,
@@ -118,7 +118,7 @@ def _bring_up_to_date(
 ) -> None:
     """Records of all ``videos`` (of this SHARD), then the tables."""
     shard = _shard(videos)
-    tasks = [make_task(path, folder, data, version) for path in (videos if shard is None else shard)]
+    tasks = [make_extract_task(path, folder, data, version) for path in (videos if shard is None else shard)]
     _work(tasks, data, folder)
     if shard is not None:
         print(

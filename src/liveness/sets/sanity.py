@@ -12,7 +12,7 @@ from liveness.base.errors import UserError
 from liveness.base.files import sweep, workspace
 from liveness.base.tables import read_table, table_text
 from liveness.sets.dealing import deal_set
-from liveness.sets.extract import damaged_files, forget, make_task, read_record, version_of, what_is_missing
+from liveness.sets.extract import damaged_files, forget, make_extract_task, read_record, version_of, what_is_missing
 from liveness.sets.folds import check_folds, fold_set, split_tables, write_split
 from liveness.sets.groups import read_identities, read_links
 from liveness.sets.labels import RawSet, find_set, other_sets
@@ -65,7 +65,7 @@ def check_set(folder: Path, raw: RawSet, data: Data) -> tuple[list[Trouble], set
         if video.name in left_out:
             continue
         record = read_record(folder, video)
-        missing = what_is_missing(make_task(video, folder, data, version), record, again=False)
+        missing = what_is_missing(make_extract_task(video, folder, data, version), record, again=False)
         bad = damaged_files(folder, record) if record else []
         if missing or bad:
             damaged.add(video.stem)
