@@ -256,7 +256,8 @@ def put_members(work: Path, full: bool) -> None:
     from liveness.base.files import sha256_of
     from liveness.frames.contract import make_contract
     from liveness.frames.faces import detector_path
-    from liveness.members.weights import member_path, save_member
+    from liveness.members.names import weights_path
+    from liveness.members.weights import save_member
     from liveness.models.build import build
 
     for recipe, fold in MEMBERS["eight"]:
@@ -266,7 +267,7 @@ def put_members(work: Path, full: bool) -> None:
         description = {"recipe": to_dict(made), "fold": fold, "data": "train", "data_hash": "", "held_out": {}}
         contract = make_contract(made, Data(), sha256_of(detector_path()))
         model = build(made.model, size)
-        save_member(member_path("train", recipe, fold), model.state_dict(), {**description, "contract": contract})
+        save_member(weights_path("train", recipe, fold), model.state_dict(), {**description, "contract": contract})
 
 
 # --- the stages, each run as a process of its own ----------------------------------------------
@@ -312,10 +313,11 @@ def plain(args: argparse.Namespace) -> dict:
 
 def loaded(args: argparse.Namespace) -> list[tuple[Any, int]]:
     """The ensemble's models (float32, on the CPU) and their input sizes."""
-    from liveness.members.weights import load_member, member_path
+    from liveness.members.names import weights_path
+    from liveness.members.weights import load_member
 
     return [
-        (load_member(member_path("train", recipe, fold))[0], SIZES[recipe])
+        (load_member(weights_path("train", recipe, fold))[0], SIZES[recipe])
         for recipe, fold in MEMBERS[args.ensembles[0]]
     ]
 

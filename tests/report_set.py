@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from liveness import evaluate
 from liveness.base import compose
+from liveness.members.trained import OOF_COLUMNS
 
 MEMBERS = [("convnext_xlarge", 0), ("convnext_xlarge", 1), ("second", 0)]
 NASTY = "<script>alert(1)<!-- & 'o\"brien' Nguyễn.mp4"
@@ -110,7 +110,7 @@ def make_frames(folder: Path, index: np.ndarray, label: np.ndarray, rng: np.rand
 
 def make_run(folder: Path, recipe: str, number: int, rows: list[tuple]) -> None:
     folder.mkdir(parents=True)
-    pd.DataFrame(rows, columns=evaluate.OOF_COLUMNS).to_csv(folder / "oof.csv", index=False)
+    pd.DataFrame(rows, columns=OOF_COLUMNS).to_csv(folder / "oof.csv", index=False)
     settings = {"name": recipe, "combine": "mean", "train": {"lr": 1e-4, "select": "last"}}
     described = {"recipe": settings, "fold": number, "data": "tiny", "data_hash": HASH}
     (folder / "config.json").write_text(json.dumps(described))

@@ -139,7 +139,7 @@ ALL_WAYS = [*combine.FIXED, *combine.LEARNED]
 def test_every_way_to_combine_members_beats_chance_and_keeps_gaps(how):
     scores, labels, folds = two_recipes()
     scores.loc[0] = np.nan
-    combined = combine.cross_fitted(how, scores, labels, folds)
+    combined = combine.cross_fit_combination(how, scores, labels, folds)
     assert np.isnan(combined[0]) and combined[1:].notna().all() and combined[1:].between(0, 1).all()
     assert metrics.auc(labels[1:], combined[1:]) > 0.8
 
@@ -152,7 +152,7 @@ def test_random_labels_stay_at_chance(how):
         scores = pd.DataFrame(rng.random((150, 4)), columns=list("abcd"))
         # Stratified folds, as ours are: with others, a pooled cross-fit falls below chance.
         labels, folds = np.arange(150) % 2, np.arange(150) // 2 % 5
-        found.append(metrics.auc(labels, combine.cross_fitted(how, scores, labels, folds)))
+        found.append(metrics.auc(labels, combine.cross_fit_combination(how, scores, labels, folds)))
     assert abs(np.mean(found) - 0.5) < 0.05, found
 
 
@@ -160,7 +160,7 @@ def test_random_labels_stay_at_chance(how):
 def test_labels_of_the_judged_fold_are_never_used(how):
     scores, labels, folds = two_recipes()
     changed = np.where(folds == 1, 1 - labels, labels)
-    before, after = (combine.cross_fitted(how, scores, truth, folds) for truth in (labels, changed))
+    before, after = (combine.cross_fit_combination(how, scores, truth, folds) for truth in (labels, changed))
     np.testing.assert_array_equal(before[folds == 1], after[folds == 1])
 
 
@@ -168,10 +168,10 @@ def test_learned_weights_prefer_the_better_member_and_are_the_optimum():
     scores, labels, _ = two_recipes(count=600)
     scores, labels = scores.dropna(), labels[scores.notna().all(axis=1)]
     for how in ("weights", "greedy"):
-        weights = combine.fit(how, scores, labels).weights
+        weights = combine.fit_combination(how, scores, labels).weights
         assert min(weights.values()) >= 0 and sum(weights.values()) == pytest.approx(1)
         assert weights["a"] > weights["b"]
-    learned = combine.fit("weights", scores, labels).weights["a"]
+    learned = combine.fit_combination("weights", scores, labels).weights["a"]
 
     def cost(weight):
         blended = weight * scores["a"] + (1 - weight) * scores["b"]
@@ -183,13 +183,13 @@ def test_learned_weights_prefer_the_better_member_and_are_the_optimum():
 def test_equal_members_get_equal_weights_and_one_class_teaches_nothing():
     scores, labels, _ = two_recipes()
     twins = pd.DataFrame({"a": scores["a"], "b": scores["a"]})
-    assert combine.fit("weights", twins, labels).weights == pytest.approx({"a": 0.5, "b": 0.5}, abs=1e-4)
+    assert combine.fit_combination("weights", twins, labels).weights == pytest.approx({"a": 0.5, "b": 0.5}, abs=1e-4)
     for how in combine.LEARNED:
-        assert combine.fit(how, scores, np.ones(len(scores))).weights == {"a": 0.5, "b": 0.5}
+        assert combine.fit_combination(how, scores, np.ones(len(scores))).weights == {"a": 0.5, "b": 0.5}
     with pytest.raises(ValueError, match="two folds"):
-        combine.cross_fitted("weights", scores, labels, np.zeros(len(scores)))
+        combine.cross_fit_combination("weights", scores, labels, np.zeros(len(scores)))
     with pytest.raises(ValueError, match="cannot combine members"):
-        combine.fit("vote", scores, labels)
+        combine.fit_combination("vote", scores, labels)
 
 
 def test_stacking_is_scikit_learns_regression_on_log_odds():
@@ -199,14 +199,14 @@ def test_stacking_is_scikit_learns_regression_on_log_odds():
     scores, labels = scores.dropna(), labels[scores.notna().all(axis=1)]
     inputs = np.log(scores / (1 - scores)).to_numpy()
     expected = LogisticRegression(C=combine.STACKING_C).fit(inputs, labels).predict_proba(inputs)[:, 1]
-    np.testing.assert_allclose(combine.fit("stacking", scores, labels).apply(scores), expected, atol=1e-5)
+    np.testing.assert_allclose(combine.fit_combination("stacking", scores, labels).apply(scores), expected, atol=1e-5)
 
 
 def test_recipes_are_joined_over_their_folds():
     table = pd.DataFrame(
         {"filename": ["1", "2", "3"], "x_fold0": [0.1, np.nan, np.nan], "x_fold1": [np.nan, 0.2, np.nan], "y": 0.5}
     )
-    joined = combine.by_recipe(table, {"x_fold0": "x", "x_fold1": "x", "y": "y"})
+    joined = combine.join_by_recipe(table, {"x_fold0": "x", "x_fold1": "x", "y": "y"})
     np.testing.assert_allclose(joined["x"], [0.1, 0.2, np.nan])
     assert list(joined.columns) == ["x", "y"] and list(joined.index) == ["1", "2", "3"]
 

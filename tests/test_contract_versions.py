@@ -21,7 +21,8 @@ from liveness.base.errors import UserError
 from liveness.frames.notes import notes_of, with_notes
 from liveness.frames.video import probe, read_frames
 from liveness.frames.views import prepare as prepare_video
-from liveness.members.weights import describe_member, load_member, member_path, save_member
+from liveness.members.names import weights_path
+from liveness.members.weights import describe_member, load_member, save_member
 from liveness.prediction.engine import load_members, score_video
 from liveness.sanity_check import check
 from liveness.sets.dataset import load_set
@@ -51,7 +52,7 @@ def put_members(folder: Path) -> None:
         model, description = load_member(path)
         description["contract"]["version"] = 2
         description["fold"] = 1
-        save_member(member_path("version1", description["recipe"]["name"], 1), model.state_dict(), description)
+        save_member(weights_path("version1", description["recipe"]["name"], 1), model.state_dict(), description)
 
 
 def scored(clips: dict[str, Path], *members: tuple[str, int]) -> dict[str, object]:
@@ -196,7 +197,7 @@ def member_version(prepared, workspace: Path) -> int:
     rows = [{"filename": "0.mkv", "video_id": "0", "frame_id": 1, "label": 0, "fold": 0, "score": 0.2, "status": "ok"}]
     rows.append(rows[0] | {"filename": "1.mkv", "label": 1, "score": 0.7})
     finish(model, pd.DataFrame(rows), prepared, described, workspace)
-    return describe_member(member_path("old", "convnext_large", 0))["contract"]["version"]
+    return describe_member(weights_path("old", "convnext_large", 0))["contract"]["version"]
 
 
 def test_a_version_that_is_not_spoken_is_refused_with_the_ones_that_are(workspace):

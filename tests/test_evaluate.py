@@ -13,6 +13,7 @@ from liveness import evaluate
 from liveness.base import compose
 from liveness.base.errors import UserError
 from liveness.evaluation import calibration, combine, metrics, rates
+from liveness.members.trained import OOF_COLUMNS
 from liveness.prediction.operating import read_operating
 
 MEMBERS = [("convnext_xlarge", 0), ("convnext_xlarge", 1), ("second", 0)]
@@ -67,7 +68,7 @@ def write_set(root, count=40, people=10):
 
 
 def write_oof(folder, rows):
-    pd.DataFrame(rows, columns=list(evaluate.OOF_COLUMNS)).to_csv(folder / "oof.csv", index=False)
+    pd.DataFrame(rows, columns=OOF_COLUMNS).to_csv(folder / "oof.csv", index=False)
 
 
 def oof(root, member):
@@ -134,8 +135,8 @@ def test_members_are_calibrated_on_their_own_fold_and_then_blended(ensemble, how
         _, frames = oof(ensemble, name)
         raw = frames.astype({"score": float}).groupby("filename")["score"].mean()[own.index]
         np.testing.assert_allclose(own[name], raw)  # the members' columns stay raw
-        parts[name] = calibration.cross_fitted(how, raw, own["label"], own["group"], table["label"].mean())
-        ships = calibration.from_dict(shipped["calibration"]["members"][name])
+        parts[name] = calibration.cross_fit_calibration(how, raw, own["label"], own["group"], table["label"].mean())
+        ships = calibration.read_calibration(shipped["calibration"]["members"][name])
         assert ships.how == how
         np.testing.assert_allclose(ships.apply(raw), parts[name].calibration.apply(raw))
     zero, one = table[table.fold == 0], table[table.fold == 1]
@@ -163,7 +164,9 @@ def test_a_calibration_that_makes_the_blend_worse_is_shipped_for_no_member(ensem
     prior, parts = table["label"].mean(), []
     for fold in (0, 1):  # both members of fold 0 have the same scores
         own = table[table.fold == fold]
-        fit = calibration.cross_fitted("platt", own[f"convnext_xlarge_fold{fold}"], own["label"], own["group"], prior)
+        fit = calibration.cross_fit_calibration(
+            "platt", own[f"convnext_xlarge_fold{fold}"], own["label"], own["group"], prior
+        )
         parts.append(pd.Series(fit.scores, own.index))
     calibrated, raw = pd.concat(parts)[table.index], pd.Series(truth)[table.index]
     with_it, without = log_loss(table["label"], calibrated), log_loss(table["label"], raw)
@@ -231,7 +234,7 @@ def add_holdout(root, count=24, people=6):
         path, table = oof(root, f"{recipe}_fold{fold}")
         scores = np.clip(0.35 + 0.3 * more["label"] + rng.normal(0, 0.2, count), 0.01, 0.99)
         rows = more.assign(video_id=more["filename"].str[:-4], frame_id=3, score=scores.round(6), status="ok")
-        pd.concat([table, rows[list(evaluate.OOF_COLUMNS)].astype(str)]).to_csv(path, index=False)
+        pd.concat([table, rows[OOF_COLUMNS].astype(str)]).to_csv(path, index=False)
 
 
 def test_thresholds_come_from_the_holdout_and_the_headline_from_the_folds(ensemble, capsys):

@@ -101,8 +101,8 @@ def test_one_group_says_nothing_about_others():
 
 
 def test_few_persons_are_told_in_plain_words():
-    assert intervals.warning(12) == "few persons: interval too narrow"
-    assert intervals.warning(20) == ""
+    assert intervals.warn_of_few_groups(12) == "few persons: interval too narrow"
+    assert intervals.warn_of_few_groups(20) == ""
 
 
 def test_expanded_tail_is_the_normal_one_for_many_units():

@@ -40,7 +40,7 @@ def eer_by_trying(labels, scores):
 def test_libraries_agree_on_random_sets():
     for labels, scores in random_sets(200):
         fpr, tpr, thresholds = sk.roc_curve(labels, scores, drop_intermediate=False)
-        curve = metrics.points(labels, scores)
+        curve = metrics.trace_error_curve(labels, scores)
         np.testing.assert_allclose(curve.fpr, fpr, atol=1e-12)
         np.testing.assert_allclose(1 - curve.fnr, tpr, atol=1e-12)
         np.testing.assert_array_equal(curve.thresholds, thresholds)

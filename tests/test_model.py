@@ -13,11 +13,11 @@ from liveness.base.compose import load_recipe
 from liveness.base.config import Detector, Model, View, to_dict
 from liveness.base.errors import UserError
 from liveness.base.files import CODE
-from liveness.convert import convert, convert_state, made_from
 from liveness.convert import main as convert_main
 from liveness.frames.contract import resize, to_tensor
 from liveness.frames.video import VideoError
 from liveness.members import weights as checkpoint
+from liveness.members.published import convert_checkpoint, is_made_from, load_checkpoint
 from liveness.models.build import build, parameter_count, without_weights
 from liveness.models.score import Scorer
 
@@ -80,7 +80,7 @@ def test_the_cpu_recipes_start_from_the_wheels_imagenet_weights(recipe):
 
 def test_a_converted_two_class_checkpoint_gives_the_softmax_score(tmp_path):
     original = two_class_checkpoint(tmp_path / "two.pth")
-    model = convert_state(tmp_path / "two.pth", load_recipe("published_large", NARROW)).eval()
+    model = load_checkpoint(tmp_path / "two.pth", load_recipe("published_large", NARROW)).eval()
     images = torch.randn(16, 3, 64, 48, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         wanted = original(images).double().softmax(dim=1)[:, 1]
@@ -92,7 +92,7 @@ def test_a_converted_two_class_checkpoint_gives_the_softmax_score(tmp_path):
 def test_a_checkpoint_with_its_arguments_beside_it_converts_and_describes_itself(tmp_path):
     two_class_checkpoint(tmp_path / "two.pth", {"args": argparse.Namespace(lr=1e-4), "epoch": 11})
     recipe = load_recipe("published_xlarge", NARROW)
-    convert(tmp_path / "two.pth", tmp_path / "member.safetensors", recipe, 3)
+    convert_checkpoint(tmp_path / "two.pth", tmp_path / "member.safetensors", recipe, 3)
     model, description = checkpoint.load_member(tmp_path / "member.safetensors")
     assert description["recipe"] == to_dict(recipe) and description["fold"] == 3
     assert description["contract"]["view"]["resize"] == "short_side"
@@ -103,16 +103,16 @@ def test_what_was_converted_is_known_by_its_original_whatever_the_files_times(tm
     source, target = tmp_path / "two.pth", tmp_path / "member.safetensors"
     two_class_checkpoint(source)
     recipe = load_recipe("published_large", NARROW)
-    assert not made_from(target, source, recipe)
-    convert(source, target, recipe, 0)
+    assert not is_made_from(target, source, recipe)
+    convert_checkpoint(source, target, recipe, 0)
     os.utime(source, (later := target.stat().st_mtime + 10, later))
-    assert made_from(target, source, recipe)  # copied later, the same bytes
-    assert not made_from(target, source, load_recipe("published_large", [*NARROW, "view.size=96"]))
+    assert is_made_from(target, source, recipe)  # copied later, the same bytes
+    assert not is_made_from(target, source, load_recipe("published_large", [*NARROW, "view.size=96"]))
     two_class_checkpoint(source, {"epoch": 7})
     os.utime(source, (earlier := target.stat().st_mtime - 10, earlier))
-    assert not made_from(target, source, recipe)
+    assert not is_made_from(target, source, recipe)
     target.write_bytes(target.read_bytes()[:100])
-    assert not made_from(target, source, recipe)
+    assert not is_made_from(target, source, recipe)
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
@@ -132,7 +132,7 @@ def test_weights_of_another_model_are_refused_with_what_differs(tmp_path):
     two_class_checkpoint(tmp_path / "two.pth")
     with pytest.raises(UserError, match=r"do not fit the model ConvNeXt.*missing.*other shape"):
         other = [NARROW[0], "model.kwargs.depths=[1,1,3,1]", NARROW[2], "model.kwargs.kernel_sizes=5"]
-        convert_state(tmp_path / "two.pth", load_recipe("published_large", other))
+        load_checkpoint(tmp_path / "two.pth", load_recipe("published_large", other))
 
 
 def test_a_member_file_names_what_is_wrong_with_it(tmp_path):
@@ -227,7 +227,7 @@ def test_the_winners_preprocessing_and_scores_are_repeated_to_the_last_digit():
     narrow = [f"model.kwargs.{key}={expected['architecture'][key]}".replace(" ", "") for key in ("depths", "dims")]
     for size, name in (("224", "published_large"), ("128", "published_xlarge")):
         recipe = load_recipe(name, ["model.name=convnext_tiny", *narrow])
-        model = convert_state(REFERENCE / "tiny_two_class_checkpoint.pth", recipe)
+        model = load_checkpoint(REFERENCE / "tiny_two_class_checkpoint.pth", recipe)
         scorer = Scorer(model, torch.device("cpu"))
         wanted = wanted_of(recipe.frames, recipe.view, Detector(), 95)
         for clip, figures in expected["clips"].items():
@@ -319,7 +319,7 @@ def test_a_published_checkpoint_behind_a_prefix_converts_too(tmp_path):
     state = torch.load(tmp_path / "two.pth", weights_only=True)["model"]
     torch.save({"model": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "wrapped.pth")
     recipe = load_recipe("published_large", NARROW)
-    plain, wrapped = (convert_state(tmp_path / name, recipe).state_dict() for name in ("two.pth", "wrapped.pth"))
+    plain, wrapped = (load_checkpoint(tmp_path / name, recipe).state_dict() for name in ("two.pth", "wrapped.pth"))
     assert all(torch.equal(plain[key], wrapped[key]) for key in plain)
 
 

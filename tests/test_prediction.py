@@ -17,7 +17,8 @@ from liveness.base.errors import UserError
 from liveness.base.files import sha256_of
 from liveness.frames.contract import make_contract
 from liveness.frames.faces import detector_path
-from liveness.members.weights import describe_member, member_path, save_member
+from liveness.members.names import weights_path
+from liveness.members.weights import describe_member, save_member
 from liveness.models.build import build
 from liveness.prediction.engine import load_members, score_videos
 
@@ -32,7 +33,7 @@ def put_member(recipe: str, fold: int, data: str = "train", *overrides: str, **c
     for parameter in model.parameters():  # layer scale starts at 1e-6: every score would be the same
         torch.nn.init.normal_(parameter, std=0.2)
     contract = make_contract(made, Data(), sha256_of(detector_path()))
-    path = member_path(data, recipe, fold)
+    path = weights_path(data, recipe, fold)
     description = {"recipe": to_dict(made), "fold": fold, "data": data, "data_hash": "", "held_out": {}}
     save_member(path, model.state_dict(), {**description, "contract": contract, **changes})
     return path
@@ -177,14 +178,14 @@ def test_missing_weights_are_one_line_with_the_ways_to_get_them(run_driver, work
 
 def test_weights_under_another_members_name_or_of_another_contract_are_refused(run_driver, workspace, clips):
     path = put_member("convnext_large", 0)
-    shutil.copy(path, member_path("train", "convnext_large", 1))
+    shutil.copy(path, weights_path("train", "convnext_large", 1))
     done = run_driver("predict.sh", clips, workspace / "out", "--members", "convnext_large:1")
     assert done.returncode == 1 and "holds convnext_large fold 0, expected convnext_large fold 1" in done.stderr
     recipe = load_recipe("convnext_large", NARROW)
     contract = make_contract(recipe, Data(), "0" * 64) | {"version": 99}
     put_member("convnext_large", 2, contract=contract)
     done = run_driver("predict.sh", clips, workspace / "out", "--members", "convnext_large:2")
-    assert done.returncode == 1 and "contract version 99; this code speaks version 1" in done.stderr
+    assert done.returncode == 1 and "contract version 99; this code speaks the versions 1, 2" in done.stderr
     path.write_bytes(path.read_bytes()[:1000])
     done = run_driver("predict.sh", clips, workspace / "out", "--members", "convnext_large:0")
     assert done.returncode == 1 and "not a safetensors file" in done.stderr
@@ -288,7 +289,7 @@ def test_names_that_are_not_text_and_links_that_lead_nowhere_have_their_row(run_
 def test_a_members_damaged_description_is_one_line(workspace, clips, damage, words):
     from safetensors.torch import save_file
 
-    path = member_path("train", "convnext_large", 0)
+    path = weights_path("train", "convnext_large", 0)
     path.parent.mkdir(parents=True)
     text = damage if isinstance(damage, str) else json.dumps(damage)
     save_file({"weight": torch.zeros(1)}, path, metadata={"liveness": text})

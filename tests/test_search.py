@@ -16,9 +16,11 @@ from liveness import search as command
 from liveness.base import compose, config
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
+from liveness.evaluation import out_of_fold
 from liveness.laboratory import cost, search
 from liveness.laboratory.cost import measure
 from liveness.laboratory.search import Costs, Judged, Thresholds
+from liveness.members.trained import OOF_COLUMNS
 from liveness.models.score import MOST_VIEWS
 from liveness.prediction.engine import load_members
 
@@ -194,7 +196,7 @@ def test_the_naive_gap_is_the_paired_difference_of_two_sklearn_eers():
     groups = [f"p{i % 80}" for i in range(400)]
     naive, grouped = (1 / (1 + np.exp(-(labels - 0.5) * s - rng.normal(size=400))) for s in (5.0, 1.0))
     grouped[:7], naive[3:9] = np.nan, np.nan
-    found = search.naive_gap(labels, grouped, naive, groups)
+    found = out_of_fold.compare_splits(labels, grouped, naive, groups)
 
     def eer(scores):
         fpr, tpr, _ = roc_curve(labels[9:], scores[9:], drop_intermediate=False)
@@ -207,7 +209,7 @@ def test_the_naive_gap_is_the_paired_difference_of_two_sklearn_eers():
     assert found["difference"] == found["grouped_eer"] - found["naive_eer"] > 0.1
     assert found["interval"][0] < found["difference"] < found["interval"][1]
     assert found["verdict"] == "the naive split flatters"
-    same = search.naive_gap(labels, grouped, grouped, groups)
+    same = out_of_fold.compare_splits(labels, grouped, grouped, groups)
     assert same["difference"] == 0 and same["verdict"] == "cannot be told apart"
 
 
@@ -256,7 +258,7 @@ def write_runs(root, holdout: int = 0):
             evidence = (3 if recipe == "cheap" else 5) * (video.label - 0.5) + rng.normal()
             score = round(float(1 / (1 + np.exp(-evidence))), 6)
             rows.append((video.filename, video.filename[:-4], 3, video.label, video.fold, score, "ok"))
-        pd.DataFrame(rows, columns=evaluate.OOF_COLUMNS).to_csv(folder / "oof.csv", index=False)
+        pd.DataFrame(rows, columns=OOF_COLUMNS).to_csv(folder / "oof.csv", index=False)
         settings = {"recipe": {"name": recipe, "combine": "mean"}, "fold": fold, "data": "tiny", "data_hash": "abc"}
         (folder / "config.json").write_text(json.dumps(settings))
 
@@ -364,7 +366,7 @@ def test_the_evaluation_sets_naive_folds_beside_grouped_ones(mix, capsys):
             (v.filename, v.filename[:-4], 3, v.label, fold, 0.05 + 0.9 * v.label, "ok")
             for v in folds[folds.naive_fold == fold].itertuples()
         ]
-        pd.DataFrame(rows, columns=evaluate.OOF_COLUMNS).to_csv(folder / "oof.csv", index=False)
+        pd.DataFrame(rows, columns=OOF_COLUMNS).to_csv(folder / "oof.csv", index=False)
         settings = {"recipe": {"combine": "mean"}, "fold": fold, "naive": True, "data_hash": "abc"}
         (folder / "config.json").write_text(json.dumps(settings))
     capsys.readouterr()

@@ -24,7 +24,8 @@ from liveness.base.files import CODE
 from liveness.evaluation.combine import video_scores
 from liveness.evaluation.metrics import log_loss
 from liveness.frames.contract import make_contract
-from liveness.members.weights import describe_member, member_path, save_member
+from liveness.members.names import weights_path
+from liveness.members.weights import describe_member, save_member
 from liveness.prediction.engine import load_members, score_videos
 from liveness.training.member import train_member
 
@@ -72,7 +73,7 @@ def trained(tmp_path_factory) -> Path:
             folder = root / "runs" / "tiny" / f"{name}_fold0"
             folder.mkdir(parents=True)
             train_member(recipe, 0, "tiny", folder)
-        path = member_path("tiny", "wrong", 0)
+        path = weights_path("tiny", "wrong", 0)
         state, description = load_file(path), describe_member(path)
         for key in ("head.fc.weight", "head.fc.bias"):
             state[key] = -4 * state[key]
@@ -98,7 +99,7 @@ def make(*recipes: str, name: str = "garden", options: tuple = ()) -> None:
 
 
 def weights(name: str) -> dict[str, torch.Tensor]:
-    return load_file(member_path("tiny", name, 0))
+    return load_file(weights_path("tiny", name, 0))
 
 
 def oof(root: Path, name: str) -> pd.DataFrame:
@@ -114,7 +115,7 @@ def test_a_uniform_soup_is_the_mean_and_equal_ingredients_give_equal_bytes(root)
         expected = np.mean([part[key].numpy().astype(np.float64) for part in parts], axis=0)
         np.testing.assert_allclose(value.numpy(), expected, rtol=1e-6, atol=1e-9)
         assert value.dtype == torch.float32
-    path, table = member_path("tiny", "garden", 0), root / "runs" / "tiny" / "garden_fold0" / "oof.csv"
+    path, table = weights_path("tiny", "garden", 0), root / "runs" / "tiny" / "garden_fold0" / "oof.csv"
     first = path.read_bytes(), table.read_bytes()
     make("basil", "anise", "wrong", "anise")
     assert (path.read_bytes(), table.read_bytes()) == first
@@ -130,7 +131,7 @@ def test_a_soup_of_one_has_that_members_weights_and_scores(root):
 
 def test_a_greedy_soup_leaves_out_what_harms_and_is_judged_by_choices_that_did_not_see_the_video(root, capsys):
     make("anise", "basil", "wrong", options=("--greedy",))
-    about = describe_member(member_path("tiny", "garden", 0))["soup"]
+    about = describe_member(weights_path("tiny", "garden", 0))["soup"]
     assert about["how"] == "greedy" and about["offered"] == ["anise", "basil", "wrong"]
     assert "wrong" not in about["mean_of"] and about["mean_of"]
     assert len(about["cross_fitted"]) >= 2
@@ -186,7 +187,7 @@ def test_a_soup_is_a_member_for_the_evaluation_and_for_prediction(root, tmp_path
 
 def changed(name: str, change) -> None:
     """Rewrite a member's file with its description (and state) changed."""
-    path = member_path("tiny", name, 0)
+    path = weights_path("tiny", name, 0)
     state, description = load_file(path), describe_member(path)
     change(description, state)
     description.pop("format")
@@ -206,7 +207,7 @@ def test_members_that_differ_in_more_than_their_training_are_refused(root, chang
     changed("basil", change)
     with pytest.raises(UserError, match=f"basil and anise cannot be one soup: .*{words}|{words}"):
         make("anise", "basil")
-    assert not member_path("tiny", "garden", 0).exists() and not (root / "runs" / "tiny" / "garden_fold0").exists()
+    assert not weights_path("tiny", "garden", 0).exists() and not (root / "runs" / "tiny" / "garden_fold0").exists()
 
 
 def test_batch_norms_with_statistics_of_their_own_are_refused_and_frozen_ones_are_not():
@@ -237,7 +238,7 @@ def test_other_training_settings_and_older_files_make_no_difference_to_a_soup(ro
         changed("basil", lambda d, s, key=key: (d["contract"]["view"].pop(key), d["recipe"]["view"].pop(key)))
     changed("basil", lambda d, s: d["contract"]["view"].update(train_scales=[1.2, 2.0]))
     make("anise", "basil")
-    assert member_path("tiny", "garden", 0).is_file()
+    assert weights_path("tiny", "garden", 0).is_file()
 
 
 def test_data_that_changed_since_the_training_is_refused(root):

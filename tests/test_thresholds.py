@@ -19,7 +19,7 @@ def random_sample(rng, count=120, people=None, species=False):
     scores = np.round(expit(1.5 * (2 * labels - 1) + rng.normal(0, 1.5, count)), int(rng.integers(1, 5)))
     groups = np.arange(count) if people is None else rng.integers(0, people, count)
     kinds = np.where(labels == 0, rng.choice(["print", "replay"], count), "").tolist() if species else None
-    return thresholds.exact(labels, scores, groups, kinds)
+    return thresholds.exact_sample(labels, scores, groups, kinds)
 
 
 @pytest.mark.parametrize("species", [False, True])
@@ -32,15 +32,15 @@ def test_thresholds_and_rates_are_those_of_the_metrics(species):
         expected = {"eer": metrics.eer(labels, scores).threshold}
         for kind, target in thresholds.TARGETS:
             choose = metrics.at_apcer if kind == "apcer" else metrics.at_bpcer
-            expected[thresholds.name_of(kind, target)] = choose(labels, scores, target, kinds).threshold
+            expected[thresholds.name_point(kind, target)] = choose(labels, scores, target, kinds).threshold
         assert found == expected, f"seed {SEED}"
-        rates = thresholds.rates_at(sample, found["eer"])
+        rates = thresholds.measure_rates(sample, found["eer"])
         assert rates["apcer"] == pytest.approx(metrics.apcer(labels, scores, found["eer"], kinds).maximum.value)
         assert rates["bpcer"] == pytest.approx(metrics.bpcer(labels, scores, found["eer"]).value)
 
 
 def test_every_point_has_its_target_and_intervals_around_its_figures():
-    points = thresholds.operating_points([random_sample(np.random.default_rng(SEED), 300, species=True)])
+    points = thresholds.choose_operating_points([random_sample(np.random.default_rng(SEED), 300, species=True)])
     assert [p["name"] for p in points] == ["eer", "apcer1", "apcer5", "apcer10", "bpcer1", "bpcer5"]
     for p in points:
         for value, (low, high) in (
@@ -56,14 +56,14 @@ def test_every_point_has_its_target_and_intervals_around_its_figures():
 
 def test_a_gap_without_any_video_belongs_to_the_thresholds_interval():
     labels, scores = np.repeat([0, 1], 10), np.r_[np.linspace(0.1, 0.2, 10), np.linspace(0.7, 0.9, 10)]
-    low, middle, high = thresholds.threshold_bounds(thresholds.exact(labels, scores, np.arange(20)))["eer"]
+    low, middle, high = thresholds.threshold_bounds(thresholds.exact_sample(labels, scores, np.arange(20)))["eer"]
     assert middle == pytest.approx(0.45) and low <= 0.2 and high >= 0.7
 
 
 def test_the_bootstrap_draws_groups_where_they_are_enough():
     rng = np.random.default_rng(SEED)
-    assert thresholds.operating_points([random_sample(rng, 200, people=40)])[0]["by"] == "group"
-    assert thresholds.operating_points([random_sample(rng, 200, people=10)])[0]["by"] == "video"
+    assert thresholds.choose_operating_points([random_sample(rng, 200, people=40)])[0]["by"] == "group"
+    assert thresholds.choose_operating_points([random_sample(rng, 200, people=10)])[0]["by"] == "video"
 
 
 def test_the_threshold_interval_holds_the_true_threshold():
@@ -71,7 +71,7 @@ def test_the_threshold_interval_holds_the_true_threshold():
     for _ in range(60):
         labels = np.repeat([0, 1], 150)
         scores = expit(2 * (2 * labels - 1) + rng.normal(0, 1.5, 300))  # equal errors at 0.5
-        low, _, high = thresholds.threshold_bounds(thresholds.exact(labels, scores, np.arange(300)), 200)["eer"]
+        low, _, high = thresholds.threshold_bounds(thresholds.exact_sample(labels, scores, np.arange(300)), 200)["eer"]
         held += low <= 0.5 <= high
     assert held >= 53, f"{held} of 60, seed {SEED}"
 
@@ -116,6 +116,7 @@ class World:
     def __init__(self, rng, alike, recipes, videos=400, people=80, holdout=0.0, untouched=20_000):
         self.rng, self.alike = rng, alike
         self.folds = {f"{recipe}_fold{k}": k for recipe, count in recipes for k in range(count)}
+        self.recipes = {f"{recipe}_fold{k}": recipe for recipe, count in recipes for k in range(count)}
         self.scales = {name: (rng.uniform(0.5, 2.5), rng.normal()) for name in self.folds}
         person = rng.integers(0, people, videos)
         fold = np.where(np.arange(people) < holdout * people, -1, rng.permutation(people) % 5)[person]
@@ -139,14 +140,16 @@ class World:
     def ship(self, how="platt"):
         """(the points that ship, those without correction, what they were chosen on, blend of the untouched set)."""
         weights = dict.fromkeys(self.folds, 1.0)
-        fits = calibration.calibrate(how, self.scores, self.table, self.folds)
+        fits = calibration.calibrate_members(how, self.scores, self.table, self.folds)
         scores = pd.DataFrame({name: fit.scores for name, fit in fits.items()})
         table = self.table.assign(score=combine.blend(scores, weights).to_numpy())
-        basis = thresholds.basis(table, scores, weights)
+        basis = thresholds.choose_basis(table, scores, weights, self.recipes)
         new = pd.DataFrame({name: fits[name].calibration.apply(self.untouched[name]) for name in fits})
         home = table[(table["fold"] != -1) & table["score"].notna()]
-        plain = thresholds.operating_points([thresholds.exact(home["label"], home["score"], home["group"])])
-        return thresholds.operating_points(basis.samples), plain, basis, combine.blend(new, weights).to_numpy()
+        plain = thresholds.choose_operating_points(
+            [thresholds.exact_sample(home["label"], home["score"], home["group"])]
+        )
+        return thresholds.choose_operating_points(basis.samples), plain, basis, combine.blend(new, weights).to_numpy()
 
     def realised(self, scores, threshold):
         return (scores[self.labels == 0] >= threshold).mean(), (scores[self.labels == 1] < threshold).mean()
@@ -175,13 +178,13 @@ def test_how_alike_members_are_is_measured_where_two_score_a_video_and_else_assu
     rng = np.random.default_rng(SEED)
     for alike in (0.3, 0.8):
         world = World(rng, alike, [("a", 5), ("b", 5)], videos=1500, untouched=10)
-        fits = calibration.calibrate("platt", world.scores, world.table, world.folds)
+        fits = calibration.calibrate_members("platt", world.scores, world.table, world.folds)
         scores = pd.DataFrame({name: fit.scores for name, fit in fits.items()})
-        found = thresholds.how_alike(world.table["label"].to_numpy(), scores)
+        found = thresholds.measure_alike(world.table["label"].to_numpy(), scores, world.recipes)
         assert found.low <= alike <= found.high and found.value == pytest.approx(alike, abs=0.08)
         assert found.videos == 1500
     alone = World(rng, 0.3, [("a", 5)], untouched=10)
-    found = thresholds.how_alike(alone.table["label"].to_numpy(), alone.scores)
+    found = thresholds.measure_alike(alone.table["label"].to_numpy(), alone.scores, alone.recipes)
     assert (found.low, found.value, found.high, found.videos) == (*thresholds.ASSUMED_ALIKE, 0)
 
 
@@ -230,7 +233,7 @@ def test_drawn_blends_are_spread_like_blends_of_all_members(recipes):
     for name, k in world.folds.items():
         world.scores.loc[world.table["fold"] != k, name] = np.nan
     labels, weights = world.table["label"].to_numpy(), dict.fromkeys(world.folds, 1.0)
-    drawn = thresholds.like_all_members(labels, world.scores, weights, 0.5)
+    drawn = thresholds.like_all_members(labels, world.scores, weights, world.recipes, 0.5)
     few = world.scores.mean(axis=1)
     for kind in (0, 1):
         quantiles = [0.02, 0.1, 0.5, 0.9, 0.98]

@@ -22,7 +22,8 @@ from liveness.base.errors import UserError
 from liveness.base.files import CODE
 from liveness.members import __main__ as members
 from liveness.members.ensembles import in_set, in_weights
-from liveness.members.weights import describe_member, member_path, save_member
+from liveness.members.names import weights_path
+from liveness.members.weights import describe_member, save_member
 from liveness.prediction.engine import load_members, read_ensemble
 from liveness.sets.dataset import load_set, split
 from liveness.training import loop, member, passing
@@ -174,7 +175,7 @@ def test_an_ensemble_of_all_folds_has_those_of_the_set(root, capsys):
 
 
 def write_member(fold: int, folds: int | None, data: str = "far") -> Path:
-    path = member_path(data, "efficientnet_lite0", fold)
+    path = weights_path(data, "efficientnet_lite0", fold)
     about = {"recipe": {"name": "efficientnet_lite0"}, "fold": fold, "contract": {}}
     save_member(path, {"w": torch.zeros(1)}, about | ({"folds": folds} if folds else {}))
     return path
@@ -195,7 +196,7 @@ def test_a_lost_member_of_all_folds_is_missed_where_there_is_no_set(workspace):
     for fold in range(5):  # made before members told how many there are
         write_member(fold, None)
     assert folds() == [0, 1, 2, 3, 4]
-    member_path("far", "efficientnet_lite0", 4).unlink()
+    weights_path("far", "efficientnet_lite0", 4).unlink()
     shipped = workspace / "weights/far/efficientnet_lite0.json"
     shipped.write_text('{"weights": {"efficientnet_lite0_fold0": 1, "efficientnet_lite0_fold4": 1}}')
     assert folds() == [0, 4]  # what was judged
@@ -208,7 +209,7 @@ def test_a_lost_member_of_all_folds_is_missed_where_there_is_no_set(workspace):
 
 def test_a_trained_member_tells_how_many_folds_there_are(root, monkeypatch):
     start(monkeypatch, "-o", *NARROW)
-    assert describe_member(member_path("tiny", "convnext_xlarge", 0))["folds"] == 3
+    assert describe_member(weights_path("tiny", "convnext_xlarge", 0))["folds"] == 3
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from liveness.base.files import CODE
 from liveness.base.machine import cores
 from liveness.evaluation.combine import video_scores
 from liveness.evaluation.metrics import log_loss
-from liveness.members.weights import describe_member, load_member, member_path
+from liveness.members.names import weights_path
+from liveness.members.weights import describe_member, load_member
 from liveness.sets.dataset import load_set, split
 from liveness.training import loop, member
 from liveness.training import lr_finder as range_test
@@ -81,11 +82,11 @@ def train(recipe: Recipe, root: Path, fold: int = 0) -> tuple[pd.DataFrame, dict
     folder = root / "runs" / "tiny" / f"{recipe.name}_fold{fold}"
     folder.mkdir(parents=True, exist_ok=True)
     member.train_member(recipe, fold, "tiny", folder)
-    return pd.read_csv(folder / "metrics.csv"), describe_member(member_path("tiny", recipe.name, fold))
+    return pd.read_csv(folder / "metrics.csv"), describe_member(weights_path("tiny", recipe.name, fold))
 
 
 def weights(name: str) -> dict:
-    return load_member(member_path("tiny", name, 0))[0].state_dict()
+    return load_member(weights_path("tiny", name, 0))[0].state_dict()
 
 
 def first_epoch(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
@@ -342,7 +343,7 @@ def test_models_of_other_families_train_by_name(root, name):
     before = member._fresh(recipe, prepared, split(prepared, 0, recipe.view)[0])[1].state_dict()
     metrics, described = train(recipe, root)
     assert np.isfinite(metrics.train_loss).all() and described["recipe"]["model"]["name"] == name
-    model, _ = load_member(member_path("tiny", recipe.name, 0))
+    model, _ = load_member(weights_path("tiny", recipe.name, 0))
     after = model.state_dict()
     moved = [key for key, _ in model.named_parameters() if not torch.equal(before[key], after[key])]
     assert len(moved) == len(list(model.parameters()))
@@ -386,7 +387,7 @@ def test_a_gradient_that_is_not_finite_in_an_epochs_last_step_is_never_saved(roo
     saved = torch.load(root / "runs/tiny/planted_fold0/last.pt", weights_only=True)
     assert saved["step"] == states[0].steps_per_epoch  # the first epoch's end
     assert all(torch.isfinite(value).all() for value in saved["model"].values())
-    assert not member_path("tiny", "planted", 0).exists()
+    assert not weights_path("tiny", "planted", 0).exists()
 
 
 def workers(root: Path) -> dict[str, int]:
@@ -439,7 +440,7 @@ def test_a_stop_at_any_step_and_while_the_fold_is_scored_changes_nothing(root, m
 
     monkeypatch.setattr(member, "_stop_now", stop_now)
     monkeypatch.setattr(member.os, "_exit", leave)
-    path = member_path("tiny", "convnext_xlarge", 0)
+    path = weights_path("tiny", "convnext_xlarge", 0)
 
     def trained(folder, stops) -> tuple[bytes, list]:
         path.unlink(missing_ok=True)

@@ -11,7 +11,8 @@ import argparse
 
 from liveness.base.compose import load_recipe
 from liveness.base.errors import run
-from liveness.base.files import plain_name, workspace
+from liveness.base.files import plain_name
+from liveness.members.names import run_folder
 
 
 def main() -> int:
@@ -26,7 +27,7 @@ def main() -> int:
 
     from liveness.training.member import find_lr
 
-    folder = workspace() / "runs" / name / f"{recipe.name}_fold{arguments.fold}"
+    folder = run_folder(name, recipe.name, arguments.fold)
     rate = find_lr(recipe, arguments.fold, name, folder)
     print(f"{rate:.2e}   (curve: {folder / 'lr_curve.png'}; use it with -o train.lr={rate:.2e})")
     return 0

@@ -34,6 +34,7 @@ from liveness.base.compose import load_ensemble
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError, run
 from liveness.base.files import plain_name
+from liveness.members.names import member_name, parse_recipe_fold
 from liveness.prediction.inputs import default_input, default_output, note, videos_below, warn
 from liveness.prediction.ready import WeightsMissing
 from liveness.prediction.rows import SCORED, Row
@@ -328,11 +329,8 @@ def _chosen(name: str, members: list[str], data: str) -> Ensemble:
         return load_ensemble(name)
     chosen = []
     for text in members:
-        recipe, _, fold = text.rpartition(":")
-        if not recipe or not fold.isdecimal():
-            raise UserError(f"--members {text}: expected RECIPE:FOLD, for example convnext_large:0")
-        chosen.append(EnsembleMember(recipe, int(fold)))
-    return Ensemble("+".join(members).replace(":", "_fold"), data or load_ensemble(name).data, chosen)
+        chosen.append(EnsembleMember(*parse_recipe_fold(text)))
+    return Ensemble("+".join(member_name(m.recipe, m.fold) for m in chosen), data or load_ensemble(name).data, chosen)
 
 
 def _require_writable(folder: Path) -> None:

@@ -15,19 +15,19 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from liveness.base.config import Ensemble
 from liveness.base.errors import UserError, run
-from liveness.base.files import workspace, write_text
+from liveness.base.files import workspace, write_json
 from liveness.evaluation import calibration, metrics, report
 from liveness.evaluation.combine import frames_to_video
 from liveness.laboratory import search
 from liveness.laboratory.cost import measure
 from liveness.members.ensembles import in_set
+from liveness.members.names import member_name, parse_member_name, recipe_fold
 from liveness.sets.labels import read_table
 
 LEAST = 4  # videos of each class that a comparison needs
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     ensemble = in_set(args.ensemble, args.data)
     data = ensemble.data
-    recipes = {f"{member.recipe}_fold{member.fold}": member.recipe for member in ensemble.members}
+    recipes = {member_name(member.recipe, member.fold): member.recipe for member in ensemble.members}
     table, about = read_scores(data, ensemble), evaluated(data, ensemble.name)
     ensemble.calibration = about.pop("calibration") or ensemble.calibration
     table = calibrated(table, ensemble)
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         candidates = search.member_candidates(held, recipes, costs)
         found["holdout"] = searched(held, candidates, list(recipes), costs, args.tolerance)
     path = workspace() / "runs" / data / args.ensemble / "search.json"
-    write_text(path, json.dumps(plain(found), indent=1, ensure_ascii=False) + "\n")
+    write_json(path, found, indent=1)
     print(rendered(found, ensemble))
     print(f"  all figures: {path.relative_to(workspace())}")
     return 0
@@ -94,7 +94,7 @@ def read_scores(data: str, ensemble: Ensemble) -> pd.DataFrame:
     again = f"run: python -m liveness.evaluate {ensemble.name} --data {data}"
     if not path.is_file():
         raise UserError(f"{path}: no such file; {again}")
-    names = [f"{member.recipe}_fold{member.fold}" for member in ensemble.members]
+    names = [member_name(member.recipe, member.fold) for member in ensemble.members]
     table = read_table(path, ["filename", "label", "group", "fold"])
     missing = [name for name in names if name not in table.columns]
     if missing:
@@ -144,8 +144,8 @@ def evaluated(data: str, name: str) -> dict:
 
 def calibrated(table: pd.DataFrame, ensemble: Ensemble) -> pd.DataFrame:
     """The table with every member's scores on the common scale, as the evaluation blends them."""
-    folds = {f"{member.recipe}_fold{member.fold}": member.fold for member in ensemble.members}
-    fits = calibration.calibrate(ensemble.calibration, table[list(folds)], table, folds)
+    folds = {member_name(member.recipe, member.fold): member.fold for member in ensemble.members}
+    fits = calibration.calibrate_members(ensemble.calibration, table[list(folds)], table, folds)
     return table.assign(**{name: fit.scores for name, fit in fits.items()})
 
 
@@ -170,7 +170,7 @@ def out_of_fold(
 
 def holdout(table: pd.DataFrame, ensemble: Ensemble) -> search.Judged | None:
     """The videos that no member was trained on (fold -1) and all scored; None without enough of them."""
-    names = [f"{member.recipe}_fold{member.fold}" for member in ensemble.members]
+    names = [member_name(member.recipe, member.fold) for member in ensemble.members]
     rows = table[(table["fold"] < 0) & table[names].notna().all(axis=1)]
     if min(np.bincount(rows["label"].to_numpy(int), minlength=2)) < LEAST:
         return None
@@ -178,7 +178,7 @@ def holdout(table: pd.DataFrame, ensemble: Ensemble) -> search.Judged | None:
 
 
 def judged_rows(rows: pd.DataFrame, ensemble: Ensemble, parts: np.ndarray) -> search.Judged:
-    weights = {f"{member.recipe}_fold{member.fold}": member.weight for member in ensemble.members}
+    weights = {member_name(member.recipe, member.fold): member.weight for member in ensemble.members}
     scores = rows[list(weights)].reset_index(drop=True)
     return search.Judged(rows["label"].to_numpy(int), rows["group"].to_numpy(), parts, scores, weights)
 
@@ -214,7 +214,7 @@ def member_rows(table: pd.DataFrame, ensemble: Ensemble, costs: search.Costs) ->
     """Each member on its own held-out fold; folds differ, so these figures do not rank members of one recipe."""
     rows = []
     for member in ensemble.members:
-        name = f"{member.recipe}_fold{member.fold}"
+        name = member_name(member.recipe, member.fold)
         mine = table[(table["fold"] == member.fold) & table[name].notna()]
         judged = judged_rows(mine, ensemble, mine["fold"].to_numpy(int))
         scores = judged.scores[name].to_numpy()
@@ -334,12 +334,12 @@ def cascade_lines(found: dict, ensemble: Ensemble) -> list[str]:
 
 
 def recipes_of(members: list[str]) -> list[str]:
-    return list(dict.fromkeys(name.rsplit("_fold", 1)[0] for name in members))
+    return list(dict.fromkeys(parse_member_name(name)[0] for name in members))
 
 
 def member_text(name: str) -> str:
     """``recipe:fold``, as ensembles and --members write it."""
-    return ":".join(name.rsplit("_fold", 1))
+    return recipe_fold(*parse_member_name(name))
 
 
 def against(row: dict) -> str:
@@ -367,17 +367,6 @@ def columns(rows: list[tuple[str, ...]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
-
-
-def plain(value: Any) -> Any:
-    """The same value with nan as None and numpy's numbers as Python's, which JSON can say."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ recipe in runs/<set>/<recipe>/. See docs/shift.md.
 
 import argparse
 import hashlib
-import json
 import math
 import sys
 import time
@@ -30,14 +29,17 @@ import pandas as pd
 from liveness.base.compose import load_ensemble
 from liveness.base.config import Ensemble, EnsembleMember, FramePlan
 from liveness.base.errors import UserError, run
-from liveness.base.files import plain_name, workspace, write_text, written_aside
-from liveness.evaluation.combine import blend, frames_to_video
+from liveness.base.files import plain_name, workspace, write_json, write_text, written_aside
+from liveness.evaluation.combine import HOLDOUT, blend, frames_to_video
 from liveness.evaluation.intervals import FEW_GROUPS
 from liveness.laboratory import shift
 from liveness.members.ensembles import in_set
-from liveness.members.weights import digests_of, member_path
+from liveness.members.names import member_name, operating_path, parse_recipe_fold, weights_path
+from liveness.members.trained import Trained, read_members
+from liveness.members.weights import digests_of
 from liveness.prediction.operating import Operating, read_operating
-from liveness.sets.labels import read_table, table_text
+from liveness.sets.fold_table import read_folds
+from liveness.sets.labels import table_text
 from liveness.simulation.stress import CLEAN, SEVERITIES, STRESSORS, Stress, list_stresses
 
 SEED = 1
@@ -58,35 +60,26 @@ class System:
     operating: Operating | None = None
 
 
-@dataclass
-class Trained:
-    """A finished member on disk."""
-
-    name: str
-    recipe: str
-    fold: int
-    data_hash: str
-    scores: dict[str, float]  # of oof.csv: file name -> the video's score, nan without one
-
-
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     data = plain_name(args.data or load_ensemble(args.ensemble).data, "--data")
     stresses = list_stresses(args.stressors or list(STRESSORS), args.severities)
-    folds = read_folds(workspace() / "data" / data / "folds.csv")
+    folds = read_folds(workspace() / "data" / data)
+    # A video outside all folds is scored by every member in their evaluation; it is kept for that.
+    folds = folds[folds["fold"] != HOLDOUT].reset_index(drop=True)[["filename", "label", "group", "fold"]]
     if args.sheet:
         return make_sheet(args.sheet, data, folds, stresses, args.seed)
     systems, members = chosen(args)
-    trained = read_members(data, members, folds)
+    trained = read_members(data, members)
+    require_same_folds(data, trained, folds)
     for one in systems:
         if one.shipped:
-            beside = workspace() / "weights" / data / f"{one.name}.json"
             digests = digests_of(
-                {m.name: member_path(data, m.recipe, m.fold) for m in trained if m.name in one.weights}
+                {m.name: weights_path(data, m.recipe, m.fold) for m in trained if m.name in one.weights}
             )
             one.operating = read_operating(
-                beside, list(one.weights), trained[0].data_hash, weights=one.weights, digests=digests,
-                expected=load_ensemble(one.name).calibration,
+                operating_path(data, one.name), list(one.weights), trained[0].data_hash, weights=one.weights,
+                digests=digests, expected=load_ensemble(one.name).calibration,
             )  # fmt: skip
             if one.operating.lost:
                 print(f"warning: {one.name}: {one.operating.lost}", file=sys.stderr, flush=True)
@@ -99,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     scores = score_all(data, members, trained, videos, stresses, args)
     check_road(scores, trained)
     about = {"data": data, "data_hash": trained[0].data_hash, "seed": args.seed}
-    about["weights_sha256"] = digests_of({m.name: member_path(data, m.recipe, m.fold) for m in trained})
+    about["weights_sha256"] = digests_of({m.name: weights_path(data, m.recipe, m.fold) for m in trained})
     groups = [systems] if args.against else [[one] for one in systems]
     summaries = [report(about, judged, scores, videos, stresses) for judged in groups]
     if args.each:
@@ -141,7 +134,7 @@ def chosen(args: argparse.Namespace) -> tuple[list[System], list[EnsembleMember]
     members = ensemble.members
     if args.members:
         known = {(member.recipe, member.fold): member for member in members}
-        wanted = [read_member(text) for text in dict.fromkeys(args.members)]
+        wanted = [EnsembleMember(*parse_recipe_fold(text)) for text in dict.fromkeys(args.members)]
         members = [known.get((member.recipe, member.fold), member) for member in wanted]
     if args.each:
         recipes = dict.fromkeys(member.recipe for member in members)
@@ -155,68 +148,19 @@ def chosen(args: argparse.Namespace) -> tuple[list[System], list[EnsembleMember]
     return systems, members
 
 
-def read_member(text: str) -> EnsembleMember:
-    recipe, _, fold = text.rpartition(":")
-    if not recipe or not fold.isdecimal():
-        raise UserError(f"--members {text}: expected RECIPE:FOLD, for example convnext_large:0")
-    return EnsembleMember(plain_name(recipe, "--members"), int(fold))
-
-
 def system(name: str, members: list[EnsembleMember], shipped: bool = False) -> System:
-    return System(name, {member_name(member): member.weight for member in members}, shipped)
+    return System(name, {member_name(member.recipe, member.fold): member.weight for member in members}, shipped)
 
 
-def member_name(member: EnsembleMember) -> str:
-    return f"{member.recipe}_fold{member.fold}"
-
-
-def read_folds(path: Path) -> pd.DataFrame:
-    """filename, label, group, fold of the labelled videos that some member can hold out."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; prepare the set with: bash prepare_data.sh {path.parent.name}")
-    table = read_table(path, ["filename", "label", "group", "fold"])
-    table = table[["filename", "label", "group", "fold"]]
-    table = table[table["label"].isin(("0", "1"))]
-    if table.empty:
-        raise UserError(f"{path}: no video in it has a label, 0 or 1")
-    table = table.assign(label=table["label"].astype(int), fold=table["fold"].astype(int))
-    # A video outside all folds is scored by every member in their evaluation; it is kept for that.
-    return table[table["fold"] >= 0].reset_index(drop=True)
-
-
-def read_members(data: str, members: list[EnsembleMember], folds: pd.DataFrame) -> list[Trained]:
-    """The members' runs, checked: all there, of one state of the data, and of today's folds."""
-    runs = workspace() / "runs" / data
-    missing = [m for m in members if not (runs / member_name(m) / "oof.csv").is_file()]
-    if missing:
-        commands = "; ".join(f"DATA={data} bash scripts/train_member.sh {m.recipe} {m.fold}" for m in missing)
-        raise UserError(f"not trained yet: {', '.join(map(member_name, missing))}; train with: {commands}")
-    trained = [_read_run(runs / member_name(m), m) for m in members]
+def require_same_folds(data: str, trained: list[Trained], folds: pd.DataFrame) -> None:
+    """A UserError unless every member held out the videos of today's fold."""
     for member in trained:
-        if member.data_hash != trained[0].data_hash:
-            raise UserError(
-                f"{member.name} and {trained[0].name} were trained on different states of data/{data}; "
-                "train one of them again"
-            )
-        if set(member.scores) != set(folds["filename"][folds["fold"] == member.fold]):
+        held_out = set(member.frames["filename"][member.frames["fold"] == member.fold])
+        if held_out != set(folds["filename"][folds["fold"] == member.fold]):
             raise UserError(
                 f"{member.name}: its oof.csv and data/{data}/folds.csv have different videos in fold "
                 f"{member.fold}: the folds changed since training; train this member again"
             )
-    return trained
-
-
-def _read_run(folder: Path, member: EnsembleMember) -> Trained:
-    table = read_table(folder / "oof.csv", ["filename", "fold", "score"])
-    table = table[table["fold"] == str(member.fold)]
-    numbers = pd.to_numeric(table["score"], errors="coerce").astype(float)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        how, data_hash = config["recipe"]["combine"], str(config["data_hash"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'config.json'}: not the configuration of a run; train again") from error
-    scores = {name: frames_to_video(part, how) for name, part in numbers.groupby(table["filename"], sort=False)}
-    return Trained(member_name(member), member.recipe, member.fold, data_hash, scores)
 
 
 def chosen_videos(folds: pd.DataFrame, trained: list[Trained], count: int, seed: int) -> pd.DataFrame:
@@ -323,13 +267,14 @@ def check_road(scores: Scores, trained: list[Trained]) -> None:
     """Say so where clean scores are not those of oof.csv: another road than at training, or another machine."""
     for member in trained:
         here = scores[member.name][CLEAN]
-        apart = {name: abs(here[name] - member.scores[name]) for name in here if here[name] == here[name]}
-        lost = [name for name in here if math.isnan(here[name]) != math.isnan(member.scores[name])]
+        told = member.video_scores().videos.set_index("filename")["score"]
+        apart = {name: abs(here[name] - told[name]) for name in here if here[name] == here[name]}
+        lost = [name for name in here if math.isnan(here[name]) != math.isnan(told[name])]
         worst = max(apart, key=lambda name: apart[name] if apart[name] == apart[name] else -1.0, default=None)
         if lost or (worst and apart[worst] > 1e-3):
             name = lost[0] if lost else worst
             print(
-                f"warning: {member.name}: {name} scores {here[name]:.4f} here, {member.scores[name]:.4f} in oof.csv; "
+                f"warning: {member.name}: {name} scores {here[name]:.4f} here, {told[name]:.4f} in oof.csv; "
                 "was it trained on another machine, or its data changed?",
                 file=sys.stderr,
             )
@@ -369,9 +314,8 @@ def report(about: dict, judged: list[System], scores: Scores, videos: pd.DataFra
         "rows": shift.worst_first(rows),
     }
     folder = workspace() / "runs" / about["data"] / first.name
-    text = json.dumps(_without_nan(summary), indent=2, ensure_ascii=False) + "\n"
     write_text(folder / "shift.csv", table_text(long_table(tables)))
-    write_text(folder / "shift.json", text)
+    write_json(folder / "shift.json", summary)
     print(render(summary, judged[1].name if judged[1:] else ""))
     where = folder.relative_to(workspace())
     print(f"  per video: {where / 'shift.csv'}; all figures: {where / 'shift.json'}", flush=True)
@@ -411,15 +355,6 @@ def long_table(tables: dict[Stress, pd.DataFrame]) -> pd.DataFrame:
     ]
     columns = ["stressor", "severity", "filename", "label", "group", "fold", "score"]
     return pd.concat(parts, ignore_index=True)[columns]
-
-
-def _without_nan(value: Any) -> Any:
-    """The same value with nan as None, which JSON can say."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def render(summary: dict, other: str = "") -> str:

@@ -25,7 +25,7 @@ import pandas as pd
 from liveness.base.compose import from_dict, names
 from liveness.base.config import Recipe, to_dict
 from liveness.base.errors import UserError, run
-from liveness.base.files import plain_name, workspace, write_text
+from liveness.base.files import plain_name, write_text
 from liveness.evaluation import metrics
 from liveness.evaluation.combine import video_scores
 from liveness.frames.contract import read_contract
@@ -79,9 +79,10 @@ def common_set(recipes: list[str]) -> str:
 
 
 def read_ingredient(data: str, recipe: str, fold: int) -> Ingredient:
-    from liveness.members.weights import describe_member, member_path, read_state
+    from liveness.members.names import weights_path
+    from liveness.members.weights import describe_member, read_state
 
-    path = member_path(data, recipe, fold)
+    path = weights_path(data, recipe, fold)
     if not path.is_file():
         raise UserError(
             f"{path}: no such weights; train them: DATA={data} bash scripts/train_member.sh {recipe} {fold}"
@@ -157,7 +158,7 @@ def mean_of(states: list[dict[str, Any]]) -> dict[str, Any]:
 
 def make(parts: list[Ingredient], data: str, fold: int, name: str, greedy: bool) -> None:
     """Judge the soup on the fold that its ingredients held out, and write it as a member."""
-    from liveness.members.weights import member_path
+    from liveness.members.names import run_folder, weights_path
     from liveness.models.score import pick_device
     from liveness.sets.dataset import load_set
     from liveness.training.checks import require_room
@@ -165,8 +166,8 @@ def make(parts: list[Ingredient], data: str, fold: int, name: str, greedy: bool)
 
     recipe = from_dict(Recipe, parts[0].description["recipe"], parts[0].name)
     recipe.name = name
-    folder = workspace() / "runs" / data / f"{name}_fold{fold}"
-    weights = member_path(data, name, fold)
+    folder = run_folder(data, name, fold)
+    weights = weights_path(data, name, fold)
     refuse_training(folder, weights)
     for place in (folder, weights.parent):
         require_room(place, sum(value.nbytes for value in parts[0].state.values()))

@@ -29,6 +29,7 @@ from liveness.base import launch
 from liveness.base.compose import load_recipe
 from liveness.base.errors import UserError, run
 from liveness.base.files import plain_name, unprepared, workspace
+from liveness.members.names import run_folder
 
 
 def parse() -> argparse.Namespace:
@@ -59,7 +60,7 @@ def main() -> int:
         raise UserError(unprepared(name))
     if arguments.naive:
         recipe.name += "_naive"
-    folder = workspace() / "runs" / name / f"{recipe.name}_fold{arguments.fold}"
+    folder = run_folder(name, recipe.name, arguments.fold)
 
     from liveness.base import distributed
     from liveness.training.checks import check_member

@@ -264,9 +264,9 @@ class Recipe:
 class EnsembleMember:
     recipe: str = ""
     fold: int = bounded(0, least=0)
-    folds: str = choice("", "all")  # all: instead of fold, a member for every fold that there is (members/ensembles.py)
     weight: float = bounded(1.0, above=0)
     soup: bool = False  # made by liveness.soup: no file in configs/recipe, its weights describe themselves
+    folds: str = choice("", "all")  # all: instead of fold, a member for every fold that there is (members/ensembles.py)
 
 
 @dataclass

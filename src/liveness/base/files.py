@@ -8,6 +8,8 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import json
+import math
 import os
 import re
 import socket
@@ -15,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from liveness.base.errors import UserError
 
@@ -196,6 +199,31 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file whole (UTF-8)."""
     with written_aside(path) as side:
         side.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: object, indent: int = 2, sort_keys: bool = False) -> None:
+    """Write a JSON file whole; a figure that does not exist (nan, an infinity) becomes null."""
+    text = json.dumps(without_nan(value), indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def without_nan(value: Any) -> Any:
+    """The same value as JSON can say it: nan and infinities as None, numpy's numbers as Python's, tuples as lists."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    if not isinstance(value, (str, int, float)) and hasattr(value, "item"):
+        value = value.item()  # of numpy, which is not imported here
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def show_path(path: Path) -> str:
+    """A path as a user types it: relative to the workspace where it lies inside."""
+    try:
+        return str(path.relative_to(workspace()))
+    except ValueError:
+        return str(path)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

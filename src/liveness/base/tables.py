@@ -9,7 +9,7 @@ import pandas as pd
 
 from liveness.base.config import nearest
 from liveness.base.errors import UserError
-from liveness.base.files import CODE, workspace
+from liveness.base.files import CODE, show_path, workspace
 from liveness.base.names import find_column
 
 NAME_COLUMNS = ("filename", "fname")
@@ -44,6 +44,16 @@ def read_table(path: Path, columns: list[str], lines: bool = False) -> pd.DataFr
             f"expected {','.join(columns)}{wrong_separator(path) or nearest(missing[0], known)}"
         )
     return table
+
+
+def whole_numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
+    """A column of strings as whole numbers; a UserError names the first row (by its filename) that holds none."""
+    numbers = pd.to_numeric(table[column], errors="coerce")
+    bad = table[numbers.isna() | (numbers % 1 != 0)]
+    if len(bad):
+        row = bad.iloc[0]
+        raise UserError(f"{show_path(path)}: {column} {row[column]!r} of {row['filename']}; expected a whole number")
+    return numbers.astype(int)
 
 
 def table_text(table: pd.DataFrame) -> str:

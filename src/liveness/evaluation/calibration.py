@@ -1,8 +1,8 @@
 """One scale for the scores of different members: calibration on the videos that a member held out.
 
-    fitted = fit("platt", scores, labels)
+    fitted = fit_calibration("platt", scores, labels)
     fitted.apply(other_scores)
-    from_dict(fitted.to_dict()) == fitted
+    read_calibration(fitted.to_dict()) == fitted
 
 Every method is monotone, so a member never ranks two videos the other way round afterwards, and
 none gives 0, 1 or an infinity, however well a fold is told apart. Scores are probabilities of
@@ -18,10 +18,10 @@ from liveness.base.errors import UserError
 from liveness.evaluation.combine import HOLDOUT, logit, sigmoid
 from liveness.evaluation.metrics import log_loss
 
-HOWS = ("none", "temperature", "platt", "isotonic")
-LEAST = 5  # videos of each class that a fit needs; with fewer the scores stay as they are
-INNER = 5  # parts of a held-out fold for cross-fitting
-SEED = 20221
+CALIBRATIONS = ("none", "temperature", "platt", "isotonic")
+_LEAST = 5  # videos of each class that a fit needs; with fewer the scores stay as they are
+_INNER = 5  # parts of a held-out fold for cross-fitting
+_SEED = 20221
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Calibration:
         return found | ({"note": self.note} if self.note else {})
 
 
-def from_dict(values: dict, where: str = "calibration") -> Calibration:
+def read_calibration(values: dict, where: str = "calibration") -> Calibration:
     """The calibration of ``to_dict``; a UserError where the values are none."""
     try:
         how = values["how"]
@@ -67,13 +67,13 @@ def from_dict(values: dict, where: str = "calibration") -> Calibration:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{where}: not a calibration ({type(error).__name__}: {error})") from error
     steps = np.diff(np.array(knots, dtype=np.float64).reshape(-1, 2), axis=0)
-    sound = found.how in HOWS and np.isfinite([found.slope, found.offset]).all() and found.slope >= 0
+    sound = found.how in CALIBRATIONS and np.isfinite([found.slope, found.offset]).all() and found.slope >= 0
     if not sound or (found.how == "isotonic" and not (knots and np.isfinite(knots).all() and (steps >= 0).all())):
-        raise UserError(f"{where}: not a calibration of the kinds {', '.join(HOWS)} with finite, rising values")
+        raise UserError(f"{where}: not a calibration of the kinds {', '.join(CALIBRATIONS)} with finite, rising values")
     return found
 
 
-def fit(how: str, scores, labels, prior: float | None = None, least: int = LEAST) -> Calibration:
+def fit_calibration(how: str, scores, labels, prior: float | None = None, least: int = _LEAST) -> Calibration:
     """Learn a calibration from scores (nan: left out) and their labels (1 live, 0 attack).
 
     ``platt``: probability = sigmoid(slope * log-odds + offset) of least log loss against the
@@ -88,8 +88,8 @@ def fit(how: str, scores, labels, prior: float | None = None, least: int = LEAST
     live videos would look better out of fold than it is. With fewer than ``least`` videos of a
     class the result is ``none`` with a note. ValueError for any other ``how``.
     """
-    if how not in HOWS:
-        raise ValueError(f"cannot calibrate by {how!r}; expected one of {', '.join(HOWS)}")
+    if how not in CALIBRATIONS:
+        raise ValueError(f"cannot calibrate by {how!r}; expected one of {', '.join(CALIBRATIONS)}")
     if how == "none":
         return Calibration("none")
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(bool)
@@ -160,15 +160,15 @@ class CrossFitted:
     parted: str  # "by group" | "by video" (where a fold has too few groups) | "not" (nothing was learned)
 
 
-def cross_fitted(how: str, scores, labels, groups, prior: float | None = None) -> CrossFitted:
+def cross_fit_calibration(how: str, scores, labels, groups, prior: float | None = None) -> CrossFitted:
     """Calibrate one member's held-out videos without letting a video's own label have a say.
 
     The videos are dealt into at most 5 parts by group; each part is calibrated by a fit on the
     others. Where that would leave too few videos of a class to learn from (a fold of one
-    person, say), they are dealt by video. Arguments as in ``fit``, and a group per video.
+    person, say), they are dealt by video. Arguments as in ``fit_calibration``, and a group per video.
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(int)
-    whole = fit(how, scores, labels, prior)
+    whole = fit_calibration(how, scores, labels, prior)
     if whole.how == "none":
         return CrossFitted(whole, scores.copy(), "not")
     there = np.flatnonzero(np.isfinite(scores))
@@ -176,11 +176,13 @@ def cross_fitted(how: str, scores, labels, groups, prior: float | None = None) -
     found = np.full(scores.shape, np.nan)
     for part in sorted(set(parts)):
         rest, here = there[parts != part], there[parts == part]
-        found[here] = fit(how, scores[rest], labels[rest], prior, 1).apply(scores[here])
+        found[here] = fit_calibration(how, scores[rest], labels[rest], prior, 1).apply(scores[here])
     return CrossFitted(whole, found, parted)
 
 
-def calibrate(how: str, scores: pd.DataFrame, table: pd.DataFrame, folds: dict[str, int]) -> dict[str, CrossFitted]:
+def calibrate_members(
+    how: str, scores: pd.DataFrame, table: pd.DataFrame, folds: dict[str, int]
+) -> dict[str, CrossFitted]:
     """Every member's scores on the common scale: its own fold cross-fitted, the holdout by the fit on that whole fold.
 
     scores: a column per member, raw, rows as in ``table`` (label, group, fold; -1 is the holdout). folds:
@@ -192,14 +194,14 @@ def calibrate(how: str, scores: pd.DataFrame, table: pd.DataFrame, folds: dict[s
     found = {}
     for name, fold in folds.items():
         values, mine = scores[name].to_numpy(dtype=np.float64), where == fold
-        fitted = cross_fitted(how, values[mine], labels[mine], groups[mine], prior)
+        fitted = cross_fit_calibration(how, values[mine], labels[mine], groups[mine], prior)
         whole = np.where(home, np.nan, fitted.calibration.apply(values))
         whole[mine] = fitted.scores
         found[name] = CrossFitted(fitted.calibration, whole, fitted.parted)
     return found
 
 
-def withheld(how: str, labels: np.ndarray, raw: np.ndarray, calibrated: np.ndarray) -> dict | None:
+def describe_harm(how: str, labels: np.ndarray, raw: np.ndarray, calibrated: np.ndarray) -> dict | None:
     """Why a calibration is not to be used, by the blend's log loss without and with it; None where it does no harm.
 
     labels, raw, calibrated: of the same videos, out of fold; ``calibrated`` cross-fitted.
@@ -211,24 +213,24 @@ def withheld(how: str, labels: np.ndarray, raw: np.ndarray, calibrated: np.ndarr
 
 
 def _parts(labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, str]:
-    """A part for each video, and how they were dealt. At least LEAST videos of both classes are there."""
+    """A part for each video, and how they were dealt. At least _LEAST videos of both classes are there."""
     import warnings
 
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     codes = np.unique(groups, return_inverse=True)[1]
     parts = np.empty(labels.size, dtype=int)
-    count = min(INNER, int(codes.max()) + 1)
+    count = min(_INNER, int(codes.max()) + 1)
     if count > 1:
         with warnings.catch_warnings():  # scikit-learn warns of classes with fewer videos than parts
             warnings.simplefilter("ignore", UserWarning)
-            split = StratifiedGroupKFold(count, shuffle=True, random_state=SEED)
+            split = StratifiedGroupKFold(count, shuffle=True, random_state=_SEED)
             for part, (_, held_out) in enumerate(split.split(labels, labels, codes)):
                 parts[held_out] = part
         rest = [np.bincount(labels[parts != part], minlength=2).min() for part in set(parts)]
-        if len(rest) > 1 and min(rest) >= min(LEAST, np.bincount(labels).min() // 2):
+        if len(rest) > 1 and min(rest) >= min(_LEAST, np.bincount(labels).min() // 2):
             return parts, "by group"
-    split = StratifiedKFold(min(INNER, int(np.bincount(labels).min())), shuffle=True, random_state=SEED)
+    split = StratifiedKFold(min(_INNER, int(np.bincount(labels).min())), shuffle=True, random_state=_SEED)
     for part, (_, held_out) in enumerate(split.split(labels, labels)):
         parts[held_out] = part
     return parts, "by video"

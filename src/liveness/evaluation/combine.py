@@ -12,7 +12,7 @@ import pandas as pd
 
 from liveness.base.errors import UserError
 
-HOWS = "mean, median, logit_mean, top<k>, low<k> or trimmed<percent>"
+_FRAME_WAYS = "mean, median, logit_mean, top<k>, low<k> or trimmed<percent>"
 # A float32 sigmoid saturates 6e-8 from 1, so logits beyond this are rounding, not evidence.
 LOGIT_EPS = 1e-7
 HOLDOUT = -1  # the fold of videos that no member is trained on and every member scores
@@ -73,7 +73,7 @@ def _parse_how(how: str) -> tuple[str, int]:
         kind, number = match.group(1), int(match.group(2))
         if (kind == "trimmed" and number < 50) or (kind != "trimmed" and number >= 1):
             return kind, number
-    raise ValueError(f"cannot combine frames by {how!r}; expected {HOWS}")
+    raise ValueError(f"cannot combine frames by {how!r}; expected {_FRAME_WAYS}")
 
 
 def video_scores(oof: pd.DataFrame, how: str) -> pd.DataFrame:
@@ -194,7 +194,7 @@ GREEDY_ROUNDS = 20
 _WEIGHT_PENALTY = 0.01  # pull to equal weights: decides between members that say the same
 
 
-def by_recipe(table: pd.DataFrame, recipes: dict[str, str]) -> pd.DataFrame:
+def join_by_recipe(table: pd.DataFrame, recipes: dict[str, str]) -> pd.DataFrame:
     """Members' columns of an ``assemble`` table joined per recipe (index filename, nan where none).
 
     recipes: member column -> recipe. A video is held out by at most one member of a recipe.
@@ -208,7 +208,7 @@ def by_recipe(table: pd.DataFrame, recipes: dict[str, str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Combination:
-    """How members become one score; ``fit`` makes it, ``apply`` uses it."""
+    """How members become one score; ``fit_combination`` makes it, ``apply`` uses it."""
 
     how: str
     weights: dict[str, float]  # per column; stacking: the factor of its log-odds
@@ -237,7 +237,7 @@ class Combination:
         return blend(scores, self.weights).fillna(blend(scores, dict.fromkeys(self.weights, 1.0)))
 
 
-def fit(how: str, scores: pd.DataFrame, labels) -> Combination:
+def fit_combination(how: str, scores: pd.DataFrame, labels) -> Combination:
     """Learn a combination from videos' scores (rows) of several members (columns) and their labels.
 
     how: one of FIXED (labels are not looked at) or LEARNED: ``rank_mean`` (learns the members'
@@ -265,23 +265,23 @@ def fit(how: str, scores: pd.DataFrame, labels) -> Combination:
     return Combination(how, dict(zip(scores.columns, learned.tolist(), strict=True)))
 
 
-def cross_fitted(how: str, scores: pd.DataFrame, labels, folds) -> pd.Series:
+def cross_fit_combination(how: str, scores: pd.DataFrame, labels, folds) -> pd.Series:
     """Scores of a combination that never saw the video's fold: fitted on the others, fold by fold.
 
-    Arguments as in ``fit``; folds: one per row (grouped folds, so that no person is on both
+    Arguments as in ``fit_combination``; folds: one per row (grouped folds, so that no person is on both
     sides). The members' own scores must be out-of-fold already; what remains is that a score of
     another fold comes from a member that was trained on this one, which the members' scores in
     their fold do not show. With one fold only the FIXED ways are possible: ValueError otherwise.
     """
     folds, labels = np.asarray(folds), np.asarray(labels)
     if how in FIXED:
-        return fit(how, scores, labels).apply(scores)
+        return fit_combination(how, scores, labels).apply(scores)
     if len(set(folds)) < 2:
         raise ValueError(f"{how} needs at least two folds: one to learn on, one to be judged on")
     found = pd.Series(np.nan, index=scores.index, name="score")
     for fold in sorted(set(folds)):
         rest, here = folds != fold, folds == fold
-        found[here] = fit(how, scores[rest], labels[rest]).apply(scores[here]).to_numpy()
+        found[here] = fit_combination(how, scores[rest], labels[rest]).apply(scores[here]).to_numpy()
     return found
 
 

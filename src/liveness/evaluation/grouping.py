@@ -4,7 +4,7 @@ A grouping is a dictionary: kind ("subjects", "identities", "listed", "near_dupl
 "unknown"), source (the column or file that tells) and without (videos it says nothing of).
 """
 
-UNKNOWN = {"kind": "unknown", "source": "", "without": 0}
+UNKNOWN_GROUPS = {"kind": "unknown", "source": "", "without": 0}
 FLATTERS = "if somebody appears in several folds, these figures flatter"
 
 
@@ -18,7 +18,7 @@ def noun(grouping: dict) -> str:
     return "person" if are_persons(grouping) else "group"
 
 
-def count(grouping: dict, groups: int, videos: int) -> str:
+def count_groups(grouping: dict, groups: int, videos: int) -> str:
     """``12 persons``, ``12 groups``, or what there is where every video is its own group."""
     if groups == videos and not are_persons(grouping):
         return "every video its own group"
@@ -39,7 +39,7 @@ def sentence(grouping: dict) -> str:
     }[kind]
 
 
-def warning(grouping: dict) -> str:
+def warn_of_unknown_persons(grouping: dict) -> str:
     """What is not known of the persons, and what follows; "" where they are known."""
     if are_persons(grouping):
         return ""

@@ -43,7 +43,7 @@ def clopper_pearson(errors: int, total: int, level: float = 0.95) -> tuple[float
     return float(low), float(high)
 
 
-def warning(groups: int, noun: str = "person") -> str:
+def warn_of_few_groups(groups: int, noun: str = "person") -> str:
     """The plain words to print beside an interval over so few groups (``noun``: what each is), or an empty string."""
     return f"few {noun}s: interval too narrow" if groups < FEW_GROUPS else ""
 
@@ -63,7 +63,7 @@ def bootstrap(
     independent pairs, all in order. A class absent: nan limits. A single
     group: [0, 1], it says nothing about others.
     """
-    labels, scores = metrics.check(labels, scores)
+    labels, scores = metrics.check_scores(labels, scores)
     if labels.all() or not labels.any():
         nothing = Interval(float("nan"), float("nan"), "none: one class")
         return {"eer": nothing, "auc": nothing, "log_loss": nothing}
@@ -247,8 +247,8 @@ def compare_eer(
     if the whole interval lies on one side of 0. Where no draw differs, the limits are those of
     ``zero_errors`` to either side.
     """
-    labels, scores_a = metrics.check(labels, scores_a)
-    _, scores_b = metrics.check(labels, scores_b)
+    labels, scores_a = metrics.check_scores(labels, scores_a)
+    _, scores_b = metrics.check_scores(labels, scores_b)
     difference = metrics.eer(labels, scores_b).value - metrics.eer(labels, scores_a).value
     rng, found = np.random.default_rng(SEED), []
     for count in _chunks(2 * scores_a.size, replicates):
@@ -291,8 +291,8 @@ def _comparison(difference: float, error: float, interval: Interval, videos: int
 
 def delong(labels, scores_a, scores_b) -> tuple[float, float]:
     """(AUC of B minus AUC of A, its standard error); nan with fewer than two videos of a class."""
-    labels, scores_a = metrics.check(labels, scores_a)
-    _, scores_b = metrics.check(labels, scores_b)
+    labels, scores_a = metrics.check_scores(labels, scores_a)
+    _, scores_b = metrics.check_scores(labels, scores_b)
     difference = metrics.auc(labels, scores_b) - metrics.auc(labels, scores_a)
     n_live, n_attack = int(labels.sum()), int((~labels).sum())
     if min(n_live, n_attack) < 2:

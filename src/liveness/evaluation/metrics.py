@@ -23,7 +23,7 @@ class EER:
 
 
 @dataclass(frozen=True)
-class Points:
+class ErrorCurve:
     """Every distinct operating point, from "nothing is live" (+inf) to "everything is live"."""
 
     thresholds: np.ndarray  # descending, the first is +inf, then each distinct score
@@ -61,7 +61,7 @@ class OperatingPoint:
     bpcer: float
 
 
-def check(labels, scores) -> tuple[np.ndarray, np.ndarray]:
+def check_scores(labels, scores) -> tuple[np.ndarray, np.ndarray]:
     """labels as bool, scores as float64; ValueError for anything that is not as described above."""
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if labels.ndim != 1 or labels.shape != scores.shape:
@@ -73,14 +73,14 @@ def check(labels, scores) -> tuple[np.ndarray, np.ndarray]:
     return labels.astype(bool), scores
 
 
-def points(labels, scores) -> Points:
+def trace_error_curve(labels, scores) -> ErrorCurve:
     """Every operating point, none left out (scikit-learn's ``drop_intermediate=False``)."""
-    labels, scores = check(labels, scores)
+    labels, scores = check_scores(labels, scores)
     distinct, live, attack = _counts(labels, scores)
     with np.errstate(invalid="ignore"):
         fpr = np.concatenate(([0], np.cumsum(attack))) / np.float64(attack.sum())
         fnr = 1 - np.concatenate(([0], np.cumsum(live))) / np.float64(live.sum())
-    return Points(np.concatenate(([np.inf], distinct)), fpr, fnr)
+    return ErrorCurve(np.concatenate(([np.inf], distinct)), fpr, fnr)
 
 
 def _counts(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -100,7 +100,7 @@ def eer(labels, scores) -> EER:
     neighbouring scores acts alike on the data; the returned one lies midway. Constant scores give
     0.5. One class or none: EER(nan, nan).
     """
-    labels, scores = check(labels, scores)
+    labels, scores = check_scores(labels, scores)
     if labels.all() or not labels.any():
         return EER(float("nan"), float("nan"))
     distinct, live, attack = _counts(labels, scores)
@@ -145,7 +145,7 @@ def midway(distinct: np.ndarray, index: int) -> float:
 
 def auc(labels, scores) -> float:
     """Area under the ROC curve: the chance that a live video scores above an attack, ties half."""
-    labels, scores = check(labels, scores)
+    labels, scores = check_scores(labels, scores)
     _, live, attack = _counts(labels, scores)
     return float(auc_of_counts(live[None], attack[None])[0])
 
@@ -194,7 +194,7 @@ def calibration_error(labels, scores, bins: int = 15) -> float:
 
 
 def _check_probabilities(labels, scores) -> tuple[np.ndarray, np.ndarray]:
-    labels, scores = check(labels, scores)
+    labels, scores = check_scores(labels, scores)
     if scores.size and (scores.min() < 0 or scores.max() > 1):
         raise ValueError("scores outside [0, 1]; expected probabilities of live")
     return labels, scores
@@ -206,7 +206,7 @@ def _mean(values: np.ndarray) -> float:
 
 def bpcer(labels, scores, threshold: float) -> Rate:
     """Bona fide presentation classification error rate: live videos taken for attacks."""
-    labels, scores = check(labels, scores)
+    labels, scores = check_scores(labels, scores)
     return Rate(int((scores[labels] < threshold).sum()), int(labels.sum()))
 
 
@@ -218,7 +218,7 @@ def apcer(labels, scores, threshold: float, species=None) -> Apcer:
     named ``pooled, species unknown``. The headline is the species with the highest rate (of equal
     ones the first by name). Videos without a response are not in here, see ``non_response``.
     """
-    labels, scores = check(labels, scores)
+    labels, scores = check_scores(labels, scores)
     passed = scores >= threshold
     rates = {name: Rate(int(passed[rows].sum()), int(rows.sum())) for name, rows in species_rows(labels, species)}
     if not rates:
@@ -269,10 +269,10 @@ def tpr_at_fpr(labels, scores, target: float) -> float:
 
     No interpolation: a threshold that does it exists. nan when a class is absent.
     """
-    labels, scores = check(labels, scores)
+    labels, scores = check_scores(labels, scores)
     if labels.all() or not labels.any():
         return float("nan")
-    curve = points(labels, scores)
+    curve = trace_error_curve(labels, scores)
     return float(1 - curve.fnr[curve.fpr <= target].min())
 
 
@@ -282,7 +282,7 @@ def at_apcer(labels, scores, target: float, species=None) -> OperatingPoint:
     Its ``bpcer`` is BPCER20 for target 0.05, BPCER10 for 0.1, BPCER100 for 0.01. "Nothing is live"
     always reaches the target. nan when a class is absent.
     """
-    labels, scores = check(labels, scores)
+    labels, scores = check_scores(labels, scores)
     if labels.all() or not labels.any():
         return OperatingPoint(float("nan"), float("nan"), float("nan"))
     distinct, _, _ = _counts(labels, scores)
@@ -296,7 +296,7 @@ def at_apcer(labels, scores, target: float, species=None) -> OperatingPoint:
 
 def at_bpcer(labels, scores, target: float, species=None) -> OperatingPoint:
     """The highest threshold at which BPCER does not exceed ``target``; nan when a class is absent."""
-    labels, scores = check(labels, scores)
+    labels, scores = check_scores(labels, scores)
     if labels.all() or not labels.any():
         return OperatingPoint(float("nan"), float("nan"), float("nan"))
     distinct, live, _ = _counts(labels, scores)

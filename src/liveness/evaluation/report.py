@@ -1,6 +1,6 @@
 """What an out-of-fold table says: a plain dictionary (report.json) and the text a person reads.
 
-``summarise`` measures, ``render`` prints; neither reads or writes a file.
+``summarise`` measures, ``render_report`` prints; neither reads or writes a file.
 """
 
 import math
@@ -13,7 +13,9 @@ from liveness.evaluation.calibration import CrossFitted
 from liveness.evaluation.rates import error_rates, rate
 
 
-def summarise(table: pd.DataFrame, members: list[str], species=None, groups_are: dict = grouping.UNKNOWN) -> dict:
+def summarise(
+    table: pd.DataFrame, members: list[str], species=None, groups_are: dict = grouping.UNKNOWN_GROUPS
+) -> dict:
     """Measure a table of ``combine.assemble`` (filename, label, group, fold, score, status, members).
 
     species: one name per row or None. groups_are: what the groups are (evaluation/grouping.py). Returns nested
@@ -23,7 +25,7 @@ def summarise(table: pd.DataFrame, members: list[str], species=None, groups_are:
     scored = covered[np.isfinite(covered["score"].to_numpy(dtype=np.float64))]
     kept = None if species is None else np.asarray(species, dtype=object)[table.index.get_indexer(scored.index)]
     labels, scores = scored["label"].to_numpy(dtype=int), scored["score"].to_numpy(dtype=np.float64)
-    overall = measure(labels, scores, scored["group"].to_numpy())
+    overall = measure_errors(labels, scores, scored["group"].to_numpy())
     return {
         "grouping": dict(groups_are),
         "counts": {
@@ -41,7 +43,7 @@ def summarise(table: pd.DataFrame, members: list[str], species=None, groups_are:
     }
 
 
-def measure(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict:
+def measure_errors(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict:
     """EER, AUC and log loss with intervals by video and, where videos share groups, by group.
 
     ``headline`` names the intervals to quote: by group where groups hold several videos, because
@@ -70,11 +72,11 @@ def _limits(found: dict[str, intervals.Interval]) -> dict:
 
 def warning(table: pd.DataFrame, groups_are: dict) -> str:
     """What to say beside an interval over these groups: that they are few, that persons are unknown, or nothing."""
-    few = intervals.warning(int(table["group"].nunique()), grouping.noun(groups_are))
-    return "; ".join(text for text in (few, grouping.warning(groups_are)) if text)
+    few = intervals.warn_of_few_groups(int(table["group"].nunique()), grouping.noun(groups_are))
+    return "; ".join(text for text in (few, grouping.warn_of_unknown_persons(groups_are)) if text)
 
 
-def holdout(table: pd.DataFrame, species=None, groups_are: dict = grouping.UNKNOWN) -> dict | None:
+def summarise_holdout(table: pd.DataFrame, species=None, groups_are: dict = grouping.UNKNOWN_GROUPS) -> dict | None:
     """Figures of the videos that no member was trained on and all have scored; None where there are none.
 
     table: rows of ``combine.assemble`` of the holdout. They say how good the whole ensemble is, on fewer videos.
@@ -85,7 +87,7 @@ def holdout(table: pd.DataFrame, species=None, groups_are: dict = grouping.UNKNO
     part = table[scored]
     labels, scores = part["label"].to_numpy(dtype=int), part["score"].to_numpy(dtype=np.float64)
     kept = None if species is None else [name for name, there in zip(species, scored, strict=True) if there]
-    overall = measure(labels, scores, part["group"].to_numpy())
+    overall = measure_errors(labels, scores, part["group"].to_numpy())
     return {
         "counts": {**_counts(table), "scored": len(part)},
         "warning": warning(table, groups_are),
@@ -95,7 +97,7 @@ def holdout(table: pd.DataFrame, species=None, groups_are: dict = grouping.UNKNO
     }
 
 
-def calibrated(how: str, fits: dict[str, CrossFitted], labels: np.ndarray, raw: np.ndarray) -> dict:
+def summarise_calibration(how: str, fits: dict[str, CrossFitted], labels: np.ndarray, raw: np.ndarray) -> dict:
     """How each member was calibrated, and the same figures without: ``raw``, blended uncalibrated scores."""
     members = [
         {"member": name, "parameters": fit.calibration.to_dict(), "parted": fit.parted} for name, fit in fits.items()
@@ -199,14 +201,17 @@ def render_ways(combinations: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
-def render_weights(learned: dict[str, dict[str, float]], ensemble: str) -> str:
-    """How to use what was learned: the lines of the ensemble's file, members without a part left out."""
+def render_weights(learned: dict[str, dict[str, float]], members: dict[str, tuple[str, int]], ensemble: str) -> str:
+    """How to use what was learned: the lines of the ensemble's file, members without a part left out.
+
+    members: name -> (recipe, fold).
+    """
     lines = []
     for how, weights in learned.items():
         lines.append(f"  to blend by {how!r}, learned on all folds, put into configs/ensemble/{ensemble}.yaml:")
         for name, weight in weights.items():
             if weight > 0:
-                recipe, _, fold = name.rpartition("_fold")
+                recipe, fold = members[name]
                 lines.append(f"    - {{recipe: {recipe}, fold: {fold}, weight: {weight:.4f}}}")
     return "\n".join([*lines, ""] if lines else [])
 
@@ -249,7 +254,7 @@ def plural(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
-def render(summary: dict, title: str) -> str:
+def render_report(summary: dict, title: str) -> str:
     """The report as text of at most 100 columns."""
     pooled, counts = summary["pooled"], summary["counts"]
     limits, groups_are = pooled[pooled["headline"]], summary["grouping"]
@@ -258,7 +263,7 @@ def render(summary: dict, title: str) -> str:
         f"{title}: every video judged only by models that were not trained on it",
         "",
         f"  out-of-fold EER {percent(pooled['eer'])} (95 % interval {percent_range(limits['eer']['interval'])}), "
-        f"{plural(counts['scored'], 'video')}, {grouping.count(groups_are, counts['groups'], counts['videos'])}",
+        f"{plural(counts['scored'], 'video')}, {grouping.count_groups(groups_are, counts['groups'], counts['videos'])}",
         f"  (0 % is perfect, 50 % is chance); {grouping.sentence(groups_are)}",
     ]
     lines += [f"  warning: {summary['warning']}"] if summary["warning"] else []
@@ -297,12 +302,11 @@ def _calibration(found: dict, pooled: dict) -> list[str]:
 def _naive_gap(gap: dict, noun: str) -> list[str]:
     """How much folds that know no groups would have flattered."""
     limits = "–" if math.isnan(gap["interval"][0]) else " to ".join(points(v) for v in gap["interval"])
-    recipes = dict.fromkeys(name.rsplit("_fold", 1)[0] for name in gap["members"])
     return [
         f"  with {noun}s on both sides of the folds (naive) the EER would read {percent(gap['naive_eer'])}, not "
         f"{percent(gap['grouped_eer'])}:",
         f"    {points(gap['difference'])} points between them (95 % interval {limits}), {gap['verdict']}; "
-        f"{plural(gap['videos'], 'video')}, {', '.join(recipes)}",
+        f"{plural(gap['videos'], 'video')}, {', '.join(gap['recipes'])}",
     ]
 
 
@@ -369,7 +373,7 @@ def _measures(summary: dict) -> list[str]:
         lines += [
             f"  holdout, all members blended: EER {percent(held['pooled']['eer'])} "
             f"({percent_range(limits['eer']['interval'])}), {plural(counts['scored'], 'video')}, "
-            f"{grouping.count(summary['grouping'], counts['groups'], counts['videos'])}"
+            f"{grouping.count_groups(summary['grouping'], counts['groups'], counts['videos'])}"
         ]
     return lines
 

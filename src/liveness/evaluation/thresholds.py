@@ -17,8 +17,8 @@ from liveness.evaluation import intervals, metrics
 from liveness.evaluation.combine import HOLDOUT, blend, logit, sigmoid
 
 TARGETS = (("apcer", 0.01), ("apcer", 0.05), ("apcer", 0.1), ("bpcer", 0.01), ("bpcer", 0.05))
-REPLICATES = (1000, 500)  # of the thresholds' bootstrap: of exact scores, of drawn ones
-SEED = 20221
+_REPLICATES = (1000, 500)  # of the thresholds' bootstrap: of exact scores, of drawn ones
+_SEED = 20221
 LEAST_PAIRS = 30  # videos of a class that two members scored, to measure how alike members are
 # Where no video shows it: five small networks of one recipe, each trained on four fifths of the same
 # data, agreed on new samples of a class by 0.64 to 0.97 in seven trials (docs/metrics.md).
@@ -46,12 +46,12 @@ class Sample:
         return Sample(self.labels, self.scores[:, :draws], self.groups, self.species)
 
 
-def exact(labels, scores, groups, species=None) -> Sample:
+def exact_sample(labels, scores, groups, species=None) -> Sample:
     """A sample of videos that all members scored."""
     return Sample(np.asarray(labels, dtype=int), np.asarray(scores, dtype=float)[:, None], np.asarray(groups), species)
 
 
-def operating_points(samples: list[Sample]) -> list[dict]:
+def choose_operating_points(samples: list[Sample]) -> list[dict]:
     """The thresholds of the EER, APCER <= 1, 5, 10 % (BPCER100, BPCER20, BPCER10) and BPCER <= 1, 5 %.
 
     The first sample decides the thresholds. Further ones are other accounts of the same videos
@@ -64,14 +64,14 @@ def operating_points(samples: list[Sample]) -> list[dict]:
     return [_entry(kind, target, samples, bounds) for kind, target in (("eer", None), *TARGETS)]
 
 
-def name_of(kind: str, target: float | None) -> str:
+def name_point(kind: str, target: float | None) -> str:
     return kind if target is None else f"{kind}{100 * target:.0f}"
 
 
 def _entry(kind: str, target: float | None, samples: list[Sample], bounds: list[dict]) -> dict:
-    name = name_of(kind, target)
+    name = name_point(kind, target)
     threshold = bounds[0][name][1]
-    rates = [rates_at(sample, threshold) for sample in samples]
+    rates = [measure_rates(sample, threshold) for sample in samples]
     entry = {"name": name, "target": target, "threshold": threshold, "by": "group" if samples[0].by_group else "video"}
     entry["threshold_interval"] = [min(b[name][0] for b in bounds), max(b[name][2] for b in bounds)]
     for side in ("apcer", "bpcer"):
@@ -86,7 +86,7 @@ def _entry(kind: str, target: float | None, samples: list[Sample], bounds: list[
     return entry
 
 
-def rates_at(sample: Sample, threshold: float) -> dict:
+def measure_rates(sample: Sample, threshold: float) -> dict:
     """APCER of the worst species and BPCER at a threshold, each with its interval."""
     passed = (sample.scores >= threshold).mean(axis=1)
     kinds = metrics.species_rows(sample.labels, sample.species)
@@ -142,9 +142,9 @@ def threshold_bounds(sample: Sample, replicates: int = 0, level: float = 0.95) -
     ones = np.ones((1, sample.labels.size), dtype=np.int64)
     found = {name: [middle[0]] for name, (_, middle, _) in draws.bounds(ones, points).items()}
     few = _Drawn(sample.few(_BOOTSTRAP_DRAWS))
-    rng, groups = np.random.default_rng(SEED), sample.groups if sample.by_group else None
+    rng, groups = np.random.default_rng(_SEED), sample.groups if sample.by_group else None
     ends = {name: ([], []) for name in found}
-    replicates = replicates or REPLICATES[sample.scores.shape[1] > 1]
+    replicates = replicates or _REPLICATES[sample.scores.shape[1] > 1]
     step = max(1, _CHUNK // few.video.size)
     for count in [min(step, replicates - start) for start in range(0, replicates, step)]:
         drawn = intervals.draw_counts(sample.labels.astype(bool), groups, count, rng)
@@ -193,7 +193,7 @@ class _Drawn:
                 index = (worst <= target).sum(axis=1) - 1
             else:
                 index = (missed <= target).argmax(axis=1)
-            found[name_of(kind, target)] = (self.low[index], self.middle[index], self.high[index])
+            found[name_point(kind, target)] = (self.low[index], self.middle[index], self.high[index])
         return found
 
 
@@ -212,13 +212,13 @@ class Alike:
     videos: int  # that two members or more have scored; 0: assumed
 
 
-def how_alike(labels: np.ndarray, scores: pd.DataFrame) -> Alike:
+def measure_alike(labels: np.ndarray, scores: pd.DataFrame, recipes: dict[str, str]) -> Alike:
     """Measured where enough videos of each class have out-of-fold scores of two members, else assumed.
 
-    scores: a column per member, nan where it has none. The interval is Fisher's; its upper end is 1,
-    since members of one recipe may be more alike than those of two, of which the pairs are.
+    scores: a column per member, nan where it has none; recipes: member -> recipe. The interval is Fisher's; its
+    upper end is 1, since members of one recipe may be more alike than those of two, of which the pairs are.
     """
-    values, pairs, counted = _normal_scores(labels, scores), [], np.zeros(len(labels), dtype=bool)
+    values, pairs, counted = _normal_scores(labels, scores, recipes), [], np.zeros(len(labels), dtype=bool)
     for i in range(values.shape[1]):
         for j in range(i):
             both = np.isfinite(values[:, i]) & np.isfinite(values[:, j])
@@ -241,15 +241,17 @@ class Basis:
     approximate: bool  # some videos lack the score of some member
     videos: int
     groups: int
-    samples: list[Sample]  # of ``operating_points``
+    samples: list[Sample]  # of ``choose_operating_points``
     alike: Alike | None  # None where nothing had to be drawn
 
 
-def basis(table: pd.DataFrame, scores: pd.DataFrame, weights: dict[str, float], species=None) -> Basis:
+def choose_basis(
+    table: pd.DataFrame, scores: pd.DataFrame, weights: dict[str, float], recipes: dict[str, str], species=None
+) -> Basis:
     """The holdout where it has both classes, else the folds; videos without any score are left out.
 
     table: of ``combine.assemble`` (label, group, fold, and score: the blend of ``scores``); scores: a
-    calibrated column per member, rows as in ``table``; species: one name per row, or None.
+    calibrated column per member, rows as in ``table``; recipes: member -> recipe; species: one name per row, or None.
     """
     there = np.isfinite(table["score"].to_numpy(dtype=float))
     aside = there & (table["fold"] == HOLDOUT).to_numpy()
@@ -261,21 +263,21 @@ def basis(table: pd.DataFrame, scores: pd.DataFrame, weights: dict[str, float], 
     about = {"split": "holdout" if held else "out of fold", "videos": len(part), "groups": part["group"].nunique()}
     # On the holdout a missing score is missing at prediction too.
     if held or columns.notna().all(axis=None):
-        sample = exact(labels, part["score"], groups, kept)
+        sample = exact_sample(labels, part["score"], groups, kept)
         return Basis(**about, approximate=False, samples=[sample], alike=None)
-    alike = how_alike(labels, columns)
+    alike = measure_alike(labels, columns, recipes)
     levels = dict.fromkeys((alike.value, alike.low, alike.high))
-    drawn = {level: like_all_members(labels, columns, weights, level) for level in levels}
+    drawn = {level: like_all_members(labels, columns, weights, recipes, level) for level in levels}
     samples = [Sample(labels, values, groups, kept) for values in drawn.values()]
     return Basis(**about, approximate=True, samples=samples, alike=alike)
 
 
-def _normal_scores(labels: np.ndarray, scores: pd.DataFrame) -> np.ndarray:
+def _normal_scores(labels: np.ndarray, scores: pd.DataFrame, recipes: dict[str, str]) -> np.ndarray:
     """Each score's place among its class and recipe, as a standard normal quantile; nan stays nan."""
     from scipy import stats
 
     found = np.full(scores.shape, np.nan)
-    for columns in _recipes(list(scores.columns)).values():
+    for columns in _places(list(scores.columns), recipes):
         for kind in (0, 1):
             part = scores.to_numpy(dtype=float)[np.ix_(labels == kind, columns)]
             there = np.isfinite(part)
@@ -285,29 +287,35 @@ def _normal_scores(labels: np.ndarray, scores: pd.DataFrame) -> np.ndarray:
     return found
 
 
-def _recipes(members: list[str]) -> dict[str, list[int]]:
-    """Recipe -> places of its members, which are named <recipe>_fold<k>."""
+def _places(members: list[str], recipes: dict[str, str]) -> list[list[int]]:
+    """For each recipe the places of its members."""
     found: dict[str, list[int]] = {}
     for place, name in enumerate(members):
-        found.setdefault(name.rpartition("_fold")[0], []).append(place)
-    return found
+        found.setdefault(recipes[name], []).append(place)
+    return list(found.values())
 
 
 def like_all_members(
-    labels: np.ndarray, scores: pd.DataFrame, weights: dict[str, float], alike: float, draws: int = 0
+    labels: np.ndarray,
+    scores: pd.DataFrame,
+    weights: dict[str, float],
+    recipes: dict[str, str],
+    alike: float,
+    draws: int = 0,
 ) -> np.ndarray:
     """Blended scores (videos x draws) as all members would give them, from those of a few of them.
 
     The absent members' scores are drawn from the scores of their recipe on other videos of the same
     class (of all members where it has fewer than 5 there), by a Gaussian copula in which any two
     members have the correlation ``alike``, given the present members' scores. Then all are blended.
-    Seeded. labels: one per row of ``scores`` (a column per member, each row with one score at least).
+    Seeded. labels: one per row of ``scores`` (a column per member, each row with one score at least); weights and
+    recipes: by member.
     """
     from scipy import stats
 
     videos, members = scores.shape
     draws = draws or int(np.clip(_DRAWN_SCORES // max(videos, 1), 8, 100))
-    rng, normal = np.random.default_rng(SEED), _normal_scores(labels, scores)
+    rng, normal = np.random.default_rng(_SEED), _normal_scores(labels, scores, recipes)
     known = np.isfinite(normal)
     present = known.sum(axis=1)[:, None]
     # Equal correlations: the absent ones share what is left of the common part, and have one of their own.
@@ -317,7 +325,7 @@ def like_all_members(
     drawn = common + left + np.sqrt(1 - alike) * rng.normal(size=(videos, members, draws))
     chances = stats.norm.cdf(drawn)
     values = scores.to_numpy(dtype=float)
-    for columns in _recipes(list(scores.columns)).values():
+    for columns in _places(list(scores.columns), recipes):
         for kind in (0, 1):
             rows = labels == kind
             margin = values[np.ix_(rows, columns)]

@@ -20,6 +20,7 @@ from liveness.base.files import find_videos, workspace
 from liveness.frames.views import Prepared, Wanted, prepare
 from liveness.frames.workers import Failed, cores, run_tasks
 from liveness.laboratory.search import Costs
+from liveness.members.names import parse_member_name
 from liveness.prediction.engine import GIB, SECONDS, LoadedEnsemble, Member, load_members
 
 CLIPS, REPEATS = 5, 3  # how many videos are timed, and how often each
@@ -44,17 +45,13 @@ def measure(ensemble: Ensemble, data: str) -> tuple[Costs, str]:
     timed = [{**times, **more} for (_, times), more in zip(prepared, forward, strict=True)]
     keys = {member.wanted.key: [] for member in loaded.members}
     for member in loaded.members:
-        keys[member.wanted.key].append(recipe_of(member.name))
-    recipes = {member.name: recipe_of(member.name) for member in loaded.members}
+        keys[member.wanted.key].append(parse_member_name(member.name)[0])
+    recipes = {member.name: parse_member_name(member.name)[0] for member in loaded.members}
     members = {name: middle([times[recipe] for times in timed], recipe) for name, recipe in recipes.items()}
     views = {tuple(dict.fromkeys(names)): middle([t[key] for t in timed], "views") for key, names in keys.items()}
     costs = Costs(middle([times["decode"] for times in timed], "decoding"), views, members)
     on_gpu = torch.cuda.is_available()
     return costs, torch.cuda.get_device_name() if on_gpu else f"CPU, {loaded.threads} passes side by side"
-
-
-def recipe_of(member: str) -> str:
-    return member.rsplit("_fold", 1)[0]
 
 
 def prepare_times(videos: list[Path], wanted: list[Wanted]) -> list[tuple[Prepared, dict[str, float]]]:
@@ -102,7 +99,7 @@ def forward_times(prepared: Prepared, loaded: LoadedEnsemble) -> dict[str, float
     from liveness.frames.contract import stack, to_tensor
 
     times = {}
-    for recipe, member in {recipe_of(member.name): member for member in loaded.members}.items():
+    for recipe, member in {parse_member_name(member.name)[0]: member for member in loaded.members}.items():
         views = prepared.views.get(member.wanted.key)
         if views is None:
             times[recipe] = math.nan

@@ -374,31 +374,3 @@ def chosen_cascade(rows: list[dict], milliseconds: float, tolerance: float) -> d
         and row["difference"] <= tolerance
     ]
     return min(fit, key=lambda row: (row["milliseconds"], row["eer"])) if fit else None
-
-
-# What compare_eer says of the grouped figure, in words of the naive one.
-NAIVE = {"worse": "the naive split flatters", "better": "the naive split is harder", SAME: SAME}
-
-
-def naive_gap(labels, grouped, naive, groups) -> dict:
-    """How much a split that knows no persons flatters: the same videos scored by both kinds of members.
-
-    grouped: out-of-fold scores of members that saw no video of the person; naive: of members that may
-    have. ``difference`` is grouped less naive EER, above 0 where the naive split flatters, with a
-    paired interval (by group where groups hold several videos). Videos without either score are left
-    out. nan where a class is absent.
-    """
-    labels, grouped, naive = np.asarray(labels).astype(int), np.asarray(grouped, float), np.asarray(naive, float)
-    both = np.isfinite(grouped) & np.isfinite(naive)
-    labels, grouped, naive, groups = labels[both], grouped[both], naive[both], np.asarray(groups)[both]
-    clusters = groups if len(set(groups)) < len(groups) else None
-    found = intervals.compare_eer(labels, naive, grouped, clusters)
-    return {
-        "videos": int(both.sum()),
-        "groups": len(set(groups)),
-        "grouped_eer": metrics.eer(labels, grouped).value,
-        "naive_eer": metrics.eer(labels, naive).value,
-        "difference": found.difference,
-        "interval": found.interval.as_list(),
-        "verdict": NAIVE[found.verdict],
-    }

@@ -12,8 +12,8 @@ import argparse
 from liveness.base.compose import load_recipe
 from liveness.base.config import EnsembleMember
 from liveness.base.errors import UserError, run
-from liveness.base.files import workspace
 from liveness.members.ensembles import in_set
+from liveness.members.names import recipe_fold, run_folder
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,13 +27,13 @@ def main(argv: list[str] | None = None) -> int:
     ensemble = in_set(arguments.ensemble, arguments.data)
     members = [member for member in ensemble.members if not member.soup]
     if arguments.check:
-        check(ensemble.name, members, ensemble.data, arguments.override, arguments.restart)
+        _require_trainable(ensemble.name, members, ensemble.data, arguments.override, arguments.restart)
     for member in members:
         print(member.recipe, member.fold, ensemble.data)
     return 0
 
 
-def check(name: str, members: list[EnsembleMember], data: str, override: list[str], restart: bool) -> None:
+def _require_trainable(name: str, members: list[EnsembleMember], data: str, override: list[str], restart: bool) -> None:
     """One UserError that names every member that could not be trained, and why."""
     from liveness.training.checks import check_member
 
@@ -41,10 +41,9 @@ def check(name: str, members: list[EnsembleMember], data: str, override: list[st
     for member in members:
         try:
             recipe = load_recipe(member.recipe, override)
-            folder = workspace() / "runs" / data / f"{recipe.name}_fold{member.fold}"
-            check_member(recipe, member.fold, data, folder, restart=restart)
+            check_member(recipe, member.fold, data, run_folder(data, recipe.name, member.fold), restart=restart)
         except UserError as error:
-            found.setdefault(str(error), []).append(f"{member.recipe}:{member.fold}")
+            found.setdefault(str(error), []).append(recipe_fold(member.recipe, member.fold))
     if found:
         reasons = "; ".join(f"{', '.join(those)}: {reason}" for reason, those in found.items())
         raise UserError(f"ensemble {name}, nothing was started: {reasons}")

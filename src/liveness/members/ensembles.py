@@ -6,6 +6,7 @@
 An ensemble that lists every fold itself is never changed, and needs neither.
 """
 
+import contextlib
 import csv
 import json
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from liveness.base.compose import load_ensemble
 from liveness.base.config import Ensemble, EnsembleMember, check_cascade
 from liveness.base.errors import UserError
 from liveness.base.files import plain_name, unprepared, workspace
+from liveness.members.names import operating_path, parse_member_name, parse_recipe_fold, recipe_fold
 
 
 def in_set(name: str, data: str = "") -> Ensemble:
@@ -33,6 +35,21 @@ def in_set(name: str, data: str = "") -> Ensemble:
     return _spread(ensemble, lambda member: list(range(_count_in_set(path))))
 
 
+def choose_members(members: list[EnsembleMember], wanted: list[str] | None) -> list[EnsembleMember]:
+    """The ensemble's members, or those that ``wanted`` (RECIPE:FOLD, each once) names; weights stay as they are."""
+    if not wanted:
+        return members
+    known = {(member.recipe, member.fold): member for member in members}
+    chosen = []
+    for text in dict.fromkeys(wanted):
+        key = parse_recipe_fold(text)
+        if key not in known:
+            there = ", ".join(recipe_fold(*pair) for pair in known)
+            raise UserError(f"--members {text}: not a member of the ensemble; expected among {there}")
+        chosen.append(known[key])
+    return chosen
+
+
 def in_weights(ensemble: Ensemble, data: str = "") -> Ensemble:
     """The same ensemble with the folds that weights/<data>/ holds members of.
 
@@ -41,8 +58,8 @@ def in_weights(ensemble: Ensemble, data: str = "") -> Ensemble:
     """
     if not any(member.folds for member in ensemble.members):
         return ensemble
-    folder = workspace() / "weights" / (data or ensemble.data)
-    judged = _judged(folder / f"{ensemble.name}.json")
+    path = operating_path(data or ensemble.data, ensemble.name)
+    folder, judged = path.parent, _judged(path)
     return _spread(ensemble, lambda member: judged.get(member.recipe) or _of_files(folder, member.recipe))
 
 
@@ -75,9 +92,9 @@ def _judged(path: Path) -> dict[str, list[int]]:
     except (OSError, ValueError, KeyError, TypeError):
         return found
     for name in names:
-        recipe, _, fold = str(name).rpartition("_fold")
-        if recipe and fold.isdecimal():
-            found.setdefault(recipe, []).append(int(fold))
+        with contextlib.suppress(UserError):
+            recipe, fold = parse_member_name(str(name))
+            found.setdefault(recipe, []).append(fold)
     return {recipe: sorted(folds) for recipe, folds in found.items()}
 
 
@@ -87,9 +104,10 @@ def _of_files(folder: Path, recipe: str) -> list[int]:
 
     there = {}
     for path in folder.glob("*.safetensors"):
-        name, _, fold = path.stem.rpartition("_fold")
-        if name == recipe and fold.isdecimal():
-            there[int(fold)] = path
+        with contextlib.suppress(UserError):
+            name, fold = parse_member_name(path.stem)
+            if name == recipe:
+                there[fold] = path
     told = {int(count): path for path in there.values() if (count := describe_member(path).get("folds"))}
     if len(told) > 1:
         (few, one), (many, other) = sorted(told.items())[:2]

@@ -29,11 +29,6 @@ FORMAT = 1
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
-def member_path(data: str, recipe: str, fold: int) -> Path:
-    """weights/<set>/<recipe>_fold<k>.safetensors"""
-    return workspace() / "weights" / data / f"{recipe}_fold{fold}.safetensors"
-
-
 def save_member(path: Path, state: dict[str, Any], description: dict[str, Any]) -> None:
     """Write a member's weights and its description, whole or not at all."""
     from safetensors.torch import save_file

@@ -12,6 +12,7 @@ import pandas as pd
 from liveness.base.files import natural_key
 from liveness.evaluation import grouping, metrics, report
 from liveness.evaluation.intervals import FEW_GROUPS, clopper_pearson
+from liveness.members.names import parse_member_name
 from liveness.pages import sources as read
 from liveness.pages.page import counted
 from liveness.pages.sources import Sources
@@ -101,8 +102,8 @@ def warnings(sources: Sources, points: list[dict]) -> list[str]:
     if counts["groups"] < FEW_GROUPS:
         text = f"Few {noun}s ({counts['groups']}): the intervals are too narrow to speak for other {noun}s."
         found.append(text)
-    if grouping.warning(groups_are):
-        what, why = grouping.sentence(groups_are), grouping.warning(groups_are)
+    if grouping.warn_of_unknown_persons(groups_are):
+        what, why = grouping.sentence(groups_are), grouping.warn_of_unknown_persons(groups_are)
         found.append(f"{what[0].upper()}{what[1:]}; {why}.")
     if any(point["approximate"] for point in points):
         found.append(
@@ -150,7 +151,7 @@ def sides(point: dict) -> dict:
 def split(name: str, rows: pd.DataFrame) -> dict:
     """One split's scores, curves, histogram and reliability; rows have both classes and finite scores."""
     labels, scores = rows["label"].to_numpy(), rows["score"].to_numpy()
-    curve = metrics.points(labels, scores)
+    curve = metrics.trace_error_curve(labels, scores)
     edges = np.linspace(0, 1, BINS + 1)
     kinds = metrics.species_rows(labels, rows["species"].tolist())
     return {
@@ -278,8 +279,8 @@ def absent(sources: Sources, errors: list[list]) -> dict[str, str]:
     """
     found = dict(sources.absent)
     if not sources.summary.get("naive_gap"):
-        first = sources.members[0].rpartition("_fold") if sources.members else ("RECIPE", "", "0")
-        command = f"python -m liveness.train -c {first[0]} --fold {first[2]} --data {sources.data} --naive"
+        recipe, fold = parse_member_name(sources.members[0]) if sources.members else ("RECIPE", 0)
+        command = f"python -m liveness.train -c {recipe} --fold {fold} --data {sources.data} --naive"
         found["naive_gap"] = f"Not measured yet. For each fold, then evaluate again: {command}"
     rows = (sources.shift or {}).get("rows", [])
     if sources.shift and not any(isinstance(row, dict) and isinstance(row.get("eer"), (int, float)) for row in rows):

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from liveness.evaluation import grouping, report
 from liveness.evaluation.intervals import clopper_pearson
+from liveness.members.names import parse_member_name, recipe_fold
 from liveness.pages import charts
 from liveness.pages.page import TEMPLATES, environment, spread, thumbnail
 from liveness.sets.labels import read_table
@@ -383,9 +384,9 @@ def system(kind: str, row: dict) -> str:
         return str(row.get("name", ""))
     names = [str(name) for name in row.get("first" if kind == "cascades" else "members") or []]
     if kind == "cascades":
-        return ", ".join(":".join(name.rsplit("_fold", 1)) for name in names)
+        return ", ".join(recipe_fold(*parse_member_name(name)) for name in names)
     if row.get("folds"):
-        recipes = ", ".join(dict.fromkeys(name.rsplit("_fold", 1)[0] for name in names))
+        recipes = ", ".join(dict.fromkeys(parse_member_name(name)[0] for name in names))
         return recipes + (" (one fold of each)" if row["folds"] == "one" else " (all folds)")
     return ", ".join(names)
 

@@ -15,6 +15,7 @@ import pandas as pd
 from liveness.base.errors import UserError
 from liveness.base.files import workspace
 from liveness.evaluation import grouping, metrics
+from liveness.members.names import operating_path
 from liveness.pages.page import written_at
 from liveness.sets.labels import read_table
 
@@ -65,7 +66,7 @@ def read_sources(ensemble: str, data: str) -> Sources:
     lacking = [key for key in NEEDED if key not in summary]
     if lacking:
         raise UserError(f"{folder / 'report.json'}: has no {', '.join(lacking)}; make it anew with: {again}")
-    summary.setdefault("grouping", dict(grouping.UNKNOWN))  # of an evaluation that did not say yet
+    summary.setdefault("grouping", dict(grouping.UNKNOWN_GROUPS))  # of an evaluation that did not say yet
     table["species"] = species_of(workspace() / "data" / data / "labels_video.csv", table)
     found = Sources(ensemble, data, summary, table, members)
     require_agreement(found, folder, again)
@@ -145,7 +146,7 @@ def require_agreement(sources: Sources, folder: Path, again: str) -> None:
 
 def shipped(sources: Sources) -> dict | None:
     """weights/<set>/<ensemble>.json, if it is about this evaluation."""
-    path = workspace() / "weights" / sources.data / f"{sources.ensemble}.json"
+    path = operating_path(sources.data, sources.ensemble)
     again = evaluation(sources.ensemble.removesuffix("-subset"), sources.data)
     if not path.is_file():
         sources.absent["thresholds"] = (

@@ -22,10 +22,10 @@ from liveness.base import launch
 from liveness.base.compose import names
 from liveness.base.config import Cascade, Ensemble
 from liveness.base.errors import UserError
-from liveness.base.files import workspace
 from liveness.frames.notes import with_notes
 from liveness.frames.views import Prepared, Wanted, prepare_task, wanted_of
 from liveness.frames.workers import Failed, run_tasks
+from liveness.members.names import member_name, operating_path, parse_recipe_fold, weights_path
 from liveness.prediction import memory
 from liveness.prediction.operating import Operating, read_operating
 from liveness.prediction.ready import WeightsMissing
@@ -69,7 +69,7 @@ class LoadedEnsemble:
 
     def first(self) -> list[Member]:
         """The members that score every video: those of the cascade, or all."""
-        names = {f"{recipe}_fold{fold}" for recipe, _, fold in (entry.rpartition(":") for entry in self.cascade.first)}
+        names = {member_name(*parse_recipe_fold(entry, "cascade.first")) for entry in self.cascade.first}
         return [member for member in self.members if not names or member.name in names]
 
     def close(self) -> None:
@@ -92,11 +92,11 @@ def load_members(ensemble: Ensemble, data: str = "", memory: str = "resident", p
 def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> LoadedEnsemble:
     """An ensemble by its files' own descriptions, checked; no weights are read yet."""
     from liveness.members.ensembles import in_weights
-    from liveness.members.weights import describe_member, member_path
+    from liveness.members.weights import describe_member
 
     data = data or ensemble.data
     ensemble = in_weights(ensemble, data)
-    paths = {(m.recipe, m.fold): member_path(data, m.recipe, m.fold) for m in ensemble.members}
+    paths = {(m.recipe, m.fold): weights_path(data, m.recipe, m.fold) for m in ensemble.members}
     missing = [path for path in paths.values() if not path.is_file()]
     if missing:
         raise WeightsMissing(missing, ensemble.name, data)
@@ -109,7 +109,6 @@ def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> Loa
         if digest := description.get("weights_sha256"):
             digests[members[-1].name] = digest
     of_data = hashes[0] if len(set(hashes)) == 1 else "members of different data"
-    beside = workspace() / "weights" / data / f"{ensemble.name}.json"
     weights = {member.name: member.weight for member in members}
     if point != "eer" and ensemble.cascade.first:
         raise UserError(
@@ -117,7 +116,9 @@ def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> Loa
             "decide never reaches the other members"
         )
     expected = ensemble.calibration if any(hashes) and ensemble.name in names("ensemble") else ""
-    operating = read_operating(beside, list(weights), of_data, point, weights, digests, expected)
+    operating = read_operating(
+        operating_path(data, ensemble.name), list(weights), of_data, point, weights, digests, expected
+    )
     return LoadedEnsemble(ensemble.name, members, operating, ensemble.cascade)
 
 
@@ -138,7 +139,7 @@ def _described(path: Path, description: dict, recipe: str, fold: int, weight: fl
         raise UserError(f"{path}: made with another face detector than {detector_path().name} of this environment")
     wanted = wanted_of(plan, view, detector, contract["jpeg_quality"], contract["version"])
     amp = description["recipe"]["train"]["amp"]
-    return Member(f"{recipe}_fold{fold}", weight, wanted, contract["combine"], path, amp)
+    return Member(member_name(recipe, fold), weight, wanted, contract["combine"], path, amp)
 
 
 def load_weights(loaded: LoadedEnsemble, mode: str = "resident") -> LoadedEnsemble:

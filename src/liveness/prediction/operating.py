@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from liveness.base.errors import UserError
-from liveness.evaluation.calibration import Calibration, from_dict
+from liveness.evaluation.calibration import Calibration, read_calibration
 from liveness.prediction.rows import SCORED
 
 POINTS = ("eer", "apcer1", "apcer5", "apcer10", "bpcer1", "bpcer5")
@@ -156,7 +156,7 @@ def _calibrations(path: Path, calibration: dict | None, members: list[str]) -> d
             f"{path}: made for other members than those blended ({', '.join(other[:3])}"
             f"{', ...' if len(other) > 3 else ''}); {_remedy(path)}"
         )
-    return {name: from_dict(values, f"{path}: {name}") for name, values in named.items()}
+    return {name: read_calibration(values, f"{path}: {name}") for name, values in named.items()}
 
 
 def _check_weights(path: Path, there: dict | None, weights: dict[str, float] | None) -> None:

@@ -10,7 +10,7 @@ from liveness.base.config import Ensemble
 from liveness.base.errors import UserError
 from liveness.base.files import workspace
 from liveness.members.ensembles import in_weights
-from liveness.members.weights import member_path
+from liveness.members.names import parse_member_name, weights_path
 
 MOST = 3  # ready ensembles that are named
 
@@ -41,7 +41,7 @@ def ready_ensembles() -> list[tuple[str, str]]:
 
 def _is_whole(ensemble: Ensemble, data: str) -> bool:
     members = in_weights(ensemble, data).members
-    return all(member_path(data, member.recipe, member.fold).is_file() for member in members)
+    return all(weights_path(data, member.recipe, member.fold).is_file() for member in members)
 
 
 def _ways_to_get(missing: list[Path], ensemble: str, data: str, videos: str) -> str:
@@ -57,8 +57,8 @@ def _ways_to_get(missing: list[Path], ensemble: str, data: str, videos: str) -> 
         return f"weights missing: {shown}{there}; to get them: {published}"
     train = f"DATA={data} bash train.sh {ensemble}"
     if ensemble not in names("ensemble"):  # members by name
-        pairs = [path.stem.rpartition("_fold") for path in missing]
-        train = "; ".join(f"DATA={data} bash scripts/train_member.sh {recipe} {fold}" for recipe, _, fold in pairs)
+        pairs = [parse_member_name(path.stem) for path in missing]
+        train = "; ".join(f"DATA={data} bash scripts/train_member.sh {recipe} {fold}" for recipe, fold in pairs)
     line = f"weights missing: {shown}{there}; to make them: {train}; or copy them there"
     if any(name == "zalo2022_published" for _, name in ready):
         return line

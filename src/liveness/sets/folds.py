@@ -21,7 +21,7 @@ from liveness.base.files import CONFIGS, natural_key, sha256_of, write_text
 from liveness.base.names import Names, one_spelling
 from liveness.base.tables import places_of
 from liveness.evaluation.combine import HOLDOUT
-from liveness.evaluation.grouping import sentence, warning
+from liveness.evaluation.grouping import sentence, warn_of_unknown_persons
 from liveness.sets.grouping import describe
 from liveness.sets.labels import LABELS, other_sets, read_table, table_text
 
@@ -294,7 +294,7 @@ def fold_set(folder: Path, config: Folds, force: bool = False) -> None:
         print(f"{folder.name}: {config.n} folds dealt, seed {config.seed}")
     groups_are = _write(folder, folds, dealt_from, config.test)
     _print_folds(folds)
-    print("  " + "; ".join(text for text in (sentence(groups_are), warning(groups_are)) if text))
+    print("  " + "; ".join(text for text in (sentence(groups_are), warn_of_unknown_persons(groups_are)) if text))
 
 
 def _deal(folder: Path, videos: pd.DataFrame, config: Folds) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from liveness.base.config import Folds
 from liveness.base.errors import UserError
 from liveness.base.names import Names, find_column
 from liveness.base.tables import places_of, read_table
-from liveness.evaluation.grouping import UNKNOWN
+from liveness.evaluation.grouping import UNKNOWN_GROUPS
 
 
 def grouping_of(folder: Path) -> dict:
@@ -46,9 +46,9 @@ def describe(folder: Path) -> dict:
         known = _embedded(videos, str(config.get("embeddings", "")))
         subjects = _subjects(folder, videos, config.get("group_column", Folds().group_column), known)
     except (OSError, ValueError, KeyError, AttributeError, UserError):
-        return dict(UNKNOWN)
+        return dict(UNKNOWN_GROUPS)
     if any(own.get(name, group) != group for name, group in zip(videos["filename"], videos["group"], strict=True)):
-        return dict(UNKNOWN)
+        return dict(UNKNOWN_GROUPS)
     if subjects:
         return subjects
     if config.get("embeddings"):

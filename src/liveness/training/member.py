@@ -28,7 +28,9 @@ from liveness.base.files import write_text, written_aside
 from liveness.evaluation import metrics
 from liveness.evaluation.combine import video_scores
 from liveness.frames.contract import make_contract
-from liveness.members.weights import load_pretrained, member_path, save_member
+from liveness.members.names import weights_path
+from liveness.members.trained import OOF_COLUMNS, write_oof
+from liveness.members.weights import load_pretrained, save_member
 from liveness.models.build import build, parameter_count
 from liveness.models.losses import class_weights
 from liveness.models.score import Scorer, pick_device, share_of_cores, use_all_cores
@@ -39,7 +41,6 @@ from liveness.training.augment import Policy
 from liveness.training.samples import TrainingFrames
 
 STOPPED = 143  # exit code after SIGTERM or ctrl-C: 128 + 15
-OOF_COLUMNS = ["filename", "video_id", "frame_id", "label", "fold", "score", "status"]
 # Of a recipe: what may differ between two starts of one run without changing what is trained.
 FREE = ("recipe.train.workers", "recipe.train.keep_state", "recipe.tracker")
 
@@ -244,7 +245,7 @@ class _Signals:
 def weights_of(described: dict) -> Path:
     """Where a member's weights go: weights/<set>/, those of naive folds into naive/ there."""
     data = f"{described['data']}/naive" if described.get("naive") else described["data"]
-    return member_path(data, described["recipe"]["name"], described["fold"])
+    return weights_path(data, described["recipe"]["name"], described["fold"])
 
 
 def same_run(folder: Path, described: dict, weights: Path) -> bool:
@@ -369,4 +370,4 @@ def finish(model: Any, oof: pd.DataFrame, prepared: PreparedSet, described: dict
     # How many folds there are: a member that is lost is missed then, where an ensemble takes all of them.
     described = {**described, "folds": prepared.n_folds, "contract": contract, "held_out": held_out}
     save_member(path, model.state_dict(), described)
-    _write_table(folder / "oof.csv", oof)
+    write_oof(folder / "oof.csv", oof)

@@ -1,0 +1,57 @@
+"""folds.csv as evaluation reads it: which member held a video out, and the video's label and species.
+
+A set's labels have one home, labels_video.csv; folds.csv repeats them for people, and may not say otherwise.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from liveness.base.errors import UserError
+from liveness.base.files import show_path, unprepared
+from liveness.base.tables import read_table, whole_numbers
+from liveness.evaluation.combine import HOLDOUT
+
+
+def read_folds(folder: Path) -> pd.DataFrame:
+    """One row per video of data/<set>/folds.csv: filename, label (0 attack, 1 live), group, fold, species.
+
+    species is "" where labels_video.csv names none; naive_fold is there where folds.csv has it, -1 for videos of the
+    holdout as in fold. A UserError where a table is not there, not sound, or the two disagree.
+    """
+    path = folder / "folds.csv"
+    if not path.is_file():
+        raise UserError(f"{show_path(path)}: no such file; {unprepared(folder.name)}")
+    table = read_table(path, ["filename", "label", "group", "fold"])
+    if len(table) == 0 or (table["label"] == "").all():
+        raise UserError(f"{show_path(path)}: no labelled video in it; an evaluation needs labels")
+    table["label"] = whole_numbers(table, "label", path)
+    table["fold"] = whole_numbers(table, "fold", path)
+    if not table["label"].isin((0, 1)).all():
+        raise UserError(f"{show_path(path)}: labels other than 0 (attack) and 1 (live)")
+    twice = table["filename"][table["filename"].duplicated()]
+    if len(twice):
+        raise UserError(f"{show_path(path)}: {twice.iloc[0]} is listed twice; expected one row per video")
+    if "naive_fold" in table.columns:
+        naive = whole_numbers(table, "naive_fold", path)
+        table["naive_fold"] = naive.where(table["fold"] != HOLDOUT, HOLDOUT)
+    return _join_labels(table, folder)
+
+
+def _join_labels(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The table with the label and the species of labels_video.csv; without that file as it is."""
+    path = folder / "labels_video.csv"
+    if not path.is_file():
+        return table.assign(species="")
+    videos = read_table(path, ["filename", "label"]).drop_duplicates("filename").set_index("filename")
+    there = videos.reindex(table["filename"])
+    labels = pd.to_numeric(there["label"], errors="coerce").to_numpy()
+    other = table[labels != table["label"].to_numpy()]  # nan, of a video without a row, differs from both labels
+    if len(other):
+        row = other.iloc[0]
+        raise UserError(
+            f"{show_path(path)}: does not have {row['filename']} with label {row['label']}, as folds.csv does; "
+            f"deal the folds anew: python -m liveness.make_folds {folder.name}"
+        )
+    species = there["species"].fillna("").to_numpy() if "species" in there else ""
+    return table.assign(label=labels.astype(int), species=species)
