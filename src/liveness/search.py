@@ -22,8 +22,17 @@ import pandas as pd
 from liveness.base.config import Ensemble
 from liveness.base.errors import UserError, run
 from liveness.base.files import workspace, write_json
-from liveness.evaluation import calibration, metrics, report
+from liveness.evaluation import calibration, metrics
 from liveness.evaluation.combine import frames_to_video
+from liveness.evaluation.format import (
+    align_columns,
+    counted,
+    percent,
+    percent_range,
+    percentage_points,
+    percentage_points_range,
+)
+from liveness.evaluation.report_text import verdict
 from liveness.laboratory import search
 from liveness.laboratory.cost import measure
 from liveness.members.ensembles import in_set
@@ -247,7 +256,7 @@ def read_costs(path: Path, recipes: dict[str, str]) -> tuple[search.Costs, str]:
 def rendered(found: dict, ensemble: Ensemble) -> str:
     """Everything as text of at most 110 columns."""
     costs = found["costs"]
-    counts = report.plural(found["videos"], "video")
+    counts = counted(found["videos"], "video")
     left = sum(found["left_out"].values())
     lines = [
         "",
@@ -261,7 +270,7 @@ def rendered(found: dict, ensemble: Ensemble) -> str:
     ]
     if found["holdout"]:
         held = found["holdout"]
-        lines += ["", f"on the holdout, {report.plural(held['videos'], 'video')} that no member was trained on:", ""]
+        lines += ["", f"on the holdout, {counted(held['videos'], 'video')} that no member was trained on:", ""]
         lines += [*subset_lines(held), *cascade_lines(held, ensemble)]
     return "\n".join(lines)
 
@@ -281,8 +290,8 @@ def subset_lines(found: dict) -> list[str]:
                 shortened(names),
                 f"{row['milliseconds']:.1f}",
                 f"{lone['milliseconds']:.1f}" if lone else "",
-                report.percent(row["eer"]),
-                report.percent_range(row["interval"]),
+                percent(row["eer"]),
+                percent_range(row["interval"]),
                 "*" if row["pareto"] else "",
                 "(all members)" if row["size"] == most else against(row),
             )
@@ -290,12 +299,12 @@ def subset_lines(found: dict) -> list[str]:
     pick, cheap = found["pick"], found["cheapest_alike"]
     alike = next(row for row in found["subsets"] if row["members"] == cheap)
     more = found["tried"] - len(found["subsets"])
-    lines = columns(rows) + ([f"  {more} more were tried and are less telling"] if more > 0 else [])
+    lines = align_columns(rows) + ([f"  {more} more were tried and are less telling"] if more > 0 else [])
     lines += [
         "",
-        f"  lowest EER: {system_text(pick)}, {report.percent(pick['eer'])} on the videos that it was chosen on;",
-        f"    chosen on some folds and judged on the others: {report.percent(pick['nested_eer'])} "
-        f"({report.percent_range(pick['interval'])})",
+        f"  lowest EER: {system_text(pick)}, {percent(pick['eer'])} on the videos that it was chosen on;",
+        f"    chosen on some folds and judged on the others: {percent(pick['nested_eer'])} "
+        f"({percent_range(pick['interval'])})",
         f"  cheapest that is not told to be worse than all members: {system_text(alike)}, "
         f"{alike['milliseconds']:.1f} ms",
     ]
@@ -314,14 +323,14 @@ def cascade_lines(found: dict, ensemble: Ensemble) -> list[str]:
                 shortened([member_text(name) for name in row["first"]]),
                 row["rule"],
                 f"{row['milliseconds']:.1f}",
-                report.percent(row["escalated"]),
-                report.percent(row["eer"]),
-                report.percent_range(row["interval"]),
-                report.points(row["difference"]),
-                "–" if any(math.isnan(v) for v in limits) else " to ".join(report.points(v) for v in limits),
+                percent(row["escalated"]),
+                percent(row["eer"]),
+                percent_range(row["interval"]),
+                percentage_points(row["difference"]),
+                percentage_points_range(limits),
             )
         )
-    lines = ["", *columns(rows), ""]
+    lines = ["", *align_columns(rows), ""]
     chosen = found["cascade"]
     if chosen is None:
         return [*lines, "  no cascade saves time at the same error"]
@@ -343,7 +352,7 @@ def member_text(name: str) -> str:
 
 
 def against(row: dict) -> str:
-    return report.verdict({"verdict": row["against_full"], "videos_to_tell": row["videos_to_tell"]})
+    return verdict({"verdict": row["against_full"], "videos_to_tell": row["videos_to_tell"]})
 
 
 def system_text(row: dict) -> str:
@@ -353,20 +362,6 @@ def system_text(row: dict) -> str:
 def shortened(names: list[str]) -> str:
     text = " + ".join(names)
     return text if len(text) <= 60 else f"{names[0]} + {len(names) - 1} more"
-
-
-def columns(rows: list[tuple[str, ...]]) -> list[str]:
-    """Rows as aligned text: figures to the right, words (first and last column) to the left."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    last = len(widths) - 1
-    return [
-        "  "
-        + "  ".join(
-            cell.ljust(width) if i in (0, last) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 if __name__ == "__main__":

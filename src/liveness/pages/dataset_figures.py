@@ -133,12 +133,8 @@ def _describe_preparation(tables: SetTables) -> list[tuple[str, str]]:
     """How the set was prepared, in words, from prepare.json."""
     data = tables.about.get("data") or {}
     plan, detector, folds = (get_setting(tables, key) for key in ("frames", "detector", "folds"))
-    used = {
-        "positions": "positions",
-        "even": "count",
-        "every": "step",
-        "rate": "per_second",
-    }.get(plan.get("plan"), "")
+    settings = {"positions": "positions", "even": "count", "every": "step", "rate": "per_second"}
+    used = settings.get(plan.get("plan", ""), "")
     frames = str(plan.get("plan", "unknown")) + (f", {used} {plan.get(used)}" if used else "")
     rows = [
         ("Frame plan", frames),

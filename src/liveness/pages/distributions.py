@@ -143,10 +143,10 @@ def draw_bars(measure: Measure, bars: Bars, spoken: str) -> Markup:
             plot.line([(places[0], 0), *steps, (places[-1], 0)], f"area {name}")
     for i, name in enumerate(bars.names):
         told = ", ".join(f"{label} {bars.counts[label][i]} of {total}" for label, total in totals.items())
-        (left, _), (right, _) = plot.at(places[i], 0), plot.at(places[i + 1], 0)
+        start, end = plot.at(places[i], 0)[0], plot.at(places[i + 1], 0)[0]
         unit = f" {measure.unit}" if measure.unit else ""
-        place = f'x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" height="{BOTTOM - TOP}"'
-        plot.raw(f'<rect class="hit" {place}><title>{escape(f"{name}{unit}: {told}")}</title></rect>')
+        box = f'x="{start:.1f}" y="{TOP}" width="{end - start:.1f}" height="{BOTTOM - TOP}"'
+        plot.raw(f'<rect class="hit" {box}><title>{escape(f"{name}{unit}: {told}")}</title></rect>')
     return plot.svg(spoken)
 
 

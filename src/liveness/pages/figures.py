@@ -72,9 +72,9 @@ def _write_headline(summary: dict) -> str:
         )
     worse = "" if pooled["eer"] < 0.45 else " That is hardly better than a coin."
     return (
-        f"With one threshold for all, about {_in_hundred(pooled['eer'])} attacks pass for live, and as large a share of "
-        f"live videos is turned away (equal error rate {percent(pooled['eer'])}). For new videos of the same kind the "
-        f"rate lies between {percent(low)} and {percent(high)} with 95 % confidence. Measured on {many}{persons}, "
+        f"With one threshold for all, about {_in_hundred(pooled['eer'])} attacks pass for live, and as large a share "
+        f"of live videos is turned away (equal error rate {percent(pooled['eer'])}). For new videos of the same kind "
+        f"the rate lies between {percent(low)} and {percent(high)} with 95 % confidence. Measured on {many}{persons}, "
         f"each judged only by models that were not trained on it.{worse}"
     )
 

@@ -8,7 +8,15 @@ from pathlib import Path
 from markupsafe import Markup
 
 from liveness.evaluation import grouping
-from liveness.evaluation.format import of_total, percent, percent_range, percentage_points, plain, plain_range
+from liveness.evaluation.format import (
+    of_total,
+    percent,
+    percent_range,
+    percentage_points,
+    percentage_points_range,
+    plain,
+    plain_range,
+)
 from liveness.evaluation.intervals import clopper_pearson
 from liveness.pages import charts
 from liveness.pages.page import TEMPLATES, make_environment, make_thumbnail, spread_evenly
@@ -37,6 +45,7 @@ def render_report_page(found: dict, folder: Path, evaluated: str) -> str:
         plain=plain,
         plain_range=plain_range,
         points=percentage_points,
+        points_range=percentage_points_range,
         of=of_total,
         cut=_write_threshold,
     )
@@ -68,7 +77,6 @@ def render_report_page(found: dict, folder: Path, evaluated: str) -> str:
         worst=[video | {"pictures": pictures.of_video(video)} for video in found["worst"]],
         silent=found["evaluation"]["non_response"]["videos"][:_MOST_SILENT],
         recipes=_group_runs(found["runs"]),
-        charts=charts,
     )
 
 
@@ -232,10 +240,10 @@ def _tabulate_calibration(summary: dict) -> dict | None:
         numbers += [f"{len(value)} {key}" for key, value in values.items() if isinstance(value, list)]
         words = ", ".join([*numbers, *([values["note"]] if values.get("note") else [])])
         rows.append({**member, "how": values.get("how"), "numbers": words or "–"})
-    words = {"eer": "EER", "auc": "AUC", "log_loss": "log loss", "brier": "Brier"}
-    words["calibration_error"] = "calibration error"
+    titles = {"eer": "EER", "auc": "AUC", "log_loss": "log loss", "brier": "Brier"}
+    titles["calibration_error"] = "calibration error"
     change = []
-    for name, title in words.items():
+    for name, title in titles.items():
         show = percent if name == "eer" else plain
         change.append((title, show(found["raw"].get(name)), show(summary["pooled"].get(name))))
     return {"how": found["how"], "rows": rows, "change": change}
@@ -246,7 +254,7 @@ def _tell_naive_gap(found: dict | None) -> dict | None:
     if not isinstance(found, dict) or found.get("grouped_eer") is None or found.get("naive_eer") is None:
         return None
     interval = found.get("interval")
-    sure = bool(interval) and None not in interval and (interval[0] > 0 or interval[1] < 0)
+    sure = interval and None not in interval and (interval[0] > 0 or interval[1] < 0)
     verdict = found.get("verdict") or ("" if sure else "cannot be told apart")
     return {"difference": None, **found, "interval": interval, "members": found.get("members", []), "verdict": verdict}
 

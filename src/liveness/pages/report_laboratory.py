@@ -25,7 +25,8 @@ def tabulate_shift(found: dict | None) -> dict | None:
         return None
     known = [row for row in found["rows"] if isinstance(row, dict) and isinstance(row.get("eer"), (int, float))]
     known.sort(key=lambda row: -row["eer"])
-    clean = found.get("clean") if isinstance(found.get("clean"), dict) else {}
+    told = found.get("clean")
+    clean = told if isinstance(told, dict) else {}
     most = round_reach([row.get("interval") for row in known])
     rows = [
         {**_UNMEASURED, **row, "picture": charts.draw_whisker(row["eer"], row.get("interval"), most)} for row in known
@@ -92,7 +93,8 @@ def _choose_cascades(cascades: list[dict], proposed: dict | None) -> list[dict]:
     known = [row for row in cascades if row["milliseconds"] is not None and row["eer"] is not None]
     shown, best = [], math.inf
     for row in sorted(known, key=lambda row: (row["milliseconds"], row["eer"])):
-        ours = bool(proposed) and all(row.get(key) == proposed.get(key) for key in ("first", "rule", "low", "high"))
+        same = proposed and all(row.get(key) == proposed.get(key) for key in ("first", "rule", "low", "high"))
+        ours = bool(same)
         if row["eer"] < best or ours:
             shown.append(row | {"proposed": ours})
         best = min(best, row["eer"])
