@@ -176,6 +176,7 @@ class Head:
 
 @lru_cache(maxsize=2)  # 25 MiB each: clips of one person should follow each other
 def draw_head(person: Person) -> Head:
+    """The person's head, drawn once while its clips follow each other."""
     return Head(person)
 
 

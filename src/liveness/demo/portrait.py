@@ -97,7 +97,10 @@ class Portrait:
             pictures.append(np.dstack([np.clip(whole, 0, 255), np.maximum(cover, alpha) * 255]).astype(np.uint8))
         return pictures
 
-    def _body(self, skin_tone: np.ndarray, hair_tone: np.ndarray, rng: np.random.Generator):
+    def _body(
+        self, skin_tone: np.ndarray, hair_tone: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Long hair, neck and clothes behind the head: float32 RGB, and how far they cover (0..1)."""
         chin = self.head.point(JAW[6:7], "jaw")[0]
         body = np.zeros((CANVAS_H, CANVAS_W, 3), np.float32)
         cover = np.zeros((CANVAS_H, CANVAS_W), np.float32)

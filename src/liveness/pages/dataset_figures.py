@@ -283,4 +283,5 @@ def _list_trouble(tables: SetTables) -> dict:
 
 
 def share_of(part: int, whole: int) -> str:
+    """A count and its share: ``3 (12.5 %)``; the count alone of nothing."""
     return f"{part} ({100 * part / whole:.1f} %)" if whole else str(part)

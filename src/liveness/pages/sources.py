@@ -129,6 +129,7 @@ def select_out_of_fold(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def select_holdout(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that no member was trained on, with a score."""
     return table[(table["fold"] < 0) & np.isfinite(table["score"])]
 
 
