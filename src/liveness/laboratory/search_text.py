@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from liveness.base.config import Ensemble
-from liveness.evaluation import report
+from liveness.evaluation import report_text
 from liveness.evaluation.format import counted, percent, percent_range, percentage_points, percentage_points_range
 from liveness.members.names import parse_member_name, recipe_fold
 
@@ -106,7 +106,7 @@ def _member_text(name: str) -> str:
 
 
 def _against(row: dict) -> str:
-    return report.verdict({"verdict": row["against_full"], "videos_to_tell": row["videos_to_tell"]})
+    return report_text.verdict({"verdict": row["against_full"], "videos_to_tell": row["videos_to_tell"]})
 
 
 def _system_text(row: dict) -> str:
