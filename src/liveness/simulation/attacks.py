@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 
 from liveness.base.errors import UserError
-from liveness.simulation.camera import Camera
-from liveness.simulation.scenes import clouds, scene
-from liveness.simulation.warp import Sway, dense, homography_points, nodes
+from liveness.simulation.camera import Camera, to_pair, to_triple
+from liveness.simulation.scenes import draw_clouds, draw_scene
+from liveness.simulation.warp import Sway, apply_homography, place_nodes, remap, upsample_nodes
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Holding:
             seed=int(rng.integers(2**31)),
             fill=float(fill),
             turn=float(rng.normal(0, 0.035)),
-            tilt=tuple(float(v) for v in np.clip(rng.normal(0, 0.06, 2), -0.14, 0.14)),
-            shift=tuple(float(v) for v in rng.uniform(-room, room, 2)),
+            tilt=to_pair(np.clip(rng.normal(0, 0.06, 2), -0.14, 0.14)),
+            shift=to_pair(rng.uniform(-room, room, 2)),
             shake=float(rng.uniform(0.2, 1.0)),
             bend=float(rng.normal(0, bend)),
             bend_angle=float(rng.uniform(-0.6, 0.6)),
@@ -57,7 +57,7 @@ class Holding:
 
     def read_at(self, height: int, width: int, t: float) -> np.ndarray:
         """Coarse nodes (rows x columns x 2): where on the flat picture, in pixels, each node of the frame reads."""
-        x, y = nodes(height, width)
+        x, y = place_nodes(height, width)
         sway = Sway(np.random.default_rng(self.seed), [0.012, 0.012, 0.014, 0.012, 0.02, 0.02, 0.25])(t) * self.shake
         angle, size = self.turn + sway[2], self.fill * (1 + sway[3])
         across, along = self.tilt[0] + sway[4], self.tilt[1] + sway[5]
@@ -65,7 +65,7 @@ class Holding:
         v = y / height - 0.5 - self.shift[1] - sway[1]
         rotation = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
         perspective = np.array([[1, 0, 0], [0, 1, 0], [across, along, 1.0]])
-        u, v = homography_points(np.diag([1 / size, 1 / size, 1.0]) @ perspective @ rotation, u, v)
+        u, v = apply_homography(np.diag([1 / size, 1 / size, 1.0]) @ perspective @ rotation, u, v)
         if self.bend:
             s = u * np.cos(self.bend_angle) + v * np.sin(self.bend_angle)
             amount = self.bend * (1 + sway[6])
@@ -82,13 +82,13 @@ def _inside(read: np.ndarray, height: int, width: int, margin: float) -> np.ndar
 @lru_cache(maxsize=4)
 def _surroundings(seed: int, height: int, width: int) -> np.ndarray:
     # A quarter of the size is enough for what is out of focus.
-    small = scene(np.random.default_rng(seed), max(height // 2, 16), max(width // 2, 16), 1.2)
+    small = draw_scene(np.random.default_rng(seed), max(height // 2, 16), max(width // 2, 16), 1.2)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32) / np.float32(255)
 
 
 @lru_cache(maxsize=4)
 def _texture(seed: int, height: int, width: int, cell: float) -> np.ndarray:
-    return clouds(np.random.default_rng(seed), height, width, cell, 2)[..., None].repeat(3, 2)
+    return draw_clouds(np.random.default_rng(seed), height, width, cell, 2)[..., None].repeat(3, 2)
 
 
 @lru_cache(maxsize=4)
@@ -129,12 +129,12 @@ class PrintAttack:
         return cls(
             holding=Holding.draw(rng, edges=0.45, bend=0.12),
             period=float(rng.uniform(2.5, 4.1)),
-            angles=tuple(float(a) for a in angles),
+            angles=to_triple(angles),
             dots=float(rng.uniform(0.22, 0.6)),
             gamut=float(rng.uniform(0.5, 0.85)),
-            cast=tuple(float(v) for v in np.exp(rng.normal(0, 0.07, 3))),
+            cast=to_triple(np.exp(rng.normal(0, 0.07, 3))),
             black=float(rng.uniform(0.05, 0.2)),
-            paper=tuple(float(v) for v in np.clip(rng.normal((0.95, 0.94, 0.91), 0.03), 0.8, 1.0)),
+            paper=to_triple(np.clip(rng.normal((0.95, 0.94, 0.91), 0.03), 0.8, 1.0)),
             grain=float(rng.uniform(0.005, 0.03)),
             banding=float(rng.uniform(0.0, 0.035)),
             glare=float(rng.uniform(0.0, 0.4)) if rng.random() < 0.7 else 0.0,
@@ -147,9 +147,9 @@ class PrintAttack:
         """The flat sheet: the frame in ink on paper, float32 0..1 of the same shape."""
         height, width = frame.shape[:2]
         x = frame.astype(np.float32) * np.float32(1 / 255)
-        luma = np.float32([0.299, 0.587, 0.114])
+        luma = np.array([0.299, 0.587, 0.114], np.float32)
         mix = self.gamut * np.eye(3, dtype=np.float32) + (1 - self.gamut) * luma[None]
-        x = cv2.transform(x, (np.diag(np.float32(self.cast)) @ mix).astype(np.float32))
+        x = np.asarray(cv2.transform(x, (np.diag(np.array(self.cast, np.float32)) @ mix).astype(np.float32)))
         if self.dots:
             # Ink lands where the tone lies below the screen's threshold; soft edges are dot gain.
             screen = _screens(height, width, round(self.period * _scale(height, width), 3), self.angles)
@@ -157,9 +157,9 @@ class PrintAttack:
             dots = np.clip((x - 0.5) * np.float32(1.7) + 0.5 + screen * np.float32(0.85), 0, 1)
             x += (dots - x) * np.float32(self.dots)
         x = np.float32(self.black) + np.clip(x, 0, 1) * np.float32(1 - self.black)
-        x *= np.float32(self.paper)
+        x *= np.array(self.paper, np.float32)
         if self.banding:
-            lines = clouds(np.random.default_rng(self.holding.seed + 2), height, 1, 3.0, 2)
+            lines = draw_clouds(np.random.default_rng(self.holding.seed + 2), height, 1, 3.0, 2)
             x *= 1 + np.float32(self.banding) * lines[:, :, None]
         if self.grain:
             x *= 1 + np.float32(self.grain) * _texture(self.holding.seed + 1, height, width, 2.0)
@@ -169,15 +169,15 @@ class PrintAttack:
         """Shoot a sheet from ``surface`` at time ``t`` (s): uint8 RGB of its shape."""
         height, width = sheet.shape[:2]
         read = self.holding.read_at(height, width, t)
-        field_ = dense(read, height, width)
+        position = upsample_nodes(read, height, width)
         paper = [float(v) for v in self.paper]
-        x = cv2.remap(sheet, field_, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=paper)
+        x = remap(sheet, position, border=cv2.BORDER_CONSTANT, value=paper)
         x = _defocused(x, self.defocus)
         u, v = read[..., 0] / width - 0.5, read[..., 1] / height - 0.5
         shade = _sheet_light(self.holding, self.glare, u, v, t)
-        x *= dense(shade[0], height, width)[..., None]
+        x *= upsample_nodes(shade[0], height, width)[..., None]
         if self.glare:
-            x += dense(shade[1], height, width)[..., None]
+            x += upsample_nodes(shade[1], height, width)[..., None]
         coarse = _inside(read, height, width, self.margin * width)
         if coarse.min() < 2:
             x = _before_surroundings(x, coarse, self.holding, height, width)
@@ -234,8 +234,8 @@ class ReplayAttack:
 
     def surface(self, frame: np.ndarray) -> np.ndarray:
         """What the screen emits for ``frame``, float32 0..1 of its shape; the pixel grid comes with ``capture``."""
-        ok, packed = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
-        shown = cv2.imdecode(packed, cv2.IMREAD_COLOR) if ok else frame
+        packed = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1]
+        shown = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))
         gains = np.array([1 - self.blue, 1 - 0.35 * self.blue, 1.0])
         levels = (np.arange(256) / 255) ** self.gamma
         table = self.black + (1 - self.black) * levels[:, None] * gains
@@ -248,8 +248,8 @@ class ReplayAttack:
         """Shoot a screen from ``surface`` at time ``t`` (s): uint8 RGB of its shape."""
         height, width = screen.shape[:2]
         read = self.holding.read_at(height, width, t)
-        position = dense(read, height, width)
-        x = cv2.remap(screen, position, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        position = upsample_nodes(read, height, width)
+        x = remap(screen, position, border=cv2.BORDER_CONSTANT)
         # Before the grid: what the optics leave of the stripes is in `grid` already, and moire stays sharp.
         x = _defocused(x, self.defocus)
         self._stripes(x, position)
@@ -257,7 +257,7 @@ class ReplayAttack:
         x *= (1 + np.float32(self.banding) * np.sin(rows))[:, None, None]
         edge = _inside(read, height, width, 0.0)
         if edge.min() < 2:
-            lit = np.clip(dense(edge, height, width) + 0.5, 0, 1)[..., None]
+            lit = np.clip(upsample_nodes(edge, height, width) + 0.5, 0, 1)[..., None]
             x = x * lit + np.float32(0.03) * (1 - lit)
         if self.reflection:
             x += np.float32(self.reflection) * _reflection(self.holding, height, width, t)
@@ -290,7 +290,7 @@ class ReplayAttack:
         return self.capture(self.surface(_checked(frame)), t, rng)
 
 
-ATTACKS = {"print": PrintAttack, "replay": ReplayAttack}
+ATTACKS: dict[str, type[PrintAttack] | type[ReplayAttack]] = {"print": PrintAttack, "replay": ReplayAttack}
 
 
 def simulate(frame: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
@@ -339,8 +339,8 @@ def _sheet_light(holding: Holding, glare: float, u: np.ndarray, v: np.ndarray, t
 
 def _before_surroundings(x: np.ndarray, distance: np.ndarray, holding: Holding, height: int, width: int) -> np.ndarray:
     """Put what is inside (coarse signed distance > 0) before a scene, with a soft shadow round it."""
-    alpha = np.clip(dense(distance, height, width) * np.float32(holding.fill) + np.float32(0.5), 0, 1)
-    shadow = dense(1 - 0.35 * np.exp(np.minimum(distance, 0) / (0.03 * width)), height, width)
+    alpha = np.clip(upsample_nodes(distance, height, width) * np.float32(holding.fill) + np.float32(0.5), 0, 1)
+    shadow = upsample_nodes(1 - 0.35 * np.exp(np.minimum(distance, 0) / (0.03 * width)), height, width)
     return cv2.blendLinear(x, _surroundings(holding.seed + 4, height, width), alpha, shadow * (1 - alpha))
 
 
@@ -348,7 +348,7 @@ def _thumbs(x: np.ndarray, read: np.ndarray, holding: Holding, margin: float) ->
     """A thumb or two that hold the sheet at its edges, in place."""
     height, width = x.shape[:2]
     rng = np.random.default_rng(holding.seed + 5)
-    tone = np.float32([0.78, 0.58, 0.47]) * rng.uniform(0.45, 1.1)
+    tone = np.array([0.78, 0.58, 0.47], np.float32) * rng.uniform(0.45, 1.1)
     for _ in range(int(rng.integers(0, 3))):
         side, level = rng.integers(2), rng.uniform(0.35, 0.95)
         angle, length, thick = rng.normal(0, 0.35), rng.uniform(0.04, 0.1), rng.uniform(0.035, 0.05)
@@ -357,12 +357,12 @@ def _thumbs(x: np.ndarray, read: np.ndarray, holding: Holding, margin: float) ->
         along = np.cos(angle) * u + np.sin(angle) * v
         off = np.cos(angle) * v - np.sin(angle) * u
         distance = np.hypot(np.maximum(along - length, 0), off) - thick
-        rows, columns = np.nonzero(dense(distance, height, width) * width < 2)
+        rows, columns = np.nonzero(upsample_nodes(distance, height, width) * width < 2)
         if len(rows) == 0:
             continue
         part = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
-        alpha = np.clip(0.5 - dense(distance, height, width)[part] * width / 2, 0, 1)[..., None]
-        round_off = np.clip(1.05 - 0.35 * (dense(off, height, width)[part] / thick) ** 2, 0.3, 1.1)[..., None]
+        alpha = np.clip(0.5 - upsample_nodes(distance, height, width)[part] * width / 2, 0, 1)[..., None]
+        round_off = np.clip(1.05 - 0.35 * (upsample_nodes(off, height, width)[part] / thick) ** 2, 0.3, 1.1)[..., None]
         x[part] += (tone * round_off - x[part]) * alpha
 
 
@@ -376,13 +376,13 @@ def _room(seed: int) -> np.ndarray:
         w, h = rng.uniform(10, 50, 2)
         tone = np.clip(rng.normal((1.0, 0.97, 0.92), 0.06), 0, 1) * rng.uniform(0.5, 1.0)
         corners = np.array([(x, y), (x + w, y + rng.normal(0, 4)), (x + w, y + h), (x, y + h + rng.normal(0, 4))])
-        cv2.fillPoly(room, [np.int32(corners)], [float(v) for v in tone])
+        cv2.fillPoly(room, [corners.astype(np.int32)], [float(v) for v in tone])
     return cv2.GaussianBlur(room, (0, 0), float(rng.uniform(1.5, 7)))
 
 
 def _reflection(holding: Holding, height: int, width: int, t: float) -> np.ndarray:
     """The room's mirror image, which slides against the screen while that moves."""
     move = Sway(np.random.default_rng(holding.seed + 6), [9.0, 9.0])(t) * holding.shake
-    matrix = np.float32([[130 / width, 0, 15 + move[0]], [0, 130 / height, 15 + move[1]]])
+    matrix = np.array([[130 / width, 0, 15 + move[0]], [0, 130 / height, 15 + move[1]]], np.float32)
     return cv2.warpAffine(_room(holding.seed + 7), matrix, (width, height),
                           flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
