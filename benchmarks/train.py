@@ -300,6 +300,7 @@ def our_loop(args: argparse.Namespace, variant: str, name: str, size: int, clock
     from liveness.training import loop
     from liveness.training.augment import Policy
     from liveness.training.samples import TrainingFrames
+    from liveness.training.task import Supervised
 
     count = args.steps + WARM_UP
     recipe = load_recipe(
@@ -309,13 +310,13 @@ def our_loop(args: argparse.Namespace, variant: str, name: str, size: int, clock
         + [f"train.epochs={1 + count * args.batch // args.frames}", f"train.compile={variant == 'ours_compiled'}"],
     )
     frames = TrainingFrames(Path(args.stage[2]), rows(args.frames), Policy(recipe.augment, recipe.view), SEED)
-    steps = loop.count_steps(len(frames), recipe.train)
-    state = loop.start(build(recipe.model, size), recipe, clock.device, steps, recipe.train.lr)
-    arriving = loop.samples
-    loop.samples = lambda *arguments: clock.waiting(arriving(*arguments))
+    task = Supervised(recipe, build(recipe.model, size), frames)
+    state = loop.start_state(task, clock.device, recipe.train.lr)
+    stream = task.stream
+    task.stream = lambda *arguments: clock.waiting(stream(*arguments))
     if args.profile:
-        return profiled(lambda: loop.fit(state, frames, recipe, lambda row: None, clock.tick))
-    loop.fit(state, frames, recipe, lambda row: None, clock.tick)
+        return profiled(lambda: loop.run_epochs(state, lambda row: None, clock.tick))
+    loop.run_epochs(state, lambda row: None, clock.tick)
     return None
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from sklearn.metrics import brier_score_loss, roc_curve
 
 from liveness import evaluate
 from liveness.base import compose
@@ -295,6 +296,40 @@ def test_part_of_an_ensemble_states_its_coverage_and_ships_no_threshold(ensemble
     assert (table["status"] == "not_covered").sum() == 20
     with pytest.raises(UserError, match="second:1"):
         evaluate.main(["mix", "--members", "second:1"])
+
+
+def test_further_figures_agree_with_scikit_learn_and_a_threshold_of_the_other_folds(ensemble, capsys):
+    evaluate.main(["mix", "--combinations"])
+    text = capsys.readouterr().out
+    table, report, _ = results(ensemble)
+    labels, scores, pooled = table["label"], table["score"], report["pooled"]
+    assert pooled["brier"] == pytest.approx(brier_score_loss(labels, scores))
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    assert {float(key) for key in pooled["tpr_at_fpr"]} == {0.01, 0.05, 0.1}
+    for key, value in pooled["tpr_at_fpr"].items():
+        assert value == pytest.approx(tpr[fpr <= float(key)].max())
+    at = report["at_eer_threshold"]
+    assert at["acer"] == pytest.approx((at["apcer"]["value"] + at["bpcer"]["value"]) / 2)
+    passed, missed = [], []
+    for fold in (0, 1):  # each judged at the threshold that the other one gives
+        here, other = table[table.fold == fold], table[table.fold != fold]
+        threshold = metrics.eer(other["label"], other["score"]).threshold
+        passed += (here["score"][here.label == 0] >= threshold).tolist()
+        missed += (here["score"][here.label == 1] < threshold).tolist()
+    assert pooled["hter"] == pytest.approx((np.mean(passed) + np.mean(missed)) / 2)
+    for name, value in (("Brier score", f"{pooled['brier']:.3f}"), ("HTER", f"{100 * pooled['hter']:.1f} %")):
+        assert re.search(rf"{name} +{re.escape(value)}", text)
+    assert "ACER" in text and "TPR, FPR ≤ 5 %" in text and "95 % (DeLong)" in text
+    for row in (row for rows in report["combinations"].values() for row in rows):
+        assert row["auc_interval"][0] <= row["auc_difference"] <= row["auc_interval"][1]
+
+
+def test_a_label_that_the_sets_table_does_not_have_is_refused(ensemble):
+    folds = pd.read_csv(ensemble / "data" / "tiny" / "folds.csv")
+    folds["label"] = folds["label"].where(folds["filename"] != "7.mp4", 1)
+    folds.to_csv(ensemble / "data" / "tiny" / "labels_video.csv", index=False)
+    with pytest.raises(UserError, match="labels_video.csv: does not have 7.mp4 with label 0.*make_folds tiny"):
+        evaluate.main(["mix"])
 
 
 def test_video_without_a_score_is_a_non_response(ensemble, capsys):

@@ -19,7 +19,7 @@ import argparse
 from liveness.base.errors import run
 from liveness.base.files import show_path, workspace, write_json, write_text
 from liveness.base.tables import table_text
-from liveness.evaluation import out_of_fold, report
+from liveness.evaluation import out_of_fold, report_text
 from liveness.members.ensembles import choose_members, in_set
 from liveness.members.names import operating_path, weights_path
 from liveness.members.trained import read_members, read_naive_members
@@ -38,17 +38,18 @@ def main(argv: list[str] | None = None) -> int:
     what = f"{args.ensemble} on {data}"
     found = out_of_fold.evaluate(folds, trained, naive, ensemble.calibration, groups_are, what, args.combinations)
     digests = digests_of({m.name: weights_path(data, m.recipe, m.fold) for m in trained})
-    about = {"ensemble": name, "data": data, "data_hash": trained[0].data_hash, "weights_sha256": digests}
+    about: dict = {"ensemble": name, "data": data, "data_hash": trained[0].data_hash, "weights_sha256": digests}
     summary, folder = about | found.summary, workspace() / "runs" / data / name
     write_text(folder / "oof_video.csv", table_text(found.table))
     if not args.members:
         shipped = out_of_fold.describe_shipped(summary, found.basis, out_of_fold.count_typical_frames(trained))
         write_json(operating_path(data, name), shipped, sort_keys=True)
     write_json(folder / "report.json", summary, sort_keys=True)
-    print(report.render_report(summary, f"{what}{', chosen members only' if args.members else ''}"))
+    print(report_text.render_report(summary, f"{what}{', chosen members only' if args.members else ''}"))
     if args.combinations:
-        print(report.render_ways(summary["combinations"]))
-        print(report.render_weights(summary["learned_weights"], {m.name: (m.recipe, m.fold) for m in trained}, name))
+        print(report_text.render_ways(summary["combinations"]))
+        named = {member.name: (member.recipe, member.fold) for member in trained}
+        print(report_text.render_weights(summary["learned_weights"], named, name))
     print(f"  per video: {show_path(folder / 'oof_video.csv')}; all figures: {show_path(folder / 'report.json')}")
     return 0
 

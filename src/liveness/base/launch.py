@@ -5,7 +5,10 @@ server), whose variables are inherited by whatever is started below them. They c
 itself is this process's parent; else this process is alone, and waits for nobody.
 """
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +30,21 @@ def by_torchrun(environ: Mapping[str, str], parent: int, proc: Path = Path("/pro
 
 # Asked once: a process whose torchrun has died is still the one that it was.
 BY_TORCHRUN = by_torchrun(os.environ, os.getppid())
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process (SIGKILL) when the one that started it ends; nothing on other systems."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def die_with_torchrun() -> None:
+    """The same for a process of torchrun's, so that no orphan goes on writing; one whose torchrun is gone ends here."""
+    if BY_TORCHRUN:
+        parent = os.getppid()
+        die_with_parent()
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _told(name: str, alone: int) -> int:

@@ -46,7 +46,7 @@ class Calibration:
 
     def to_dict(self) -> dict:
         """Plain numbers for JSON, without what this method does not use."""
-        found = {"how": self.how}
+        found: dict[str, str | float | list[list[float]]] = {"how": self.how}
         if self.how in ("temperature", "platt"):
             found["slope"] = self.slope
         if self.how == "platt":
@@ -104,7 +104,7 @@ def fit_calibration(how: str, scores, labels, prior: float | None = None, least:
         return _fit_isotonic(scores, labels, weights, (low, high))
     slope, offset = _fit_line(logit(scores), np.where(labels, high, low), weights, how == "platt")
     if slope == 0 and how == "platt" and prior is not None:
-        offset = float(logit(prior))  # to the last digit: nothing of the fold is left to tell
+        offset = float(logit(np.array(prior)))  # to the last digit: nothing of the fold is left to tell
     return Calibration(how, slope, offset)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from liveness.base.errors import UserError
 
-_FRAME_WAYS = "mean, median, logit_mean, top<k>, low<k> or trimmed<percent>"
+_WAYS = "mean, median, logit_mean, top<k>, low<k> or trimmed<percent>"
 # A float32 sigmoid saturates 6e-8 from 1, so logits beyond this are rounding, not evidence.
 LOGIT_EPS = 1e-7
 HOLDOUT = -1  # the fold of videos that no member is trained on and every member scores
@@ -73,7 +73,7 @@ def _parse_how(how: str) -> tuple[str, int]:
         kind, number = match.group(1), int(match.group(2))
         if (kind == "trimmed" and number < 50) or (kind != "trimmed" and number >= 1):
             return kind, number
-    raise ValueError(f"cannot combine frames by {how!r}; expected {_FRAME_WAYS}")
+    raise ValueError(f"cannot combine frames by {how!r}; expected {_WAYS}")
 
 
 def video_scores(oof: pd.DataFrame, how: str) -> pd.DataFrame:
@@ -229,7 +229,8 @@ class Combination:
             total = self.offset + values @ np.array(list(self.weights.values()))
             return pd.Series(sigmoid(total), index=scores.index, name="score")
         if self.how == "rank_mean":
-            scores = scores.apply(lambda column: _ranks(column, self.reference[column.name]))
+            reference = self.reference or {}
+            scores = scores.apply(lambda column: _ranks(column, reference[column.name]))
         if self.how == "logit_mean":
             logits = pd.DataFrame(logit(scores.to_numpy()), index=scores.index, columns=scores.columns)
             return pd.Series(sigmoid(blend(logits, self.weights)), index=scores.index, name="score")

@@ -60,3 +60,16 @@ def _exists(value: float | None) -> TypeGuard[float]:
 
 def _exist(limits: Limits) -> TypeGuard[Sequence[float]]:
     return bool(limits) and all(_exists(limit) for limit in limits or ())
+
+
+def align_columns(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
+    """Rows as aligned text: the first and last column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i in (0, len(row) - 1) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append((indent + "  ".join(cells)).rstrip())
+    return lines

@@ -204,7 +204,7 @@ def _replicates(labels, scores, groups, replicates: int, seed: int) -> dict[str,
     rng = np.random.default_rng(seed)
     probabilities = scores.min() >= 0 and scores.max() <= 1
     losses = metrics.log_losses(labels, scores) if probabilities else np.full(scores.size, np.nan)
-    found = {"eer": [], "auc": [], "log_loss": []}
+    found: dict[str, list[np.ndarray]] = {"eer": [], "auc": [], "log_loss": []}
     for count in _chunks(scores.size, replicates):
         drawn = draw_counts(labels, groups, count, rng)
         live, attack = split_counts(drawn, labels, scores)

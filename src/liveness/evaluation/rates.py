@@ -19,7 +19,7 @@ def rate(value: metrics.Rate, limits: tuple[float, float] | None = None) -> dict
 
 
 def error_rates(labels, scores, threshold: float, species=None, groups=None) -> dict:
-    """APCER (worst species and each) and BPCER at a threshold; empty rates when it is nan.
+    """APCER (worst species and each), BPCER and ACER at a threshold; empty rates when it is nan.
 
     groups: one per row. Where they hold several videos the intervals are by group, as those of the EER
     (``thresholds.rate_interval``); ``by`` says which they are.
@@ -27,7 +27,7 @@ def error_rates(labels, scores, threshold: float, species=None, groups=None) -> 
     by = "video" if groups is None or len(set(groups)) == len(groups) else "group"
     if math.isnan(threshold):
         nothing = rate(metrics.Rate(0, 0))
-        return {"apcer": nothing, "apcer_species": {}, "worst": "", "bpcer": nothing, "by": by}
+        return {"apcer": nothing, "apcer_species": {}, "worst": "", "bpcer": nothing, "acer": float("nan"), "by": by}
     passed = np.asarray(scores, dtype=float) >= threshold
     live = np.asarray(labels).astype(bool)
 
@@ -42,5 +42,6 @@ def error_rates(labels, scores, threshold: float, species=None, groups=None) -> 
         "worst": attack.worst,
         "apcer_species": rates,
         "bpcer": rate(metrics.bpcer(labels, scores, threshold), by_group(~passed, np.flatnonzero(live))),
+        "acer": metrics.acer(labels, scores, threshold, species),
         "by": by,
     }

@@ -1,9 +1,4 @@
-"""What an out-of-fold table says: a plain dictionary (report.json) and the text a person reads.
-
-``summarise`` measures, ``render_report`` prints; neither reads or writes a file.
-"""
-
-import math
+"""What an out-of-fold table says, as plain dictionaries (report.json); report_text.py puts them into words."""
 
 import numpy as np
 import pandas as pd
@@ -11,6 +6,8 @@ import pandas as pd
 from liveness.evaluation import grouping, intervals, metrics
 from liveness.evaluation.calibration import CrossFitted
 from liveness.evaluation.rates import error_rates, rate
+
+FPR_TARGETS = (0.01, 0.05, 0.1)  # at which the share of accepted live videos is told
 
 
 def summarise(
@@ -34,8 +31,8 @@ def summarise(
             "scored": len(scored),
             "coverage": len(covered) / len(table) if len(table) else float("nan"),
         },
-        "warning": warning(covered, groups_are),
-        "pooled": overall,
+        "warning": _warn_of_groups(covered, groups_are),
+        "pooled": overall | {"hter": half_total_error(labels, scores, scored["fold"].to_numpy())},
         "at_eer_threshold": error_rates(labels, scores, overall["threshold"], kept, scored["group"].to_numpy()),
         "non_response": _non_response(covered),
         "folds": [_part(part, "score", {"fold": int(fold)}) for fold, part in covered.groupby("fold", sort=True)],
@@ -43,9 +40,25 @@ def summarise(
     }
 
 
-def measure_errors(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict:
-    """EER, AUC and log loss with intervals by video and, where videos share groups, by group.
+def half_total_error(labels: np.ndarray, scores: np.ndarray, folds: np.ndarray) -> float:
+    """HTER with every fold judged at the threshold of the EER on the other folds; nan where these lack a class.
 
+    Unlike the EER it pays for a threshold that does not carry over to videos that had no say in it.
+    """
+    thresholds = np.full(len(labels), np.nan)
+    for fold in np.unique(folds):
+        here = folds == fold
+        thresholds[here] = metrics.eer(labels[~here], scores[~here]).threshold
+    if not np.isfinite(thresholds).all():
+        return float("nan")
+    # The sign of a difference is exact, so that 0 does what each fold's own threshold does.
+    return metrics.hter(labels, scores - thresholds, 0.0)
+
+
+def measure_errors(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict:
+    """EER, AUC and log loss with intervals by video and, where videos share groups, by group; further figures.
+
+    ``tpr_at_fpr``: false positive rate -> share of live videos that a threshold with no more than it accepts.
     ``headline`` names the intervals to quote: by group where groups hold several videos, because
     videos of one person err together.
     """
@@ -57,6 +70,7 @@ def measure_errors(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -
         "log_loss": metrics.log_loss(labels, scores),
         "brier": metrics.brier(labels, scores),
         "calibration_error": metrics.calibration_error(labels, scores),
+        "tpr_at_fpr": {str(target): metrics.tpr_at_fpr(labels, scores, target) for target in FPR_TARGETS},
         "by_video": _limits(intervals.bootstrap(labels, scores)),
     }
     grouped = len(set(groups)) < len(labels)
@@ -70,7 +84,7 @@ def _limits(found: dict[str, intervals.Interval]) -> dict:
     return {name: {"interval": value.as_list(), "method": value.method} for name, value in found.items()}
 
 
-def warning(table: pd.DataFrame, groups_are: dict) -> str:
+def _warn_of_groups(table: pd.DataFrame, groups_are: dict) -> str:
     """What to say beside an interval over these groups: that they are few, that persons are unknown, or nothing."""
     few = intervals.warn_of_few_groups(int(table["group"].nunique()), grouping.noun(groups_are))
     return "; ".join(text for text in (few, grouping.warn_of_unknown_persons(groups_are)) if text)
@@ -90,7 +104,7 @@ def summarise_holdout(table: pd.DataFrame, species=None, groups_are: dict = grou
     overall = measure_errors(labels, scores, part["group"].to_numpy())
     return {
         "counts": {**_counts(table), "scored": len(part)},
-        "warning": warning(table, groups_are),
+        "warning": _warn_of_groups(table, groups_are),
         "pooled": overall,
         "at_eer_threshold": error_rates(labels, scores, overall["threshold"], kept, part["group"].to_numpy()),
         "non_response": _non_response(table),
@@ -156,7 +170,8 @@ def compare_ways(table: pd.DataFrame, candidates: dict[str, pd.Series]) -> list[
 
     table: of ``combine.assemble``; candidates: way -> out-of-fold score per row of ``table``. Each
     row of the result has the way's EER, AUC and a paired comparison of the EER with the table's
-    ``score`` (by group where groups hold several videos). Videos without either score are left out.
+    ``score`` (by group where groups hold several videos), and one of the AUC (DeLong's, which takes every
+    video for independent). Videos without either score are left out.
     """
     rows = []
     for way, scores in candidates.items():
@@ -165,6 +180,7 @@ def compare_ways(table: pd.DataFrame, candidates: dict[str, pd.Series]) -> list[
         labels, groups = table["label"].to_numpy(dtype=int)[both], table["group"].to_numpy()[both]
         grouped = groups if len(set(groups)) < len(groups) else None
         found = intervals.compare_eer(labels, ours[both], values[both], grouped)
+        area = intervals.compare_auc(labels, ours[both], values[both])
         rows.append(
             {
                 "way": way,
@@ -175,260 +191,9 @@ def compare_ways(table: pd.DataFrame, candidates: dict[str, pd.Series]) -> list[
                 "interval": found.interval.as_list(),
                 "verdict": found.verdict,
                 "videos_to_tell": found.videos_to_tell,
+                "auc_difference": area.difference,
+                "auc_interval": area.interval.as_list(),
+                "auc_verdict": area.verdict,
             }
         )
     return rows
-
-
-def render_ways(combinations: dict[str, list[dict]]) -> str:
-    """The comparisons of ``compare_ways`` as text, a table for each kind."""
-    lines = []
-    for title, rows in combinations.items():
-        head = (title, "videos", "EER", "AUC", "EER less ours", "95 % interval", "verdict")
-        cells = [
-            (
-                row["way"],
-                str(row["videos"]),
-                percent(row["eer"]),
-                plain(row["auc"]),
-                points(row["difference"]),
-                "–" if math.isnan(row["interval"][0]) else " to ".join(points(v) for v in row["interval"]),
-                verdict(row),
-            )
-            for row in rows
-        ]
-        lines += [*_columns([head, *cells]), ""]
-    return "\n".join(lines)
-
-
-def render_weights(learned: dict[str, dict[str, float]], members: dict[str, tuple[str, int]], ensemble: str) -> str:
-    """How to use what was learned: the lines of the ensemble's file, members without a part left out.
-
-    members: name -> (recipe, fold).
-    """
-    lines = []
-    for how, weights in learned.items():
-        lines.append(f"  to blend by {how!r}, learned on all folds, put into configs/ensemble/{ensemble}.yaml:")
-        for name, weight in weights.items():
-            if weight > 0:
-                recipe, fold = members[name]
-                lines.append(f"    - {{recipe: {recipe}, fold: {fold}, weight: {weight:.4f}}}")
-    return "\n".join([*lines, ""] if lines else [])
-
-
-def verdict(row: dict) -> str:
-    """The verdict in words, with the size of set that would tell where it is open."""
-    if row["verdict"] != "cannot be told apart":
-        return row["verdict"]
-    if row["videos_to_tell"] is None:
-        return "no difference seen"
-    needed = row["videos_to_tell"]
-    many = "over a million videos" if needed > 1_000_000 else f"about {float(f'{needed:.2g}'):.0f} videos"
-    return f"cannot be told apart (would take {many})"
-
-
-def points(value: float) -> str:
-    """A difference of rates in percentage points, with its sign."""
-    return "–" if math.isnan(value) else f"{100 * value:+.1f}"
-
-
-def percent(value: float) -> str:
-    """``8.3 %``; a dash for a figure that does not exist."""
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
-
-
-def percent_range(limits: list[float]) -> str:
-    """``3.1–17.2 %``."""
-    return "–" if any(math.isnan(v) for v in limits) else f"{100 * limits[0]:.1f}–{100 * limits[1]:.1f} %"
-
-
-def plain(value: float) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def plain_range(limits: list[float]) -> str:
-    return "–" if any(math.isnan(v) for v in limits) else f"{limits[0]:.3f}–{limits[1]:.3f}"
-
-
-def plural(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
-
-def render_report(summary: dict, title: str) -> str:
-    """The report as text of at most 100 columns."""
-    pooled, counts = summary["pooled"], summary["counts"]
-    limits, groups_are = pooled[pooled["headline"]], summary["grouping"]
-    lines = [
-        "",
-        f"{title}: every video judged only by models that were not trained on it",
-        "",
-        f"  out-of-fold EER {percent(pooled['eer'])} (95 % interval {percent_range(limits['eer']['interval'])}), "
-        f"{plural(counts['scored'], 'video')}, {grouping.count_groups(groups_are, counts['groups'], counts['videos'])}",
-        f"  (0 % is perfect, 50 % is chance); {grouping.sentence(groups_are)}",
-    ]
-    lines += [f"  warning: {summary['warning']}"] if summary["warning"] else []
-    lines += ["", *_measures(summary), "", *_coverage(summary), "", *_parts(summary), ""]
-    lines += [*_calibration(summary["calibration"], pooled), "", *_points(summary["operating_points"]), ""]
-    if summary.get("naive_gap"):
-        lines += [*_naive_gap(summary["naive_gap"], grouping.noun(groups_are)), ""]
-    return "\n".join(lines)
-
-
-def _calibration(found: dict, pooled: dict) -> list[str]:
-    """What was done to the members' scores, and for which members nothing or less could be done."""
-    raw = found["raw"]
-    if found.get("withheld"):
-        lost = found["withheld"]
-        return [
-            f"  no member is calibrated: {lost['how']} would raise the blend's log loss out of fold from "
-            f"{plain(lost['log_loss_without'])} to {plain(lost['log_loss'])}"
-        ]
-    if found["how"] == "none":
-        return ["  members' scores are blended as they are (calibration: none)"]
-    lines = [
-        f"  each member calibrated on its own fold ({found['how']}, cross-fitted): "
-        f"log loss {plain(raw['log_loss'])} before, {plain(pooled['log_loss'])} after"
-    ]
-    by_video = [m["member"] for m in found["members"] if m["parted"] == "by video"]
-    lines += [f"    cross-fitted by video, its fold has too few groups: {name}" for name in by_video]
-    lines += [
-        f"    not calibrated: {m['member']} ({m['parameters']['note']})"
-        for m in found["members"]
-        if "note" in m["parameters"]
-    ]
-    return lines
-
-
-def _naive_gap(gap: dict, noun: str) -> list[str]:
-    """How much folds that know no groups would have flattered."""
-    limits = "–" if math.isnan(gap["interval"][0]) else " to ".join(points(v) for v in gap["interval"])
-    return [
-        f"  with {noun}s on both sides of the folds (naive) the EER would read {percent(gap['naive_eer'])}, not "
-        f"{percent(gap['grouped_eer'])}:",
-        f"    {points(gap['difference'])} points between them (95 % interval {limits}), {gap['verdict']}; "
-        f"{plural(gap['videos'], 'video')}, {', '.join(gap['recipes'])}",
-    ]
-
-
-def _points(points: list[dict]) -> list[str]:
-    """The shipped thresholds, one per line."""
-    first = points[0]
-    where = f"{plural(first['videos'], 'video')} of {plural(first['groups'], 'group')}"
-    if first["split"] == "holdout":
-        lines = [f"  thresholds, chosen on the holdout ({where}), which all members score:"]
-    elif first["approximate"]:
-        lines = [f"  thresholds, approximate: out of fold ({where}), corrected for the blend of all members:"]
-    else:
-        lines = [f"  thresholds, chosen out of fold ({where}):"]
-    rows = [("point", "live if score ≥", "95 % interval", "APCER", "95 % interval", "BPCER", "95 % interval")]
-    for p in points:
-        title = f"{p['name'][:5].upper()} ≤ {100 * p['target']:.0f} %" if p["target"] else "equal error rate"
-        sides = [cell for s in ("apcer", "bpcer") for cell in (percent(p[s]), percent_range(p[f"{s}_interval"]))]
-        rows.append((title, plain(p["threshold"]), plain_range(p["threshold_interval"]), *sides))
-    lines += _columns(rows, "    ")
-    if first["by"] == "video" and first["groups"] < first["videos"]:
-        lines.append(
-            "    intervals of thresholds are by video (too few groups to draw), those of APCER and BPCER by group"
-        )
-    return lines
-
-
-def _measures(summary: dict) -> list[str]:
-    """The table of figures, one per line, with its interval and what it says."""
-    pooled, rates = summary["pooled"], summary["at_eer_threshold"]
-    limits = pooled[pooled["headline"]]
-    species = rates["worst"] if rates["apcer"]["total"] else "no attacks"
-    if len(rates["apcer_species"]) > 1:
-        species = f"worst species: {species}"
-    rows = [
-        ("AUC", plain(pooled["auc"]), plain_range(limits["auc"]["interval"]), "1 is perfect, 0.5 is chance"),
-        (
-            "log loss",
-            plain(pooled["log_loss"]),
-            plain_range(limits["log_loss"]["interval"]),
-            "0 is perfect, 0.693 is a coin's",
-        ),
-        (
-            "APCER",
-            percent(rates["apcer"]["value"]),
-            percent_range(rates["apcer"]["interval"]),
-            f"attacks taken for live, {_of(rates['apcer'])} ({species})",
-        ),
-        (
-            "BPCER",
-            percent(rates["bpcer"]["value"]),
-            percent_range(rates["bpcer"]["interval"]),
-            f"live videos taken for attacks, {_of(rates['bpcer'])}",
-        ),
-    ]
-    by = "by " + grouping.noun(summary["grouping"]) if pooled["headline"] == "by_group" else "by video"
-    lines = _columns([("figure", "value", "95 % interval", f"what it is (intervals {by})"), *rows])
-    many = {name: r for name, r in rates["apcer_species"].items() if len(rates["apcer_species"]) > 1}
-    for name, r in many.items():
-        lines.append(f"    APCER {name}: {percent(r['value'])} ({percent_range(r['interval'])}), {_of(r)}")
-    lines.append(f"  APCER and BPCER at the threshold of the EER: live means score ≥ {plain(pooled['threshold'])}")
-    held = summary["holdout"]
-    if held:
-        limits, counts = held["pooled"][held["pooled"]["headline"]], held["counts"]
-        lines += [
-            f"  holdout, all members blended: EER {percent(held['pooled']['eer'])} "
-            f"({percent_range(limits['eer']['interval'])}), {plural(counts['scored'], 'video')}, "
-            f"{grouping.count_groups(summary['grouping'], counts['groups'], counts['videos'])}"
-        ]
-    return lines
-
-
-def _of(value: dict) -> str:
-    return f"{value['errors']} of {value['total']}"
-
-
-def _coverage(summary: dict) -> list[str]:
-    """How much of the folds the figures speak for."""
-    counts, silent = summary["counts"], summary["non_response"]
-    if counts["videos"] == counts["in_set"]:
-        what = "of the folds" if summary["holdout"] else "of the set"
-        lines = [f"  covers all {plural(counts['in_set'], 'video')} {what}"]
-    else:
-        lines = [
-            f"  covers {counts['videos']} of {plural(counts['in_set'], 'video')} ({percent(counts['coverage'])}): "
-            "no member holds out the folds of the others"
-        ]
-    if silent["videos"]:
-        names = ", ".join(f"{v['filename']} ({v['status']})" for v in silent["videos"][:5])
-        more = ", …" if len(silent["videos"]) > 5 else ""
-        lines.append(
-            f"  without a score: {_of(silent['apnrr'])} attacks, {_of(silent['bpnrr'])} live videos; "
-            f"not in the figures above: {names}{more}"
-        )
-    return lines
-
-
-def _parts(summary: dict) -> list[str]:
-    """EER of each fold and each member; small parts have wide intervals."""
-    head = ("", "videos", grouping.noun(summary["grouping"]) + "s", "EER", "95 % interval", "AUC")
-    rows = [(f"fold {p['fold']}", *_cells(p)) for p in summary["folds"]]
-    rows += [(p["member"], *_cells(p)) for p in summary["members"]]
-    return _columns([head, *rows])
-
-
-def _cells(part: dict) -> tuple[str, ...]:
-    return (
-        str(part["videos"]),
-        str(part["groups"]),
-        percent(part["eer"]),
-        percent_range(part["eer_interval"]),
-        plain(part["auc"]),
-    )
-
-
-def _columns(rows: list[tuple[str, ...]], indent: str = "  ") -> list[str]:
-    """Rows as aligned text: the first and last column to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i == 0 or i == len(row) - 1 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append((indent + "  ".join(cells)).rstrip())
-    return lines

@@ -129,7 +129,7 @@ def rate_interval(wrong: np.ndarray, groups: np.ndarray, level: float = 0.95) ->
     return float(low), float(high)
 
 
-def threshold_bounds(sample: Sample, replicates: int = 0, level: float = 0.95) -> dict[str, tuple]:
+def threshold_bounds(sample: Sample, replicates: int = 0, level: float = 0.95) -> dict[str, tuple[float, float, float]]:
     """name -> (low, threshold, high) for the EER and every target.
 
     The threshold is that of ``metrics.eer``, ``at_apcer``, ``at_bpcer``. low and high: where it would
@@ -137,13 +137,13 @@ def threshold_bounds(sample: Sample, replicates: int = 0, level: float = 0.95) -
     more, else by video within each class). Every threshold in the gap between two neighbouring
     scores does the same, so low is read off the gaps' lower ends and high off their upper ends.
     """
-    points = [("eer", None), *TARGETS]
+    points: list[tuple[str, float | None]] = [("eer", None), *TARGETS]
     draws = _Drawn(sample)
     ones = np.ones((1, sample.labels.size), dtype=np.int64)
-    found = {name: [middle[0]] for name, (_, middle, _) in draws.bounds(ones, points).items()}
+    middles = {name: float(middle[0]) for name, (_, middle, _) in draws.bounds(ones, points).items()}
     few = _Drawn(sample.few(_BOOTSTRAP_DRAWS))
     rng, groups = np.random.default_rng(_SEED), sample.groups if sample.by_group else None
-    ends = {name: ([], []) for name in found}
+    ends: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {name: ([], []) for name in middles}
     replicates = replicates or _REPLICATES[sample.scores.shape[1] > 1]
     step = max(1, _CHUNK // few.video.size)
     for count in [min(step, replicates - start) for start in range(0, replicates, step)]:
@@ -154,10 +154,11 @@ def threshold_bounds(sample: Sample, replicates: int = 0, level: float = 0.95) -
             ends[name][1].append(high)
     tail = (1 - level) / 2
     tail = tail if groups is None else intervals.expanded_tail(len(set(groups)), tail)
+    found = {}
     for name, (lows, highs) in ends.items():
-        middle = found[name][0]
+        middle = middles[name]
         low, high = np.quantile(np.concatenate(lows), tail), np.quantile(np.concatenate(highs), 1 - tail)
-        found[name] = (float(min(low, middle)), float(middle), float(max(high, middle)))
+        found[name] = (float(min(low, middle)), middle, float(max(high, middle)))
     return found
 
 

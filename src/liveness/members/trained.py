@@ -17,7 +17,7 @@ from liveness.base.config import EnsembleMember
 from liveness.base.errors import UserError
 from liveness.base.files import show_path, write_text
 from liveness.base.tables import read_table, table_text, whole_numbers
-from liveness.evaluation import combine
+from liveness.evaluation.combine import MemberScores, check_how, video_scores
 from liveness.members.names import member_name, run_folder
 
 # A row per held-out frame. A video without any frame to score has one row, without frame_id and score.
@@ -36,10 +36,10 @@ class Trained:
     data_hash: str  # of the data that it was trained on
     frames: pd.DataFrame  # of oof.csv
 
-    def video_scores(self, how: str = "") -> combine.MemberScores:
+    def video_scores(self, how: str = "") -> MemberScores:
         """Its score per held-out video, combined by the recipe's own way or by ``how``."""
-        videos = combine.video_scores(self.frames, how or self.combine)
-        return combine.MemberScores(self.name, self.fold, self.weight, videos)
+        videos = video_scores(self.frames, how or self.combine)
+        return MemberScores(self.name, self.fold, self.weight, videos)
 
 
 def read_members(data: str, members: Sequence[EnsembleMember]) -> list[Trained]:
@@ -93,7 +93,7 @@ def read_run(data: str, member: EnsembleMember) -> Trained:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         how, data_hash = config["recipe"]["combine"], str(config.get("data_hash", ""))
-        combine.check_how(how)
+        check_how(how)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{show_path(path)}: not the configuration of a run ({type(error).__name__}); train again"

@@ -24,7 +24,7 @@ def sample_losses(logits: Any, labels: Any, config: Train, weights: tuple[float,
     return losses
 
 
-def class_weights(live: int, attacks: int) -> tuple[float, float]:
+def class_weights(live: float, attacks: float) -> tuple[float, float]:
     """Weights of an attack and of a live sample that give both classes half of the total: n / (2 n_c)."""
     both = live + attacks
     return both / (2 * attacks), both / (2 * live)

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from liveness.base.files import natural_key
-from liveness.evaluation import grouping, metrics, report
+from liveness.evaluation import format as figures_as_text
+from liveness.evaluation import grouping, metrics
 from liveness.evaluation.intervals import FEW_GROUPS, clopper_pearson
 from liveness.members.names import parse_member_name
 from liveness.pages import sources as read
@@ -90,7 +91,7 @@ def hundred(rate: float) -> str:
 
 
 def percent(rate: float) -> str:
-    return report.percent(rate)
+    return figures_as_text.percent(rate)
 
 
 def warnings(sources: Sources, points: list[dict]) -> list[str]:

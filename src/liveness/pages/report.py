@@ -9,7 +9,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from liveness.base.tables import read_table
-from liveness.evaluation import grouping, report
+from liveness.evaluation import format as figures_as_text
+from liveness.evaluation import grouping
 from liveness.evaluation.intervals import clopper_pearson
 from liveness.members.names import parse_member_name, recipe_fold
 from liveness.pages import charts
@@ -89,12 +90,12 @@ def digests(found: dict) -> list[tuple[str, str]]:
 
 
 def percent(rate: float | None) -> str:
-    return report.percent(rate)
+    return figures_as_text.percent(rate)
 
 
 def percent_range(limits: list | None) -> str:
     """``3.1–17.2 %``; a dash where there is no interval."""
-    return "–" if not limits or None in limits else report.percent_range(limits)
+    return "–" if not limits or None in limits else figures_as_text.percent_range(limits)
 
 
 def plain(value: float | None, digits: int = 3) -> str:
@@ -107,7 +108,7 @@ def plain_range(limits: list | None, digits: int = 3) -> str:
 
 def difference(value: float | None) -> str:
     """A difference of rates in percentage points, with its sign."""
-    return "–" if value is None else report.points(value).replace("-0.0", "0.0").replace("+0.0", "0.0")
+    return "–" if value is None else figures_as_text.percentage_points(value)
 
 
 def threshold(value: float | None) -> str:
