@@ -404,7 +404,7 @@ def on_cpu(models: list[tuple[Any, int]]) -> dict[str, dict]:
 def on_gpu(models: list[tuple[Any, int]], device: Any) -> dict[str, dict]:
     import torch
 
-    from liveness.models.score import autocast, halve
+    from liveness.models.device import autocast, halve
 
     views = {size: channels_last(torch.randn(BATCH, 3, size, size, device=device)) for _, size in models}
     for model, _ in models:

@@ -23,7 +23,7 @@ from liveness.laboratory.candidates import Costs, ScoredVideos
 from liveness.laboratory.cascades import Thresholds
 from liveness.laboratory.cost import measure_costs
 from liveness.members.trained import OOF_COLUMNS
-from liveness.models.score import MOST_VIEWS
+from liveness.models.backend import MOST_VIEWS
 from liveness.prediction.engine import load_members
 
 RECIPES = {
@@ -346,10 +346,10 @@ def test_on_a_gpu_a_videos_cost_is_its_share_of_full_batches(workspace, monkeypa
     put_member("convnext_large", 0)
     loaded = load_members(Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)]))
     (member,), passes = loaded.members, []
-    forward = member.scorer.forward
-    monkeypatch.setattr(member.scorer, "forward", lambda batch: passes.append(len(batch)) or forward(batch))
+    forward = member.backend.forward
+    monkeypatch.setattr(member.backend, "forward", lambda batch: passes.append(len(batch)) or forward(batch))
     cost.measure_pass(member, torch.zeros(2, 3, 48, 48), loaded)
-    videos = (1 + cost.REPEATS) * (loaded.lanes.ahead // 2)
+    videos = (1 + cost.REPEATS) * (loaded.batches.capacity // 2)
     assert set(passes) == {MOST_VIEWS} and len(passes) == 2 * videos / MOST_VIEWS
     loaded.close()
 

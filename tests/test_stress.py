@@ -6,7 +6,7 @@ import pytest
 from liveness.base.config import Detector, FramePlan, View
 from liveness.base.errors import UserError
 from liveness.frames.video import probe, read_frames
-from liveness.frames.views import make_request, prepare
+from liveness.frames.views import make_request, prepare_video
 from liveness.laboratory.stressed import StressTask, stress_video
 from liveness.simulation import stress
 from liveness.simulation.recompress import reencode
@@ -143,7 +143,7 @@ def run(path, stresses, wanted=(WHOLE,), seed=1):
 
 def test_the_clean_video_and_neutral_stressors_give_the_views_of_prediction(tiny_clips, tmp_path, monkeypatch):
     path = tiny_clips(tmp_path / "3.mp4", frames=20, seed=4)
-    plain = prepare(path, [WHOLE])
+    plain = prepare_video(path, [WHOLE])
     for name, value in NEUTRAL.items():
         its = STRESSORS[name]
         monkeypatch.setitem(STRESSORS, name, stress.Stressor(its.kind, (value,), its.text))
@@ -211,4 +211,4 @@ def test_a_video_that_breaks_off_is_stressed_as_far_as_it_goes(tiny_clips, tmp_p
     found = run(cut, [CLEAN, *list_stresses(["reencode", "shorten", "drop", "noise"], [2])])
     assert found[CLEAN].status == "partial"
     assert all(len(prepared.views[WHOLE.key]) >= 1 for prepared in found.values())
-    assert np.array_equal(found[CLEAN].views[WHOLE.key], prepare(cut, [WHOLE]).views[WHOLE.key])
+    assert np.array_equal(found[CLEAN].views[WHOLE.key], prepare_video(cut, [WHOLE]).views[WHOLE.key])

@@ -3,26 +3,30 @@
     costs, device = measure_costs(load_ensemble("demo"), "demo")
 
 Times clips of data/<set>/videos with the members' weights; writes nothing. Prediction decodes on all cores and
-scores the views of many videos in full batches (models/score.py), so a stage's cost is what a further video adds:
+scores the views of many videos in full batches (models/batches.py), so a stage's cost is what a further video adds:
 one core's time over the number of cores that work side by side, a forward pass's over the videos in its batch.
 """
 
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from liveness.base.config import Ensemble
 from liveness.base.errors import UserError
 from liveness.base.files import find_videos, workspace
-from liveness.frames.views import VideoViews, ViewRequest, prepare
+from liveness.frames.views import VideoViews, ViewRequest, prepare_video
 from liveness.frames.workers import Failed, cores, run_tasks
 from liveness.laboratory.candidates import Costs
 from liveness.members.names import parse_member_name
-from liveness.prediction.engine import GIB, SECONDS, LoadedEnsemble, Member, load_members
+from liveness.prediction.engine import DECODE_GIB, DECODE_SECONDS, LoadedEnsemble, Member, load_members
+
+if TYPE_CHECKING:
+    import torch
 
 _CLIPS, REPEATS = 5, 3  # how many videos are timed, and how often each
 
@@ -65,7 +69,7 @@ def _prepare_times(videos: list[Path], wanted: list[ViewRequest]) -> list[tuple[
     rounds = math.ceil(workers / len(videos)) + 1  # the first of each process warms up
     tasks = [(path, wanted) for _ in range(rounds) for path in videos]
     found: dict[Path, list[tuple[VideoViews, dict[str, float]]]] = {path: [] for path in videos}
-    for (path, _), result in run_tasks(_timed, tasks, workers, 10 * SECONDS, GIB):
+    for (path, _), result in run_tasks(_timed, tasks, workers, 10 * DECODE_SECONDS, DECODE_GIB):
         if not isinstance(result, Failed):
             found[path].append(result)
     nothing = dict.fromkeys(("decode", *(item.key for item in wanted)), math.nan)
@@ -82,11 +86,12 @@ def _timed(task: tuple[Path, list[ViewRequest]]) -> tuple[VideoViews, dict[str, 
 
     path, wanted = task
     times = dict.fromkeys(("decode", *(item.key for item in wanted)), math.nan)
-    prepared = prepare(path, wanted)  # which warms up
+    prepared = prepare_video(path, wanted)  # which warms up
     try:
         times["decode"] = _fastest(read_frames, path, [item.plan for item in wanted], None)
         for item in wanted:
-            times[item.key] = max(0.0, _fastest(prepare, path, [item]) - _fastest(read_frames, path, [item.plan], None))
+            decoding = _fastest(read_frames, path, [item.plan], None)
+            times[item.key] = max(0.0, _fastest(prepare_video, path, [item]) - decoding)
     except VideoError:
         pass
     return prepared, times
@@ -97,33 +102,30 @@ def _forward_times(prepared: VideoViews, loaded: LoadedEnsemble) -> dict[str, fl
 
     Members of a recipe are one model with other weights, so that they share one time.
     """
-    from liveness.frames.contract import stack, to_tensor
-
     times = {}
     for recipe, member in {parse_member_name(member.name)[0]: member for member in loaded.members}.items():
         views = prepared.views.get(member.wanted.key)
         if views is None:
             times[recipe] = math.nan
             continue
-        tensors = stack([to_tensor(view, member.wanted.view) for view in views])
-        times[recipe] = measure_pass(member, tensors, loaded)
+        times[recipe] = measure_pass(member, member.loaded().to_batch(views, member.wanted.view), loaded)
     return times
 
 
-def measure_pass(member: Member, views: Any, loaded: LoadedEnsemble) -> float:
-    """Milliseconds a video, of many with these views (float32, V x 3 x H x W) that go through prediction's lanes."""
-    count = max(1, loaded.lanes.ahead // 2)  # on a CPU a video for every lane, on a GPU several full batches
+def measure_pass(member: Member, views: "torch.Tensor", loaded: LoadedEnsemble) -> float:
+    """Milliseconds a video, of many with these views (float32, V x 3 x H x W) in prediction's batches."""
+    count = max(1, loaded.batches.capacity // 2)  # on a CPU a video for every thread, on a GPU several full batches
 
     def together() -> None:
-        futures = [loaded.lanes.submit([member.scorer], views)[0] for _ in range(count)]
+        futures = [loaded.batches.submit([member.loaded()], views)[0] for _ in range(count)]
         for future in futures:
-            loaded.lanes.result(future)
+            loaded.batches.result(future)
 
     together()  # warms up
     return _fastest(together) / count
 
 
-def _fastest(action: Any, *arguments: Any) -> float:
+def _fastest(action: Callable[..., object], *arguments: object) -> float:
     """Milliseconds of the fastest of a few runs: what else the machine does only ever adds."""
     found = []
     for _ in range(REPEATS):

@@ -12,7 +12,6 @@ import hashlib
 import math
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
 from liveness.base.files import workspace, write_json, write_text
 from liveness.base.tables import table_text
-from liveness.evaluation.combine import HOLDOUT, blend, frames_to_video
+from liveness.evaluation.combine import HOLDOUT, blend
 from liveness.laboratory import shift_figures
 from liveness.members.ensembles import in_set
 from liveness.members.names import member_name, operating_path, parse_recipe_fold, weights_path
@@ -36,8 +35,7 @@ from liveness.sets.fold_table import read_folds
 from liveness.simulation.stress import CLEAN, Stress
 
 if TYPE_CHECKING:
-    from liveness.frames.views import VideoViews
-    from liveness.prediction.engine import Member
+    pass
 
 _SECONDS, _GIB = 900.0, 4.0  # what one video may take under all stresses; see frames/workers.py
 
@@ -183,9 +181,8 @@ def _score_stressed(
 ) -> Scores:
     """Every member's score of every video that it held out, clean and under each stress; one pass."""
     from liveness.base.machine import cores
-    from liveness.frames.views import VideoViews
-    from liveness.frames.workers import Failed, run_tasks
-    from liveness.laboratory.stressed import StressTask, stress_video
+    from liveness.frames.workers import run_tasks
+    from liveness.laboratory.stressed import StressTask, score_stressed, stress_video
     from liveness.prediction.engine import load_members
 
     loaded = load_members(Ensemble("shift laboratory", plan.data, members), plan.data)
@@ -200,53 +197,13 @@ def _score_stressed(
             yield StressTask(folder / str(name), tuple(wanted.values()), (CLEAN, *mine), plan.seed)
 
     scores: Scores = {member.name: {stress: {} for stress in (CLEAN, *plan.stresses)} for member in loaded.members}
-    models = Models(loaded.lanes, scores)
     results = run_tasks(stress_video, tasks(), plan.workers or max(1, cores() - 1), _SECONDS, _GIB)
-    for task, found in _with_progress(results, len(videos)):
-        name = task.path.name
-        if isinstance(found, Failed):
-            print(f"warning: {name}: {found.reason}", file=sys.stderr)
-            found = {stress: VideoViews(task.path, "crashed", found.reason) for stress in task.stresses}
-        for stress, prepared in found.items():
-            models.submit(name, stress, prepared, holders[videos.loc[name, "fold"]])
-    models.settle(0)
+    results = _with_progress(results, len(videos))
+    for name, stress, found in score_stressed(results, lambda name: holders[videos.loc[name, "fold"]], loaded.batches):
+        for member, score in found.items():
+            scores[member][stress][name] = score
     loaded.close()
     return scores
-
-
-class Models:
-    """Sends prepared videos to the members, several at a time, and notes their scores."""
-
-    def __init__(self, lanes: Any, scores: Scores) -> None:
-        self.lanes, self.scores = lanes, scores
-        self.waiting: deque[tuple] = deque()
-
-    def submit(self, filename: str, stress: Stress, prepared: "VideoViews", members: "list[Member]") -> None:
-        """One video under one stress; members with equal needs share its tensors."""
-        from liveness.frames.contract import stack, to_tensor
-
-        for key in dict.fromkeys(member.wanted.key for member in members):
-            mine = [member for member in members if member.wanted.key == key]
-            count = len(prepared.frames_of.get(key, []))
-            futures = []
-            if count:
-                tensors = stack([to_tensor(view, mine[0].wanted.view) for view in prepared.views[key]])
-                futures = self.lanes.submit([member.scorer for member in mine], tensors)
-            self.waiting.append((filename, stress, mine, count, futures))
-        self.settle(self.lanes.ahead)
-
-    def settle(self, most: int) -> None:
-        """Note scores until at most ``most`` are waited for; nan where a member got no view of the video."""
-        from liveness.models.score import frame_scores
-
-        while len(self.waiting) > most:
-            filename, stress, members, count, futures = self.waiting.popleft()
-            for place, member in enumerate(members):
-                score = float("nan")
-                if count:
-                    views = self.lanes.result(futures[place]).scores
-                    score = frames_to_video(frame_scores(views, count), member.combine)
-                self.scores[member.name][stress][filename] = score
 
 
 def _with_progress(results: Iterator, total: int) -> Iterator:

@@ -129,7 +129,7 @@ def make_soup(recipes: list[str], data: str, fold: int, name: str, greedy: bool)
     Returns the recipes whose mean it is, and for each ingredient and the soup its figures in words.
     """
     from liveness.members.names import run_folder, weights_path
-    from liveness.models.score import pick_device
+    from liveness.models.device import pick_device
     from liveness.sets.dataset import load_set
     from liveness.training.checks import require_room
     from liveness.training.member import finish, with_holdout
@@ -192,7 +192,7 @@ def _build_with(recipe: Recipe, state: "dict[str, Tensor]") -> "Module":
 
 def _make_scorer(parts: list[Ingredient], recipe: Recipe, fold: int, prepared: "PreparedSet") -> Score:
     """A function: ingredients (by number) -> out-of-fold table of the mean of their weights; each made once."""
-    from liveness.models.score import pick_device, use_all_cores
+    from liveness.models.device import pick_device, use_all_cores
     from liveness.sets.dataset import HeldOutVideos, split_set
     from liveness.training.member import score_held_out
 
