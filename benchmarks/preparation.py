@@ -26,8 +26,9 @@ sys.path.insert(0, str(SOURCE))
 
 from liveness.base.config import Detector, FramePlan  # noqa: E402
 from liveness.base.files import find_videos  # noqa: E402
-from liveness.frames.faces import FaceDetector, choose_face, detector_path  # noqa: E402
+from liveness.frames.boxes import choose_face  # noqa: E402
 from liveness.frames.video import read_frames  # noqa: E402
+from liveness.frames.yunet import YuNet  # noqa: E402
 from liveness.sets.duplicates import BITS, VARIANTS, find_pairs, hash_frame  # noqa: E402
 from liveness.sets.labels import read_labels  # noqa: E402
 
@@ -133,8 +134,8 @@ def overlap(one, other) -> float:
 
 def masks(folder: Path) -> None:
     """How many faces are still found, at their place, with a mask drawn on them."""
-    detector = FaceDetector(Detector())
-    marker = cv2.FaceDetectorYN.create(str(detector_path()), "", (320, 320), 0.6)
+    detector = YuNet(Detector())
+    marker = cv2.FaceDetectorYN.create(str(YuNet.weights()), "", (320, 320), 0.6)
     faces, found = 0, Counter()
     for path in find_videos(folder / "videos"):
         (rgb,) = read_frames(path, [MIDDLE], 95).frames.values()

@@ -384,8 +384,8 @@ def profile(clips: list[Path], folder: Path) -> dict:
 
     from liveness.base.config import Detector, FramePlan
     from liveness.base.files import sha256_of
-    from liveness.frames.faces import FaceDetector
     from liveness.frames.video import choose_frames, jpeg_decode, jpeg_encode, probe, read_jpegs
+    from liveness.frames.yunet import YuNet
     from liveness.sets.duplicates import hash_frame
 
     folder.mkdir()
@@ -397,7 +397,7 @@ def profile(clips: list[Path], folder: Path) -> dict:
         spent[name] = spent.get(name, 0.0) + time.process_time() - start
         return value
 
-    detector = FaceDetector(Detector())
+    detector = YuNet(Detector())
     decode([str(clips[0]), 1])
     for clip in 2 * clips:
         info = probe(clip)
@@ -447,6 +447,8 @@ def machine(workers: int) -> dict:
     import cv2
     import numpy as np
 
+    from liveness.base.machine import cores
+
     model = platform.processor()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -454,7 +456,7 @@ def machine(workers: int) -> dict:
     ffmpeg = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True) if shutil.which("ffmpeg") else None
     return {
         "cpu": model,
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "workers": workers,
         "load_average_at_the_end": [round(load, 2) for load in os.getloadavg()],
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1),

@@ -18,9 +18,10 @@ from liveness import prepare
 from liveness.base.compose import load_data
 from liveness.base.config import Ensemble, EnsembleMember, FramePlan
 from liveness.base.errors import UserError
+from liveness.base.tables import read_table
 from liveness.frames.notes import notes_of, with_notes
 from liveness.frames.video import probe, read_frames
-from liveness.frames.views import prepare as prepare_video
+from liveness.frames.views import prepare_video
 from liveness.members.names import weights_path
 from liveness.members.weights import describe_member, load_member, save_member
 from liveness.prediction.engine import load_members, score_video
@@ -28,7 +29,7 @@ from liveness.sanity_check import check
 from liveness.sets.dataset import load_set
 from liveness.sets.extract import read_record, version_of
 from liveness.sets.folds import fold_set
-from liveness.sets.labels import find_set, read_table
+from liveness.sets.labels import find_set
 from liveness.sets.preparation import prepare_set
 from liveness.training.member import finish
 

@@ -6,12 +6,13 @@ import pytest
 from skimage import data
 
 from liveness.base.config import Detector
-from liveness.frames.faces import Face, FaceDetector, choose_face, crop_square, draw_faces
+from liveness.frames.boxes import Face, choose_face, crop_square, draw_faces
+from liveness.frames.yunet import YuNet
 
 
 @pytest.fixture(scope="module")
-def detector() -> FaceDetector:
-    return FaceDetector(Detector())
+def detector() -> YuNet:
+    return YuNet(Detector())
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_a_face_that_fills_the_frame_is_found(detector, portrait, height):
 
 
 def test_same_pixels_same_boxes(detector, portrait):
-    assert detector.detect(portrait) == detector.detect(portrait) == FaceDetector(Detector()).detect(portrait)
+    assert detector.detect(portrait) == detector.detect(portrait) == YuNet(Detector()).detect(portrait)
 
 
 def test_no_face_is_an_empty_list(detector):

@@ -8,11 +8,11 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from liveness.base.config import Data, Folds, FramePlan, View
 from liveness.base.errors import UserError
-from liveness.sets.dataset import PreparedSet, holdout, split
+from liveness.sets.dataset import PreparedSet, list_holdout, split_set
 from liveness.sets.folds import (
     assert_no_leak,
     check_folds,
-    deal,
+    deal_groups,
     deal_naive,
     deal_set,
     draw_holdout,
@@ -45,7 +45,7 @@ def test_groups_stay_whole_and_classes_even(case):
     rng = np.random.default_rng(SEED + case)
     table = random_set(rng, int(rng.integers(60, 600)), int(rng.integers(20, 100)))
     n = int(rng.integers(2, 8))
-    folds = deal(table, n, seed=42)
+    folds = deal_groups(table, n, seed=42)
     assert sorted(set(folds)) == list(range(n))
     assert table.assign(fold=folds).groupby("group")["fold"].nunique().max() == 1
     labels = table["label"].to_numpy()
@@ -58,8 +58,8 @@ def test_groups_stay_whole_and_classes_even(case):
 
 def test_the_seed_decides():
     table = random_set(np.random.default_rng(SEED), 300, 120)
-    np.testing.assert_array_equal(deal(table, 5, 42), deal(table, 5, 42))
-    assert (deal(table, 5, 42) != deal(table, 5, 43)).any()
+    np.testing.assert_array_equal(deal_groups(table, 5, 42), deal_groups(table, 5, 42))
+    assert (deal_groups(table, 5, 42) != deal_groups(table, 5, 43)).any()
 
 
 def test_species_are_spread_too():
@@ -67,7 +67,7 @@ def test_species_are_spread_too():
     table = random_set(rng, 400, 150)
     kinds = rng.choice(["print", "replay", "mask"], 400, p=[0.5, 0.4, 0.1])
     table["species"] = np.where(table["label"] == 0, kinds, "")
-    folds = deal(table, 4, 42)
+    folds = deal_groups(table, 4, 42)
     masks = (table["species"] == "mask").to_numpy()
     assert all((folds[masks] == k).sum() >= masks.sum() / 4 * 0.6 for k in range(4))
 
@@ -86,7 +86,7 @@ def test_species_are_spread_too():
 def test_impossible_folds_are_one_line(labels, groups, n, expected):
     table = pd.DataFrame({"filename": [f"{i}.mp4" for i in range(len(labels))], "label": labels, "group": list(groups)})
     with pytest.raises(UserError, match=expected) as caught:
-        deal(table, n, 42)
+        deal_groups(table, n, 42)
     assert "\n" not in str(caught.value)
 
 
@@ -125,7 +125,7 @@ def test_a_holdout_is_whole_groups_and_as_even_as_the_folds(case):
 def test_without_a_holdout_folds_are_dealt_as_ever():
     table = random_set(np.random.default_rng(SEED), 300, 60)
     folds = deal_set(table, Folds(n=5, seed=42))
-    np.testing.assert_array_equal(folds["fold"], deal(table, 5, 42))
+    np.testing.assert_array_equal(folds["fold"], deal_groups(table, 5, 42))
     np.testing.assert_array_equal(folds["naive_fold"], deal_naive(table, 5, 42))
 
 
@@ -190,13 +190,13 @@ def test_no_member_trains_on_the_holdout_and_every_member_scores_it(tmp_path):
     prepared = PreparedSet("mine", tmp_path, Data(frames=FramePlan()), "", "", videos, frames)
     assert prepared.n_folds == 3
     aside = set(table["filename"][table["fold"] == -1])
-    assert set(holdout(prepared)) == aside and aside
+    assert set(list_holdout(prepared)) == aside and aside
     for fold in range(3):
-        train, held_out = split(prepared, fold, View())
+        train, held_out = split_set(prepared, fold, View())
         assert set(held_out) == set(table["filename"][table["fold"] == fold])
         assert set(train["filename"]) == set(table["filename"]) - set(held_out) - aside
     with pytest.raises(UserError, match="folds 0 to 2"):
-        split(prepared, -1, View())
+        split_set(prepared, -1, View())
 
 
 @pytest.mark.parametrize("case", range(5))

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from liveness.base.errors import UserError
-from liveness.sets.labels import find_set, read_labels, read_table, set_name, table_text
+from liveness.base.tables import read_table, table_text
+from liveness.sets.labels import find_set, read_labels, set_name
 
 
 def touch(folder, *names):

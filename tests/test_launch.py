@@ -17,8 +17,8 @@ def parent(tmp_path, *words: str):
 @pytest.mark.parametrize(
     ("variables", "command", "expected"),
     [
-        ({launch.MARK: "7"}, ["python", "-m", "liveness.torchrun"], True),
-        ({launch.MARK: "8"}, ["bash", "predict.sh"], False),  # started from within a training
+        ({launch.LAUNCHER: "7"}, ["python", "-m", "liveness.torchrun"], True),
+        ({launch.LAUNCHER: "8"}, ["bash", "predict.sh"], False),  # started from within a training
         ({}, ["slurmstepd"], False),
         ({"TORCHELASTIC_RUN_ID": "none"}, ["bash"], False),
         ({"TORCHELASTIC_RUN_ID": "none"}, ["python", "/opt/bin/torchrun", "--nproc_per_node", "2"], True),
@@ -32,6 +32,6 @@ def test_only_a_torchrun_that_is_the_parent_counts(tmp_path, variables, command,
 def test_what_others_have_left_is_passed_over(monkeypatch):
     for name, value in LEFT_OVER.items():
         monkeypatch.setenv(name, value)
-    assert (launch.rank(), launch.world(), launch.local_rank(), launch.local_world()) == (0, 1, 0, 1)
+    assert (launch.global_rank(), launch.world(), launch.local_rank(), launch.local_world()) == (0, 1, 0, 1)
     monkeypatch.setattr(launch, "BY_TORCHRUN", True)
-    assert (launch.rank(), launch.world(), launch.local_rank(), launch.local_world()) == (1, 2, 1, 2)
+    assert (launch.global_rank(), launch.world(), launch.local_rank(), launch.local_world()) == (1, 2, 1, 2)

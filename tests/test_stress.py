@@ -6,9 +6,10 @@ import pytest
 from liveness.base.config import Detector, FramePlan, View
 from liveness.base.errors import UserError
 from liveness.frames.video import probe, read_frames
-from liveness.frames.views import prepare, wanted_of
-from liveness.laboratory.stressed import Task, stress_task
+from liveness.frames.views import make_request, prepare_video
+from liveness.laboratory.stressed import StressTask, stress_video
 from liveness.simulation import stress
+from liveness.simulation.recompress import reencode
 from liveness.simulation.stress import (
     CLEAN,
     SEVERITIES,
@@ -20,7 +21,7 @@ from liveness.simulation.stress import (
     stress_frame,
 )
 
-WHOLE = wanted_of(FramePlan(), View(kind="frame", size=48), Detector(), 95)
+WHOLE = make_request(FramePlan(), View(kind="frame", size=48), Detector(), 95)
 RANDOM = ("crop", "noise", "cast", "gamma", "rotation", "print", "replay")
 PIXELS = [name for name, its in STRESSORS.items() if its.kind != "time"]
 # The parameter at which each leaves a frame or a video as it is.
@@ -99,10 +100,10 @@ def test_shapes_after_downscaling_cropping_and_mirroring():
 
 def test_h264_uses_the_frames_before(monkeypatch):
     frames = [picture(seed=k) for k in range(3)]
-    alone, among = stress.reencode(frames[2:], 34), stress.reencode(frames, 34)
+    alone, among = reencode(frames[2:], 34), reencode(frames, 34)
     assert alone.shape == among.shape == frames[2].shape
     assert not np.array_equal(alone, among)
-    odd = stress.reencode([picture(121, 91)], 20)
+    odd = reencode([picture(121, 91)], 20)
     assert odd.shape == (121, 91, 3) and np.abs(odd.astype(int) - picture(121, 91)).mean() < 6
 
 
@@ -114,9 +115,8 @@ def test_time_stressors_leave_other_frames_of_the_same_video(severity):
         left, shown, duration = keep_frames(worse, times, 2.0, Draws(1, "7.mp4", worse))
         again = keep_frames(worse, times, 2.0, Draws(1, "7.mp4", worse))[0]
         assert np.array_equal(left, again) and (np.diff(left) > 0).all() and len(shown) == len(left)
-        assert not all(
-            np.array_equal(left, keep_frames(worse, times, 2.0, Draws(k, "7.mp4", worse))[0]) for k in range(9)
-        )
+        others = [keep_frames(worse, times, 2.0, Draws(k, "7.mp4", worse))[0] for k in range(9)]
+        assert not all(np.array_equal(left, other) for other in others)
         if name == "shorten":
             assert (np.diff(left) == 1).all() and shown[0] == 0
             assert duration == pytest.approx(2 * worse.value) and len(left) == pytest.approx(50 * worse.value, abs=1)
@@ -138,12 +138,12 @@ def test_stresses_by_name_and_severity():
 
 
 def run(path, stresses, wanted=(WHOLE,), seed=1):
-    return stress_task(Task(path, tuple(wanted), tuple(stresses), seed))
+    return stress_video(StressTask(path, tuple(wanted), tuple(stresses), seed))
 
 
 def test_the_clean_video_and_neutral_stressors_give_the_views_of_prediction(tiny_clips, tmp_path, monkeypatch):
     path = tiny_clips(tmp_path / "3.mp4", frames=20, seed=4)
-    plain = prepare(path, [WHOLE])
+    plain = prepare_video(path, [WHOLE])
     for name, value in NEUTRAL.items():
         its = STRESSORS[name]
         monkeypatch.setitem(STRESSORS, name, stress.Stressor(its.kind, (value,), its.text))
@@ -156,7 +156,7 @@ def test_the_clean_video_and_neutral_stressors_give_the_views_of_prediction(tiny
 def test_views_depend_on_the_seed_alone_and_not_on_what_else_is_asked_for(tiny_clips, tmp_path):
     path = tiny_clips(tmp_path / "3.mp4", frames=20, seed=4)
     every = list_stresses(list(STRESSORS), [2])
-    other = wanted_of(FramePlan(positions=[0.4666667, 0.9]), View(kind="frame", size=32), Detector(), 80)
+    other = make_request(FramePlan(positions=[0.4666667, 0.9]), View(kind="frame", size=32), Detector(), 80)
     first, more = run(path, every), run(path, every[::-1], (other, WHOLE))
     for worse in every:
         assert np.array_equal(first[worse].views[WHOLE.key], more[worse].views[WHOLE.key]), worse
@@ -173,7 +173,7 @@ def test_a_shortened_video_shows_the_frames_of_its_part(tiny_clips, tmp_path):
     path = tiny_clips(tmp_path / "3.mp4", frames=40, seed=4)
     info = probe(path)
     frames = read_frames(path, [FramePlan(plan="all")]).frames
-    sharp = wanted_of(FramePlan(), View(kind="frame", size=96, resize="short_side"), Detector(), 100)
+    sharp = make_request(FramePlan(), View(kind="frame", size=96, resize="short_side"), Detector(), 100)
     for worse in list_stresses(["shorten", "drop"], list(SEVERITIES)):
         left = keep_frames(worse, info.times, info.duration, Draws(1, path.name, worse))[0]
         views = run(path, [worse], [sharp])[worse].views[sharp.key].astype(int)
@@ -183,7 +183,7 @@ def test_a_shortened_video_shows_the_frames_of_its_part(tiny_clips, tmp_path):
 
 
 def test_without_a_face_there_are_no_views_and_an_unreadable_video_says_so(tiny_clips, tmp_path):
-    face = wanted_of(FramePlan(), View(kind="face", size=48), Detector(), 95)
+    face = make_request(FramePlan(), View(kind="face", size=48), Detector(), 95)
     path = tiny_clips(tmp_path / "3.mp4")
     worse = [CLEAN, Stress("jpeg", 1), Stress("shorten", 1)]
     for prepared in run(path, worse, [face, WHOLE]).values():
@@ -211,4 +211,4 @@ def test_a_video_that_breaks_off_is_stressed_as_far_as_it_goes(tiny_clips, tmp_p
     found = run(cut, [CLEAN, *list_stresses(["reencode", "shorten", "drop", "noise"], [2])])
     assert found[CLEAN].status == "partial"
     assert all(len(prepared.views[WHOLE.key]) >= 1 for prepared in found.values())
-    assert np.array_equal(found[CLEAN].views[WHOLE.key], prepare(cut, [WHOLE]).views[WHOLE.key])
+    assert np.array_equal(found[CLEAN].views[WHOLE.key], prepare_video(cut, [WHOLE]).views[WHOLE.key])

@@ -25,7 +25,7 @@ from liveness.members.ensembles import in_set, in_weights
 from liveness.members.names import weights_path
 from liveness.members.weights import describe_member, save_member
 from liveness.prediction.engine import load_members, read_ensemble
-from liveness.sets.dataset import load_set, split
+from liveness.sets.dataset import load_set, split_set
 from liveness.training import loop, member, passing
 
 
@@ -264,12 +264,10 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def begun(recipe) -> tuple[loop.State, object]:
+def begun(recipe) -> loop.State:
     prepared = load_set("tiny", recipe.frames)
-    rows, _ = split(prepared, 0, recipe.view)
-    frames, model = member._fresh(recipe, prepared, rows)
-    steps = loop.count_steps(len(frames), recipe.train)
-    return loop.start(model, recipe, torch.device("cpu"), steps, recipe.train.lr), frames
+    rows, _ = split_set(prepared, 0, recipe.view)
+    return loop.start_state(member.make_task(recipe, prepared, rows), torch.device("cpu"), recipe.train.lr)
 
 
 def one_of_two(rank: int, port: int, folder: str) -> None:
@@ -279,19 +277,19 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.start()
     recipe = load_recipe("convnext_xlarge", [*NARROW, "train.epochs=2", "train.lr=1e-2"])
-    state, frames = begun(recipe)
+    state = begun(recipe)
     whole: list[dict] = []
-    assert loop.fit(state, frames, recipe, whole.append, lambda: False)
+    assert loop.run_epochs(state, whole.append, lambda: False)
     halved: list[dict] = []
-    first, frames = begun(recipe)
-    assert not loop.fit(first, frames, recipe, halved.append, lambda: first.step == 2)
+    first = begun(recipe)
+    assert not loop.run_epochs(first, halved.append, lambda: first.step == 2)
     last = Path(folder) / "last.pt"
     if rank == 0:
         loop.save(first, last)
     distributed.barrier()
-    second, frames = begun(recipe)
+    second = begun(recipe)
     loop.resume(second, last)
-    assert loop.fit(second, frames, recipe, halved.append, lambda: False)
+    assert loop.run_epochs(second, halved.append, lambda: False)
     losses = [[row["train_loss"] for row in rows] for rows in (whole, halved)]
     equal = all(torch.equal(a, b) for a, b in zip(state.model.parameters(), second.model.parameters(), strict=True))
     torch.save({"losses": losses, "equal": equal}, Path(folder) / f"{rank}.pt")

@@ -25,9 +25,8 @@ from liveness.evaluation.combine import video_scores
 from liveness.evaluation.metrics import log_loss
 from liveness.members.names import weights_path
 from liveness.members.weights import describe_member, load_member
-from liveness.sets.dataset import load_set, split
-from liveness.training import loop, member
-from liveness.training import lr_finder as range_test
+from liveness.sets.dataset import load_set, split_set
+from liveness.training import loop, lr_finder, member
 from liveness.training.samples import batches
 
 NARROW = [
@@ -92,21 +91,20 @@ def weights(name: str) -> dict:
 def first_epoch(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the first weights and labels of every sample of the first epoch, without the loop."""
     prepared = load_set("tiny", recipe.frames)
-    rows, _ = split(prepared, 0, recipe.view)
-    frames, model = member._fresh(recipe, prepared, rows)
+    rows, _ = split_set(prepared, 0, recipe.view)
+    task = member.make_task(recipe, prepared, rows)
+    frames, model = task.frames, task.model
     indices = [i for batch in batches(len(frames), recipe.train.batch, recipe.train.seed, 0) for i in batch]
     images, labels = zip(*(frames[0, index] for index in indices), strict=True)
     with torch.no_grad():
         return model.train()(torch.stack(images)).flatten(), torch.tensor(labels)
 
 
-def started(recipe: Recipe) -> tuple[loop.State, object]:
-    """A state at step 0 and the frames, as training starts with them."""
+def started(recipe: Recipe) -> loop.State:
+    """A state at step 0, as training starts with it."""
     prepared = load_set("tiny", recipe.frames)
-    rows, _ = split(prepared, 0, recipe.view)
-    frames, model = member._fresh(recipe, prepared, rows)
-    state = loop.start(model, recipe, torch.device("cpu"), loop.count_steps(len(frames), recipe.train), recipe.train.lr)
-    return state, frames
+    rows, _ = split_set(prepared, 0, recipe.view)
+    return loop.start_state(member.make_task(recipe, prepared, rows), torch.device("cpu"), recipe.train.lr)
 
 
 # --- the loss
@@ -125,9 +123,8 @@ def test_focal_loss_is_that_of_torchvision(root):
 def test_class_balance_counts_the_attacks_that_live_samples_become(root):
     recipe = narrow("train.class_balance=true", "augment.attack_rate=0.25")
     prepared = load_set("tiny", recipe.frames)
-    rows, _ = split(prepared, 0, recipe.view)
-    state, _ = member._start(recipe, prepared, rows, root / "none.pt", torch.device("cpu"))
-    attack, live = state.class_weights
+    rows, _ = split_set(prepared, 0, recipe.view)
+    attack, live = member.make_task(recipe, prepared, rows).class_weights
     lives = 0.75 * (rows.label == 1).sum()
     assert live * lives == pytest.approx(len(rows) / 2) and attack * (len(rows) - lives) == pytest.approx(len(rows) / 2)
 
@@ -137,7 +134,7 @@ def test_class_balance_weighs_as_scikit_learn_does(root):
 
     recipe = narrow(*STILL, "train.class_balance=true")
     metrics, _ = train(recipe, root)
-    rows, _ = split(load_set("tiny", recipe.frames), 0, recipe.view)
+    rows, _ = split_set(load_set("tiny", recipe.frames), 0, recipe.view)
     attack, live = compute_class_weight("balanced", classes=np.array([0, 1]), y=rows.label.to_numpy(int))
     assert attack != live
     logits, labels = first_epoch(recipe)
@@ -156,8 +153,8 @@ def test_layer_decay_slows_early_layers_and_norms_and_biases_do_not_decay(root, 
     recipe = load_recipe(
         "convnext_xlarge", [*options, f"model.name={name}", *kwargs, "train.layer_decay=0.5", "train.lr=1e-3"]
     )
-    state, frames = started(recipe)
-    loop.fit(state, frames, recipe, lambda row: None, stopping=lambda: True)  # one step
+    state = started(recipe)
+    loop.run_epochs(state, lambda row: None, stopping=lambda: True)  # one step
     assert state.step == 1
     names = {id(parameter): key for key, parameter in state.model.named_parameters()}
     rates, decays = {}, {}
@@ -178,7 +175,7 @@ def test_layer_decay_slows_early_layers_and_norms_and_biases_do_not_decay(root, 
 
 def test_clipping_bounds_the_norm_of_the_gradient_that_is_applied(root):
     def norms(*options: str) -> list[float]:
-        state, frames = started(narrow(*options))
+        state = started(narrow(*options))
         seen = []
 
         def note(optimizer, *_):
@@ -186,7 +183,7 @@ def test_clipping_bounds_the_norm_of_the_gradient_that_is_applied(root):
             seen.append(math.sqrt(sum(float((g.double() ** 2).sum()) for g in gradients)))
 
         state.optimizer.register_step_pre_hook(note)
-        loop.fit(state, frames, narrow(*options), lambda row: None, stopping=lambda: False)
+        loop.run_epochs(state, lambda row: None, stopping=lambda: False)
         return seen
 
     free, clipped = norms(), norms("train.clip_grad=0.01")
@@ -276,13 +273,13 @@ def test_weights_and_biases_works_offline(root, monkeypatch):
 def test_lr_auto_trains_with_the_suggestion_and_leaves_the_curve(root):
     options = ["train.lr=auto", "augment=none", "train.epochs=2"]
     _, described = train(narrow("name=auto", *options), root)
-    low, high = range_test.SANE
+    low, high = lr_finder.SANE
     assert low <= described["lr"] <= high
     folder = root / "runs/tiny/auto_fold0"
     curve = pd.read_csv(folder / "lr_curve.csv")
     assert curve.columns.tolist() == ["lr", "loss", "smoothed"] and curve.lr.is_monotonic_increasing
     assert (folder / "lr_curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert described["lr"] == pytest.approx(np.clip(curve.lr[curve.smoothed.idxmin()] / range_test.DIVISOR, low, high))
+    assert described["lr"] == pytest.approx(np.clip(curve.lr[curve.smoothed.idxmin()] / lr_finder.DIVISOR, low, high))
     assert member.find_lr(narrow("name=auto", *options), 0, "tiny", folder) == described["lr"]
 
 
@@ -295,7 +292,7 @@ def test_the_range_test_refuses_where_no_rate_makes_the_loss_fall(root):
 
 
 def test_the_range_test_seldom_takes_noise_for_a_descent_and_never_misses_a_clear_one():
-    rates = np.geomspace(range_test.LOWEST, range_test.HIGHEST, range_test.STEPS)
+    rates = np.geomspace(lr_finder.LOWEST, lr_finder.HIGHEST, lr_finder.STEPS)
     place = np.log10(rates)
     explosion = np.maximum(place + 2, 0)  # above 1e-2
     valley = explosion - 0.15 * np.clip(place + 5, 0, 2.5)  # from 1e-5 on
@@ -306,7 +303,7 @@ def test_the_range_test_seldom_takes_noise_for_a_descent_and_never_misses_a_clea
         for _ in range(200):
             losses = 0.69 + trend + rng.normal(0, noise, len(rates))
             try:
-                found.append(range_test.suggest(range_test.Curve(rates, losses, range_test.smooth(losses))))
+                found.append(lr_finder.suggest_lr(lr_finder.Curve(rates, losses, lr_finder.smooth(losses))))
             except UserError:
                 continue
         return found
@@ -340,7 +337,7 @@ def test_models_of_other_families_train_by_name(root, name):
     fixed = [text for text in NARROW if "kwargs" not in text and "view.size" not in text]
     recipe = load_recipe("convnext_xlarge", [*fixed, f"model.name={name}", "train.lr=1e-3", *FAMILIES[name]])
     prepared = load_set("tiny", recipe.frames)
-    before = member._fresh(recipe, prepared, split(prepared, 0, recipe.view)[0])[1].state_dict()
+    before = member.make_task(recipe, prepared, split_set(prepared, 0, recipe.view)[0]).model.state_dict()
     metrics, described = train(recipe, root)
     assert np.isfinite(metrics.train_loss).all() and described["recipe"]["model"]["name"] == name
     model, _ = load_member(weights_path("tiny", recipe.name, 0))
@@ -357,7 +354,7 @@ def test_models_of_other_families_train_by_name(root, name):
 def test_weights_that_are_not_finite_stop_a_resumed_run_before_it_saves(root):
     """A NaN comes into the weights after an epoch; the next start says so, and last.pt stays as it was."""
     recipe = narrow("name=sick", "train.epochs=2", "train.ema_half_life=0")
-    state, frames = started(recipe)
+    state = started(recipe)
     last = root / "runs/tiny/sick_fold0/last.pt"
     state.model.get_parameter("stem.0.weight").data[0, 0, 0, 0] = math.nan
     content_of = loop.save
@@ -365,27 +362,27 @@ def test_weights_that_are_not_finite_stop_a_resumed_run_before_it_saves(root):
         content_of(state, last)
     assert not last.exists()
     with pytest.raises(UserError, match="the loss is not finite in step 1"):
-        loop.fit(state, frames, recipe, lambda row: None, stopping=lambda: False)
+        loop.run_epochs(state, lambda row: None, stopping=lambda: False)
 
 
 def test_a_gradient_that_is_not_finite_in_an_epochs_last_step_is_never_saved(root, monkeypatch):
     """The loss of that step is still finite, so only the weights show it."""
     recipe = narrow("name=planted", "train.epochs=2")
-    begin, states = loop.start, []
+    begin, states = loop.start_state, []
 
     def planted(*arguments):
         state = begin(*arguments)
-        bad = lambda gradient: gradient * math.nan if state.step == 2 * state.steps_per_epoch - 1 else gradient  # noqa: E731
+        bad = lambda gradient: gradient * math.nan if state.step == 2 * state.task.steps_per_epoch - 1 else gradient  # noqa: E731
         state.model.get_parameter("stem.0.weight").register_hook(bad)
         states.append(state)
         return state
 
-    monkeypatch.setattr(loop, "start", planted)
+    monkeypatch.setattr(loop, "start_state", planted)
     with pytest.raises(UserError, match="not finite"):
         train(recipe, root)
-    assert states[0].step == 2 * states[0].steps_per_epoch
+    assert states[0].step == 2 * states[0].task.steps_per_epoch
     saved = torch.load(root / "runs/tiny/planted_fold0/last.pt", weights_only=True)
-    assert saved["step"] == states[0].steps_per_epoch  # the first epoch's end
+    assert saved["step"] == states[0].task.steps_per_epoch  # the first epoch's end
     assert all(torch.isfinite(value).all() for value in saved["model"].values())
     assert not weights_path("tiny", "planted", 0).exists()
 
@@ -429,28 +426,21 @@ def test_more_processes_than_gpus_is_a_line_and_the_asked_for_backend_and_patien
 def test_a_stop_at_any_step_and_while_the_fold_is_scored_changes_nothing(root, monkeypatch, select):
     """A signal in an epoch, at its last step and between two held-out videos: rows and weights are the undisturbed."""
     recipe = narrow("train.epochs=2", f"train.select={select}", "train.lr=1e-2")
-    asked = {"left": math.inf}
+    still = {"left": math.inf}
 
-    def stop_now(*_):
-        asked["left"] -= 1
-        return asked["left"] < 0
+    def asked() -> bool:
+        still["left"] -= 1
+        return still["left"] < 0
 
-    def leave(code):
-        raise SystemExit(code)
-
-    monkeypatch.setattr(member, "_stop_now", stop_now)
-    monkeypatch.setattr(member.os, "_exit", leave)
     path = weights_path("tiny", "convnext_xlarge", 0)
 
     def trained(folder, stops) -> tuple[bytes, list]:
         path.unlink(missing_ok=True)
         folder.mkdir()
         for left in (*stops, math.inf):
-            asked["left"] = left
-            try:
-                member.train_member(recipe, 0, "tiny", folder)
-            except SystemExit as stopped:
-                assert stopped.code == member.STOPPED and not path.exists()
+            still["left"] = left
+            outcome = member.train_member(recipe, 0, "tiny", folder, listen=lambda: asked)
+            assert outcome.stopped == (left < math.inf) == (not path.exists())
         table = pd.read_csv(folder / "metrics.csv").drop(columns=["seconds", "images_per_second"])
         return path.read_bytes(), table.to_dict("records")
 

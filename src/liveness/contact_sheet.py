@@ -59,8 +59,8 @@ def _arguments() -> argparse.Namespace:
 
 def draw(recipe: Recipe, name: str, rows: int, columns: int) -> tuple[list[list[Tile]], float]:
     """The tiles row by row, made by the very samples of training; and the seconds that the draws took."""
-    from liveness.frames.contract import views_of
-    from liveness.sets.dataset import face_of, load_set, read_frame
+    from liveness.frames.contract import cut_views
+    from liveness.sets.dataset import load_set, read_face, read_frame
     from liveness.training.augment import Policy
     from liveness.training.samples import TrainingFrames
 
@@ -75,7 +75,7 @@ def draw(recipe: Recipe, name: str, rows: int, columns: int) -> tuple[list[list[
     tiles, seconds = [], 0.0
     for index in choose(table.label.to_numpy(int), rows):
         row = samples.rows[index]
-        plain = views_of(read_frame(prepared.folder, row), face_of(row), recipe.view)[0]
+        plain = cut_views(read_frame(prepared.folder, row), read_face(row), recipe.view)[0]
         label = int(row.label)
         tiles.append([(plain, f"{row.video_id}-{row.frame_id} {_word(label)}", WHITE)])
         for epoch in range(columns - 1):

@@ -21,10 +21,11 @@ from liveness.base.compose import data_from_dict
 from liveness.base.config import Data, Folds
 from liveness.base.errors import UserError, run
 from liveness.base.files import sweep, workspace
+from liveness.base.tables import read_table, table_text
 from liveness.sets.extract import damaged_files, forget, read_record, task_for, version_of, what_is_missing
 from liveness.sets.folds import check_folds as check_against_videos
 from liveness.sets.folds import deal_set, fold_set, split_tables, write_split
-from liveness.sets.labels import RawSet, find_set, other_sets, read_table, set_name, table_text
+from liveness.sets.labels import RawSet, find_set, other_sets, set_name
 from liveness.sets.links import read_identities, read_links
 from liveness.sets.preparation import WHY, Prepared, names_too_long, prepare_set, tables_of
 

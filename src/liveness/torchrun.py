@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from liveness.base.launch import MARK
+from liveness.base.launch import LAUNCHER
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     from torch.distributed.run import main as torchrun
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ[MARK] = str(os.getpid())  # what its processes know it by
+    os.environ[LAUNCHER] = str(os.getpid())  # what its processes know it by
     try:
         torchrun(sys.argv[1:])
     except ChildFailedError as error:

@@ -16,20 +16,18 @@ Under torchrun every process trains on its part of each global batch, and rank 0
 """
 
 import argparse
-import ctypes
-import fcntl
+import io
 import os
-import shutil
 import signal
 import sys
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 from liveness.base import launch
 from liveness.base.compose import load_recipe
-from liveness.base.errors import UserError, run
-from liveness.base.files import plain_name, unprepared, workspace
-from liveness.members.names import run_folder
+from liveness.base.errors import run
+from liveness.base.files import plain_name
+
+STOPPED = 143  # exit code after SIGTERM or ctrl-C: 128 + 15
 
 
 def parse() -> argparse.Namespace:
@@ -53,72 +51,38 @@ def fold_number(text: str) -> int:
 
 def main() -> int:
     arguments = parse()
-    _die_with_parent()
+    launch.die_with_torchrun()
     recipe = load_recipe(arguments.config, arguments.override)
     name = plain_name(arguments.data or recipe.data, "DATA")
-    if not (workspace() / "data" / name / "folds.csv").is_file():
-        raise UserError(unprepared(name))
     if arguments.naive:
         recipe.name += "_naive"
-    folder = run_folder(name, recipe.name, arguments.fold)
 
     from liveness.base import distributed
-    from liveness.training.checks import check_member
-    from liveness.training.member import memory_told, train_member
+    from liveness.training.checks import claim_run
+    from liveness.training.member import train_member
 
     rank, _, _ = distributed.start()
     try:
-        with _only_run(folder, rank):
-            check_member(recipe, arguments.fold, name, folder, arguments.naive, arguments.restart)
-            distributed.barrier()  # every rank has found that it can train; only then
-            if arguments.restart and rank == 0:
-                _clear(folder)
-            distributed.barrier()
-            with memory_told(recipe):
-                train_member(recipe, arguments.fold, name, folder, arguments.naive)
+        with claim_run(recipe, arguments.fold, name, arguments.naive, arguments.restart) as folder:
+            outcome = train_member(recipe, arguments.fold, name, folder, arguments.naive, note_signals)
+        if outcome.stopped and rank == 0:
+            sys.stdout.flush()
+            os._exit(STOPPED)  # the other ranks wait in a collective: leaving the group in good order would hang
     finally:
         distributed.stop()
-    return 0
+    return STOPPED if outcome.stopped else 0
 
 
-def _clear(folder: Path) -> None:
-    """Throw away what an earlier run left, but for the lock that is held. What says whose run it is goes last: killed
-    in between, another recipe must not continue from what is left."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
-        if path.name != "lock":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-class _only_run:
-    """Holds the run's folder for one launch: a second one would write between its lines."""
-
-    def __init__(self, folder: Path, rank: int) -> None:
-        self.folder, self.rank, self.file = folder, rank, None
-
-    def __enter__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.rank == 0:
-            self.file = open(self.folder / "lock", "w")
-            try:
-                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"{self.folder}: another process is training this member") from error
-
-    def __exit__(self, *_: Any) -> None:
-        if self.file is not None:
-            self.file.close()
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process when torchrun dies, so that no orphan goes on writing."""
-    if sys.platform == "linux" and launch.BY_TORCHRUN:
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
+def note_signals() -> Callable[[], bool]:
+    """From now on note SIGTERM and SIGINT instead of dying in the middle of a step. Gives: whether one has come."""
+    came: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: came.append(number))
+    return lambda: bool(came)
 
 
 if __name__ == "__main__":
     # tqdm and prints of several ranks would mix; rank 0 alone speaks, errors come from every rank.
-    sys.stdout.reconfigure(line_buffering=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     run(main)

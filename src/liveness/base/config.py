@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from liveness.base.errors import UserError
@@ -76,6 +76,15 @@ def choice(default: str, *others: str) -> Any:
     return bounded(default, choices=(default, *others))
 
 
+def added_later(default: Any) -> Any:
+    """A field that ``to_dict`` leaves out at its default, as if it had never been added.
+
+    Files that hold a configuration (prepare.json, a member's contract) thus keep their bytes, and with them their
+    digests, unless the new setting is used; ``from_dict`` reads both.
+    """
+    return field(default=default, metadata={"added_later": True})
+
+
 def probability(default: float = 0.0) -> Any:
     return bounded(default, least=0, most=1)
 
@@ -94,10 +103,11 @@ class FramePlan:
 
 @dataclass
 class Detector:
-    """Face detection (YuNet)."""
+    """Face detection."""
 
     threshold: float = bounded(0.6, above=0, below=1)  # least confidence of a box
     max_side: int = bounded(640, least=64)  # frames are shrunk to this longer side before detection
+    name: str = added_later("yunet")  # one of DETECTORS in frames/faces.py
 
 
 @dataclass
@@ -294,10 +304,15 @@ COMBINE = r"mean|median|logit_mean|(top|low)[1-9]\d*|trimmed([0-9]|[1-4]\d)"  # 
 
 
 def to_dict(config: Any) -> dict:
-    """A configuration as plain dictionaries and lists."""
-    from dataclasses import asdict
-
-    return asdict(config)
+    """A configuration as plain dictionaries and lists, without later additions that are not used (``added_later``)."""
+    values = asdict(config)
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            values[item.name] = to_dict(value)
+        elif item.metadata.get("added_later") and value == item.default:
+            del values[item.name]
+    return values
 
 
 def nearest(name: str, choices: list[str], cutoff: float = 0.4) -> str:

@@ -5,12 +5,18 @@ counts as rank 0 of 1, and every function below works there without a process gr
 """
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from liveness.base import launch
 from liveness.base.errors import UserError
 
-_store: Any = None  # where the processes of a training meet; None in a process that is alone
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+T = TypeVar("T")
+
+_store: "torch.distributed.Store | None" = None  # where the processes meet; None in one that is alone
 
 
 def start(backend: str = "", patience: float = 0) -> tuple[int, int, int]:
@@ -32,7 +38,7 @@ def start(backend: str = "", patience: float = 0) -> tuple[int, int, int]:
                 raise UserError(f"process {local} has no GPU, only {there} are here; set NGPU={there}")
             torch.cuda.set_device(local)
         backend = backend or ("nccl" if torch.cuda.is_available() else "gloo")
-        limit = {"timeout": timedelta(seconds=patience)} if patience else {}
+        limit: dict[str, Any] = {"timeout": timedelta(seconds=patience)} if patience else {}
         _store, own_rank, world = next(dist.rendezvous("env://"))
         store = dist.PrefixStore("group", _store)
         dist.init_process_group(backend, store=store, rank=own_rank, world_size=world, **limit)
@@ -86,18 +92,18 @@ def barrier() -> None:
         dist.barrier()
 
 
-def gather(values: list[Any]) -> list[Any]:
+def gather(values: list[T]) -> list[T]:
     """The concatenation of every rank's list, in rank order, on every rank."""
     import torch.distributed as dist
 
     if not dist.is_initialized():
         return list(values)
-    parts: list[list[Any]] = [[] for _ in range(size())]
+    parts: list[list[T]] = [[] for _ in range(size())]
     dist.all_gather_object(parts, values)
     return [value for part in parts for value in part]
 
 
-def total(value: Any) -> Any:
+def total(value: "torch.Tensor") -> "torch.Tensor":
     """The sum of a tensor over all ranks, in place; the tensor is returned."""
     import torch.distributed as dist
 
@@ -106,7 +112,7 @@ def total(value: Any) -> Any:
     return value
 
 
-def wrap(model: Any, device: Any, reduce: str = "float32") -> Any:
+def wrap(model: "nn.Module", device: "torch.device", reduce: str = "float32") -> "nn.Module":
     """The model under DistributedDataParallel where there is more than one process.
 
     ``reduce="bf16"`` sums the gradients in bfloat16: half the traffic, which is what limits large
@@ -127,9 +133,10 @@ def wrap(model: Any, device: Any, reduce: str = "float32") -> Any:
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch renamed it
     ids = [device.index] if device.type == "cuda" else None
-    model = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, **{buffers: False})
+    options: dict[str, Any] = {buffers: False}
+    wrapped = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, **options)
     if reduce == "bf16":
         from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
-        model.register_comm_hook(None, bf16_compress_hook)
-    return model
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    return wrapped

@@ -38,7 +38,7 @@ def run(main: Callable[[], int | None]) -> None:
         code = main()
         sys.stdout.flush()
     except UserError as error:
-        if launch.rank():
+        if launch.global_rank():
             # All ranks make the same mistake as a rule: rank 0 says it, and torchrun ends the others
             # while they wait here. What only this rank has met is said after the wait.
             time.sleep(10)

@@ -5,16 +5,19 @@ server), whose variables are inherited by whatever is started below them. They c
 itself is this process's parent; else this process is alone, and waits for nobody.
 """
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-MARK = "LIVENESS_TORCHRUN"  # liveness.torchrun's process id, for its children
+LAUNCHER = "LIVENESS_TORCHRUN"  # liveness.torchrun's process id, for its children
 
 
 def by_torchrun(environ: Mapping[str, str], parent: int, proc: Path = Path("/proc")) -> bool:
     """Whether the process ``parent``, whose child has these variables, is a torchrun that has set them."""
-    if environ.get(MARK) == str(parent):
+    if environ.get(LAUNCHER) == str(parent):
         return True
     if "TORCHELASTIC_RUN_ID" not in environ:
         return False
@@ -29,11 +32,26 @@ def by_torchrun(environ: Mapping[str, str], parent: int, proc: Path = Path("/pro
 BY_TORCHRUN = by_torchrun(os.environ, os.getppid())
 
 
+def die_with_parent() -> None:
+    """Ask Linux to kill this process (SIGKILL) when the one that started it ends; nothing on other systems."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def die_with_torchrun() -> None:
+    """The same for a process of torchrun's, so that no orphan goes on writing; one whose torchrun is gone ends here."""
+    if BY_TORCHRUN:
+        parent = os.getppid()
+        die_with_parent()
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _told(name: str, alone: int) -> int:
     return int(os.environ.get(name, alone)) if BY_TORCHRUN else alone
 
 
-def rank() -> int:
+def global_rank() -> int:
     """This process's number among all, on all machines."""
     return _told("RANK", 0)
 

@@ -1,30 +1,37 @@
-"""One video -> the views that each member wants of it, clean and under every stress, in a worker process.
+"""One video -> the views that each member wants of it, clean and under every stress, in a worker process; their scores.
 
 The video is decoded once; a stressed frame goes the way of every frame at prediction: JPEG round
 trip, face detection on the result, crop, resize. Nothing here imports torch.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from liveness.base.config import FramePlan
 from liveness.base.errors import UserError
-from liveness.frames import views as prepare
 from liveness.frames.rules import NEWEST
-from liveness.frames.views import Prepared, Wanted
+from liveness.frames.views import VideoViews, ViewRequest, cut_requests, decode_by_version
+from liveness.frames.workers import Failed
 from liveness.simulation.stress import NEIGHBOURS, Draws, Stress, keep_frames, stress_frame
+
+if TYPE_CHECKING:
+    from liveness.frames.video import Decoded
+    from liveness.models.batches import Batches
+    from liveness.models.score import Job
+    from liveness.prediction.engine import Member
 
 
 @dataclass(frozen=True)
-class Task:
+class StressTask:
     """A video, what its members want of it, and what befalls it."""
 
     path: Path
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[ViewRequest, ...]
     stresses: tuple[Stress, ...]
     seed: int
 
@@ -32,30 +39,58 @@ class Task:
         return Draws(self.seed, self.path.name, stress)
 
 
-def stress_task(task: Task) -> dict[Stress, Prepared]:
+def stress_video(task: StressTask) -> dict[Stress, VideoViews]:
     """The video's views under each stress. Never raises for the video's own faults."""
     from liveness.frames.video import Decoded, VideoError
 
-    plans, found = [item.plan for item in task.wanted], {}
+    plans = [item.plan for item in task.wanted]
+    found: dict[Stress, VideoViews] = {}
     try:
-        for decoded, items in prepare.decodings(list(task.wanted), lambda version: _decode(task, plans, version)):
+        for decoded, items in decode_by_version(list(task.wanted), lambda version: _decode(task, plans, version)):
             for stress in task.stresses:
-                prepared = found.setdefault(stress, Prepared(task.path, decoded.status, decoded.reason))
+                prepared = found.setdefault(stress, VideoViews(task.path, decoded.status, decoded.reason))
                 times, duration, frames = _stressed(decoded, stress, plans, task.draws(stress))
                 info = replace(decoded.info, frames=len(times), times=times, duration=duration)
                 worse = Decoded(info, frames, decoded.status, decoded.reason, decoded.notes)
-                prepare.cut_all(worse, items, prepared)
+                cut_requests(worse, items, prepared)
                 prepared.frames = len(frames)
     except VideoError as error:
-        return {stress: Prepared(task.path, "unreadable", str(error)) for stress in task.stresses}
+        return {stress: VideoViews(task.path, "unreadable", str(error)) for stress in task.stresses}
     return found
 
 
-def stressed_frames(path: Path, plan: FramePlan, stresses: list[Stress], seed: int) -> Iterator[np.ndarray]:
+def score_stressed(
+    results: Iterator[tuple[StressTask, dict[Stress, VideoViews] | Failed]],
+    members_of: Callable[[str], list["Member"]],
+    batches: "Batches",
+) -> Iterator[tuple[str, Stress, dict[str, float]]]:
+    """The results of many ``stress_video``: file name, stress, and each member's score, nan without one.
+
+    members_of: file name -> its members, which are loaded.
+    """
+    from liveness.evaluation.combine import frames_to_video
+    from liveness.models.score import Job, score_jobs
+    from liveness.prediction.engine import requests_for
+
+    def jobs() -> Iterator["Job[tuple[str, Stress]]"]:
+        for task, found in results:
+            name = task.path.name
+            if isinstance(found, Failed):
+                print(f"warning: {name}: {found.reason}", file=sys.stderr)
+                found = {stress: VideoViews(task.path, "crashed", found.reason) for stress in task.stresses}
+            for stress, video in found.items():
+                yield Job((name, stress), requests_for(members_of(name), video))
+
+    for job in score_jobs(jobs(), batches):
+        name, stress = job.item
+        yield name, stress, {m.name: frames_to_video(job.scores[m.name], m.combine) for m in members_of(name)}
+
+
+def read_stressed_frames(path: Path, plan: FramePlan, stresses: list[Stress], seed: int) -> Iterator[np.ndarray]:
     """The first frame of the plan under each stress (uint8 RGB): for people to look at."""
     from liveness.frames.video import VideoError
 
-    task = Task(path, (), tuple(stresses), seed)
+    task = StressTask(path, (), tuple(stresses), seed)
     try:
         decoded = _decode(task, [plan], NEWEST)
     except VideoError as error:
@@ -65,7 +100,7 @@ def stressed_frames(path: Path, plan: FramePlan, stresses: list[Stress], seed: i
         yield frames[next(iter(frames))]
 
 
-def _decode(task: Task, plans: list[FramePlan], version: int) -> Any:
+def _decode(task: StressTask, plans: list[FramePlan], version: int) -> "Decoded":
     """The frames that any of the stresses needs, and those before them that re-encoding needs."""
     from liveness.frames.video import choose_frames, probe, read_frames
 
@@ -86,7 +121,7 @@ def _decode(task: Task, plans: list[FramePlan], version: int) -> Any:
 
 
 def _stressed(
-    decoded: Any, stress: Stress, plans: list[FramePlan], draws: Draws
+    decoded: "Decoded", stress: Stress, plans: list[FramePlan], draws: Draws
 ) -> tuple[np.ndarray, float, dict[int, np.ndarray]]:
     """The stressed video: its frames' times, its duration, and those of its frames that the plans choose."""
     from liveness.frames.video import choose_frames

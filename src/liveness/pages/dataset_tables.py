@@ -12,10 +12,10 @@ import pandas as pd
 from liveness.base.errors import UserError
 from liveness.base.files import natural_key
 from liveness.base.machine import cores
+from liveness.base.tables import read_table
 from liveness.evaluation.combine import HOLDOUT
 from liveness.frames.notes import notes_of
 from liveness.pages.page import read_image, spread_evenly
-from liveness.sets.labels import read_table
 
 _BRIGHTNESS_FRAMES = 3  # stored frames of a video that are measured
 

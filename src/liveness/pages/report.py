@@ -7,6 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from liveness.base.tables import read_table
 from liveness.evaluation import grouping
 from liveness.evaluation.format import (
     of_total,
@@ -21,7 +22,6 @@ from liveness.evaluation.intervals import clopper_pearson
 from liveness.pages import charts
 from liveness.pages.page import TEMPLATES, make_environment, make_thumbnail, spread_evenly
 from liveness.pages.report_laboratory import round_reach, tabulate_search, tabulate_shift
-from liveness.sets.labels import read_table
 
 _MOST_FRAMES = 3  # thumbnails of a worst video, besides its face
 _MOST_SILENT = 60

@@ -14,10 +14,10 @@ import pandas as pd
 
 from liveness.base.errors import UserError
 from liveness.base.files import workspace
+from liveness.base.tables import read_table
 from liveness.evaluation import grouping, metrics
 from liveness.members.names import operating_path
 from liveness.pages.page import read_written_time
-from liveness.sets.labels import read_table
 
 _LABORATORY_VERSION = 1  # of shift.json and search.json
 _NEEDED = ("counts", "pooled", "at_eer_threshold", "operating_points", "non_response", "folds", "members", "data_hash")

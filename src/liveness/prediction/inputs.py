@@ -117,13 +117,13 @@ def _require_distinct_names(videos: list[Path]) -> None:
 
 def note(text: str) -> None:
     """A line on stderr, from one of several processes."""
-    if launch.rank() == 0:
+    if launch.global_rank() == 0:
         print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
     """As ``note``, for what the user should act on."""
-    if launch.rank() == 0:
+    if launch.global_rank() == 0:
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
 

@@ -17,15 +17,16 @@ from liveness.base.compose import from_dict
 from liveness.base.config import Data, FramePlan, View, to_dict
 from liveness.base.errors import UserError
 from liveness.base.files import unprepared, workspace
+from liveness.base.tables import read_table, table_text
 from liveness.evaluation.combine import HOLDOUT
-from liveness.frames.contract import VERSION, require_known, stack, to_tensor, views_of
-from liveness.frames.faces import Face
+from liveness.frames.boxes import Face
+from liveness.frames.contract import cut_views, require_known, stack, to_tensor
+from liveness.frames.rules import NEWEST
 from liveness.frames.video import VideoError, choose_frames, jpeg_decode
 from liveness.sets.folds import digest_of_set
-from liveness.sets.labels import read_table, table_text
 
-TABLES = ("labels_video.csv", "labels_keyframes.csv", "labels_bbox.csv", "folds.csv", "prepare.json")
-COLUMNS = {
+_TABLES = ("labels_video.csv", "labels_keyframes.csv", "labels_bbox.csv", "folds.csv", "prepare.json")
+_COLUMNS = {
     "labels_video.csv": ["filename", "label", "video_id", "status", "reason"],
     "labels_keyframes.csv": ["filename", "video_id", "frame_id", "label", "time"],
     "labels_bbox.csv": ["video_id", "frame_id", "face", "confidence", "x", "y", "w", "h"],
@@ -44,7 +45,7 @@ class PreparedSet:
     digest: str  # SHA-256 over the tables that decide what is trained on
     videos: pd.DataFrame  # filename (index), video_id, label, fold (-1: holdout), group, status, reason
     frames: pd.DataFrame  # filename, video_id, frame_id, label, fold, face, confidence, x, y, w, h
-    version: int = VERSION  # of the contract by whose rules the set was prepared
+    version: int = NEWEST  # of the contract by whose rules the set was prepared
 
     @property
     def n_folds(self) -> int:
@@ -57,14 +58,14 @@ def load_set(name: str, plan: FramePlan, naive: bool = False) -> PreparedSet:
     naive: deal the videos by folds.csv's naive_fold, which knows no persons; held-out ones stay held out.
     """
     folder = workspace() / "data" / name
-    missing = [table for table in TABLES if not (folder / table).is_file()]
+    missing = [table for table in _TABLES if not (folder / table).is_file()]
     if missing:
         raise UserError(f"{unprepared(name)} (missing there: {', '.join(missing)})")
-    texts = {table: table_text(read_table(folder / table, columns)) for table, columns in COLUMNS.items()}
+    texts = {table: table_text(read_table(folder / table, columns)) for table, columns in _COLUMNS.items()}
     strings = {"filename": str, "video_id": str, "status": str, "reason": str, "group": str, "species": str}
     read = {
         table: pd.read_csv(io.StringIO(texts[table]), dtype=strings, keep_default_na=False, na_values={"label": [""]})
-        for table in TABLES[:4]
+        for table in _TABLES[:4]
     }
     videos = read["labels_video.csv"].set_index("filename")
     videos = videos[videos.status != "left_out"].copy()
@@ -113,7 +114,7 @@ def _of_plan(frames: pd.DataFrame, plan: FramePlan, data: Data, name: str) -> pd
     return pd.concat(kept).reset_index(drop=True)
 
 
-def split(prepared: PreparedSet, fold: int, view: View) -> tuple[pd.DataFrame, list[str]]:
+def split_set(prepared: PreparedSet, fold: int, view: View) -> tuple[pd.DataFrame, list[str]]:
     """Frames to train on (labelled, neither in ``fold`` nor in the holdout, with a face where the view
     needs one), and the file names of the fold's videos. A UserError where a side is empty or has one class."""
     if not 0 <= fold < prepared.n_folds:
@@ -137,7 +138,7 @@ def split(prepared: PreparedSet, fold: int, view: View) -> tuple[pd.DataFrame, l
     return train.reset_index(drop=True), held_out
 
 
-def holdout(prepared: PreparedSet) -> list[str]:
+def list_holdout(prepared: PreparedSet) -> list[str]:
     """File names of the labelled videos that no member trains on and every member scores."""
     return prepared.videos.index[(prepared.videos.fold == HOLDOUT) & prepared.videos.label.notna()].tolist()
 
@@ -151,7 +152,7 @@ def read_frame(folder: Path, row: Any) -> np.ndarray:
         raise UserError(f"{path}: cannot be read ({error}); run: bash prepare_data.sh {folder.name}") from error
 
 
-def face_of(row: Any) -> Face | None:
+def read_face(row: Any) -> Face | None:
     """The chosen face of a row of ``PreparedSet.frames``."""
     return Face(row.x, row.y, row.w, row.h, row.confidence) if row.face == 1 else None
 
@@ -174,7 +175,7 @@ class HeldOutVideos:
         name = self.filenames[index]
         frame_ids, tensors = [], []
         for row in self.rows.get(name, []):
-            views = views_of(read_frame(self.folder, row), face_of(row), self.view)
+            views = cut_views(read_frame(self.folder, row), read_face(row), self.view)
             if views:
                 frame_ids.append(int(row.frame_id))
                 tensors += [to_tensor(view, self.view) for view in views]

@@ -11,28 +11,28 @@ import json
 import os
 import zlib
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import cv2
-import numpy as np
 
-from liveness.base.config import Data, Detector, FramePlan, to_dict
+from liveness.base.config import Data, Detector, FramePlan, View, to_dict
 from liveness.base.errors import UserError
 from liveness.base.files import sha256_of, written_aside
+from liveness.frames.boxes import draw_faces
 from liveness.frames.contract import require_known
-from liveness.frames.faces import Face, FaceDetector, choose_face, crop_square, detector_path, draw_faces
+from liveness.frames.faces import detector_digest
 from liveness.frames.rules import NEWEST
 from liveness.frames.video import VideoError, choose_frames, jpeg_decode, jpeg_encode, read_jpegs
+from liveness.frames.views import StoredFrame, cut_stored
 from liveness.sets.duplicates import frames_to_hash, hash_frame
 
-VERSION = 5  # of the records; another one makes every video anew
+RECORD_VERSION = 5  # of the records; another one makes every video anew
 FIRST = 1  # the contract version of records that name none
 VIZ_QUALITY = 85
 
 
 @dataclass(frozen=True)
-class Task:
+class ExtractTask:
     """What a worker needs to know: the video, where its output goes, and how to make it."""
 
     video: Path
@@ -45,22 +45,19 @@ class Task:
     version: int = NEWEST  # of the contract whose rules hold in this set
 
 
-def task_for(video: Path, folder: Path, data: Data, version: int = NEWEST) -> Task:
-    return Task(video, folder, data.frames, data.detector, data.jpeg_quality, data.crop_scale, data.crop_size, version)
+def task_for(video: Path, folder: Path, data: Data, version: int = NEWEST) -> ExtractTask:
+    return ExtractTask(
+        video, folder, data.frames, data.detector, data.jpeg_quality, data.crop_scale, data.crop_size, version
+    )
 
 
-@cache
-def detector_digest() -> str:
-    return sha256_of(detector_path())
-
-
-def keys(task: Task) -> dict[str, str]:
+def keys(task: ExtractTask) -> dict[str, str]:
     """Hashes of everything that the stored frames, and the stored faces, depend on."""
-    frames = {"version": VERSION, "plan": to_dict(task.frames), "jpeg_quality": task.jpeg_quality}
+    frames = {"version": RECORD_VERSION, "plan": to_dict(task.frames), "jpeg_quality": task.jpeg_quality}
     faces = {
-        "version": VERSION,
+        "version": RECORD_VERSION,
         "detector": to_dict(task.detector),
-        "sha256": detector_digest(),
+        "sha256": detector_digest(task.detector.name),
         "jpeg_quality": task.jpeg_quality,
         "crop_scale": task.crop_scale,
     }
@@ -139,14 +136,14 @@ def forget(folder: Path, video_id: str) -> None:
     path.unlink(missing_ok=True)
 
 
-def what_is_missing(task: Task, record: dict | None, again: bool = True) -> str:
+def what_is_missing(task: ExtractTask, record: dict | None, again: bool = True) -> str:
     """Why a video has to be worked on: "" (it is done), "new", "changed", "frames" or "faces".
 
     "changed": another file under the same name; "frames", "faces": made under another
     configuration, or their files are missing or of another size. A video that was given up at a
     limit is "new" if it is to be tried ``again``.
     """
-    if record is None or record["version"] != VERSION or (again and record.get("gave_up")):
+    if record is None or record["version"] != RECORD_VERSION or (again and record.get("gave_up")):
         return "new"
     try:
         stat = task.video.stat()
@@ -167,7 +164,7 @@ def what_is_missing(task: Task, record: dict | None, again: bool = True) -> str:
     return ""
 
 
-def extract(task: Task) -> dict:
+def extract(task: ExtractTask) -> dict:
     """Do what is missing of one video and return its record. Only a full disk and the like raise."""
     old = read_record(task.folder, task.video)
     missing = what_is_missing(task, old)
@@ -197,7 +194,7 @@ def extract(task: Task) -> dict:
     return _finish(task, record, frames, old)
 
 
-def failed_record(task: Task, reason: str) -> dict:
+def failed_record(task: ExtractTask, reason: str) -> dict:
     """The record of a video whose worker gave up; the next run tries it again."""
     old = read_record(task.folder, task.video)
     return _finish(task, _begin(task) | _given_up(reason), {}, old)
@@ -207,7 +204,7 @@ def _given_up(reason: str) -> dict:
     return {"status": "unreadable", "reason": reason, "info": {}, "frames": [], "gave_up": True}
 
 
-def _begin(task: Task) -> dict:
+def _begin(task: ExtractTask) -> dict:
     """The part of a record that names the source file and the configuration; all of it for a file that is denied."""
     source = {"bytes": 0, "mtime_ns": 0, "sha256": ""}
     try:
@@ -217,20 +214,20 @@ def _begin(task: Task) -> dict:
     except OSError as error:
         source |= _given_up(f"cannot be read: {error.strerror}")
     rules = {"contract": task.version} if task.version > FIRST else {}
-    return {"version": VERSION, "filename": task.video.name, **rules, **source, **keys(task)}
+    return {"version": RECORD_VERSION, "filename": task.video.name, **rules, **source, **keys(task)}
 
 
-def _finish(task: Task, record: dict, frames: dict[int, bytes], old: dict | None) -> dict:
+def _finish(task: ExtractTask, record: dict, frames: dict[int, bytes], old: dict | None) -> dict:
     """Write images, boxes and the record, and remove what an earlier plan left."""
     written = {"frames": {}, "faces": {}}
     rows, hashed = [], frames_to_hash(len(record["frames"]))
     for place, row in enumerate(record["frames"]):
         name = f"{task.video.stem}-{row['frame_id']}"
         data = frames[row["frame_id"]]
+        frame = StoredFrame(data)
         written["frames"][f"frames/{name}.jpg"] = _put(task.folder / "frames" / f"{name}.jpg", data)
-        rgb = jpeg_decode(data)
-        rows.append(row | _write_faces(task, name, rgb, written["faces"]))
-        rows[-1]["hashes"] = hash_frame(rgb) if place in hashed else []
+        rows.append(row | _write_faces(task, name, frame, written["faces"]))
+        rows[-1]["hashes"] = hash_frame(frame.rgb) if place in hashed else []
     record = record | {"frames": rows, "files": written, **keys(task)}
     if old:
         keep = {**written["frames"], **written["faces"]}
@@ -243,25 +240,23 @@ def _finish(task: Task, record: dict, frames: dict[int, bytes], old: dict | None
     return record
 
 
-def _write_faces(task: Task, name: str, rgb: np.ndarray, written: dict[str, list[int]]) -> dict:
+def _write_faces(task: ExtractTask, name: str, frame: StoredFrame, written: dict[str, list[int]]) -> dict:
     """Find the faces of one stored frame, write its files; its columns of labels_bbox.csv."""
-    faces = _detector(json.dumps(to_dict(task.detector))).detect(rgb)
-    chosen = choose_face(faces, rgb.shape[1], rgb.shape[0], task.version)
-    lines = [f"face {f.confidence} {f.x} {f.y} {f.w} {f.h}\n" for f in faces]
+    cuts = cut_stored(frame, View("face", scales=[task.crop_scale]), task.detector, task.version)
+    lines = [f"face {f.confidence} {f.x} {f.y} {f.w} {f.h}\n" for f in cuts.faces]
     files = {f"faces/bbox/{name}.txt": "".join(lines).encode()}
-    if chosen:
-        crop = crop_square(rgb, chosen, task.crop_scale)
+    for crop in cuts.pieces:
         if task.crop_size:
             way = cv2.INTER_AREA if len(crop) > task.crop_size else cv2.INTER_CUBIC
             crop = cv2.resize(crop, (task.crop_size, task.crop_size), interpolation=way)
         files[f"faces/crop/{name}.jpg"] = jpeg_encode(crop, task.jpeg_quality)
-        files[f"faces/viz/{name}.jpg"] = jpeg_encode(draw_faces(rgb, faces, chosen), VIZ_QUALITY)
+        files[f"faces/viz/{name}.jpg"] = jpeg_encode(draw_faces(frame.rgb, cuts.faces, cuts.face), VIZ_QUALITY)
     for path, content in files.items():
         written[path] = _put(task.folder / path, content)
-    return {"n_faces": len(faces), "face": asdict(chosen) if chosen else None}
+    return {"n_faces": len(cuts.faces), "face": asdict(cuts.face) if cuts.face else None}
 
 
-def _stored_frames(task: Task, record: dict) -> dict[int, bytes] | None:
+def _stored_frames(task: ExtractTask, record: dict) -> dict[int, bytes] | None:
     """The frames' files of an earlier run, or None if one of them is damaged."""
     frames = {}
     for row in record["frames"]:
@@ -306,13 +301,3 @@ def _put(path: Path, data: bytes) -> list[int]:
 
 def _digest(value: dict) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@cache
-def _detector(config: str) -> FaceDetector:
-    return FaceDetector(Detector(**json.loads(config)))
-
-
-def face_of(row: dict) -> Face | None:
-    """The chosen face in a record's frame."""
-    return Face(**row["face"]) if row.get("face") else None

@@ -19,11 +19,11 @@ from liveness.base.config import Folds, nearest, to_dict
 from liveness.base.errors import UserError
 from liveness.base.files import CONFIGS, natural_key, sha256_of, write_text
 from liveness.base.names import Names, one_spelling
-from liveness.base.tables import places_of
+from liveness.base.tables import places_of, read_table, table_text
 from liveness.evaluation.combine import HOLDOUT
 from liveness.evaluation.grouping import sentence, warn_of_unknown_persons
 from liveness.sets.grouping import describe
-from liveness.sets.labels import LABELS, other_sets, read_table, table_text
+from liveness.sets.labels import LABELS, other_sets
 
 TRIES = 50  # orders that are compared; the best balanced is taken
 DRAWS = 2000  # sets of groups that are compared for the holdout
@@ -135,7 +135,7 @@ def name_groups(parts: list[list[str]], known: dict[str, str]) -> dict[str, str]
     return names
 
 
-def deal(table: pd.DataFrame, n: int, seed: int) -> np.ndarray:
+def deal_groups(table: pd.DataFrame, n: int, seed: int) -> np.ndarray:
     """A fold (0 .. n-1) for each row of ``table`` (filename, label, group, and species if known).
 
     Grouped: a group is never parted. Stratified: each fold gets its share of each label (and
@@ -203,7 +203,7 @@ def deal_set(videos: pd.DataFrame, config: Folds) -> pd.DataFrame:
     """filename, label, group, fold, naive_fold of a labelled set: the holdout (-1), then the folds of the rest."""
     folds = videos[["filename", "label", "group"]].copy()
     aside = draw_holdout(videos, config.holdout, config.seed)
-    for column, way in (("fold", deal), ("naive_fold", deal_naive)):
+    for column, way in (("fold", deal_groups), ("naive_fold", deal_naive)):
         folds[column] = HOLDOUT
         folds.loc[~aside, column] = way(videos[~aside], config.n, config.seed)
     return folds

@@ -21,7 +21,7 @@ import pandas as pd
 from liveness.base.errors import UserError
 from liveness.base.machine import all_cores_for_matrices
 from liveness.base.names import Names
-from liveness.sets.labels import read_table
+from liveness.base.tables import read_table
 
 TILE = 2048  # videos that are compared with as many others at a time
 

@@ -30,12 +30,13 @@ from liveness.base.files import (
     write_text,
 )
 from liveness.base.names import few
+from liveness.base.tables import table_text
+from liveness.frames.faces import detector_digest
 from liveness.frames.notes import count_notes, with_notes
 from liveness.frames.workers import Failed, run_tasks
 from liveness.sets.duplicates import Pair, find_pairs
 from liveness.sets.extract import (
-    Task,
-    detector_digest,
+    ExtractTask,
     extract,
     failed_record,
     forget,
@@ -48,7 +49,7 @@ from liveness.sets.extract import (
 )
 from liveness.sets.folds import join, name_groups
 from liveness.sets.identities import Link
-from liveness.sets.labels import RawSet, find_set, table_text
+from liveness.sets.labels import RawSet, find_set
 from liveness.sets.links import column_notes, read_identities, read_links, subjects_of
 
 READABLE = ("ok", "partial")
@@ -188,7 +189,7 @@ def _bring_up_to_date(
 def about(data: Data, version: int) -> dict:
     """The content of prepare.json: everything that the output depends on; its version is the contract's."""
     values = {key: value for key, value in to_dict(data).items() if key not in NOT_MAKING}
-    return {"version": version, "data": values, "detector_sha256": detector_digest()}
+    return {"version": version, "data": values, "detector_sha256": detector_digest(data.detector.name)}
 
 
 def tables_of(prepared: Prepared) -> dict[str, pd.DataFrame]:
@@ -249,7 +250,7 @@ def shard_of(text: str) -> tuple[int, int]:
     return int(first), int(count)
 
 
-def _work(tasks: list[Task], data: Data, folder: Path) -> None:
+def _work(tasks: list[ExtractTask], data: Data, folder: Path) -> None:
     """Bring every video's record up to date, all cores, and say why."""
     reasons = {task.video.name: what_is_missing(task, read_record(folder, task.video)) for task in tasks}
     todo = [task for task in tasks if reasons[task.video.name]]
@@ -278,7 +279,7 @@ def _work(tasks: list[Task], data: Data, folder: Path) -> None:
         bar.close()
 
 
-def collect_records(tasks: list[Task]) -> dict[str, dict]:
+def collect_records(tasks: list[ExtractTask]) -> dict[str, dict]:
     records = {}
     for task in tasks:
         record = read_record(task.folder, task.video)

@@ -3,7 +3,7 @@
     stress = Stress("jpeg", 2)
     worse = stress_frame(stress, [frame], Draws(seed, "7.mp4", stress), index=12, time=0.4)    # uint8 RGB HxWx3
 
-A stressor changes the pixels of frames, or the frames that a video has (``kept``). What is drawn at
+A stressor changes the pixels of frames, or the frames that a video has (``keep_frames``). What is drawn at
 random (a direction, an amount of noise, a print) follows from the seed, the video's file name, the
 stressor and its severity alone: the same video is always stressed in the same way, whichever frames
 are asked for and in whatever order. Nothing is read or written.

@@ -166,13 +166,13 @@ class Policy:
         from PIL import Image
         from timm.data.transforms import RandomResizedCropAndInterpolation
 
-        scale, ratio = tuple(self.config.crop_scale), tuple(self.config.crop_ratio)
+        (least, most), ratio = self.config.crop_scale, self.config.crop_ratio
         height, width = rgb.shape[:2]
         if not self.config.crop_relative:
             empty = Image.new("1", (width, height))  # only its size is looked at
-            top, left, height, width = RandomResizedCropAndInterpolation.get_params(empty, scale, ratio)
+            top, left, height, width = RandomResizedCropAndInterpolation.get_params(empty, (least, most), tuple(ratio))
         else:
-            share, shape = rng.uniform(*scale), np.exp(rng.uniform(*np.log(ratio)))
+            share, shape = rng.uniform(least, most), np.exp(rng.uniform(*np.log(ratio)))
             rows, columns = min(1.0, np.sqrt(share / shape)), min(1.0, np.sqrt(share * shape))
             top, left = (int(rng.uniform(0, 1 - part) * n) for part, n in ((rows, height), (columns, width)))
             height, width = max(1, round(rows * height)), max(1, round(columns * width))
@@ -272,7 +272,8 @@ def _blur(rgb: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray
 def _noise(rgb: np.ndarray, std: float, rng: np.random.Generator) -> np.ndarray:
     from liveness.simulation.camera import draw_sensor_noise
 
-    noisy = rgb + np.float32(std) * draw_sensor_noise(*rgb.shape[:2], rng)
+    height, width = rgb.shape[:2]
+    noisy = rgb + np.float32(std) * draw_sensor_noise(height, width, rng)
     return np.clip(noisy + np.float32(0.5), 0, 255).astype(np.uint8)
 
 

@@ -8,6 +8,8 @@ Reads what training would read, pretrained files mapped and models by their shap
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,11 +17,30 @@ from liveness.base import distributed
 from liveness.base.compose import from_dict
 from liveness.base.config import Model, Recipe, to_dict
 from liveness.base.errors import UserError
+from liveness.base.files import unprepared, workspace
+from liveness.members.names import run_folder
 from liveness.members.weights import check_pretrained, pretrained_path
-from liveness.models.build import build, parameter_count, without_weights
-from liveness.sets.dataset import load_set, split
-from liveness.training import loop, tracking
-from liveness.training.member import describe, same_run, weights_of
+from liveness.models.build import build, build_without_weights, count_parameters
+from liveness.sets.dataset import load_set, split_set
+from liveness.training import tracking
+from liveness.training.runs import clear_run, describe_run, lock_run, same_run, weights_of
+from liveness.training.samples import require_share
+from liveness.training.task import checkpoint_activations
+
+
+@contextmanager
+def claim_run(recipe: Recipe, fold: int, name: str, naive: bool = False, restart: bool = False) -> Iterator[Path]:
+    """Gives the run's folder, locked, once every rank has found that it can train; emptied for a restart."""
+    if not (workspace() / "data" / name / "folds.csv").is_file():
+        raise UserError(unprepared(name))  # before there is a folder
+    folder, rank = run_folder(name, recipe.name, fold), distributed.rank()
+    with lock_run(folder, rank):
+        check_member(recipe, fold, name, folder, naive, restart)
+        distributed.barrier()
+        if restart and rank == 0:
+            clear_run(folder)
+        distributed.barrier()
+        yield folder
 
 
 def check_member(
@@ -30,13 +51,13 @@ def check_member(
     folder: of its run. restart: what lies there does not count.
     """
     prepared = load_set(name, recipe.frames, naive)
-    rows, _ = split(prepared, fold, recipe.view)
-    described = describe(recipe, fold, prepared, naive)
+    rows, _ = split_set(prepared, fold, recipe.view)
+    described = describe_run(recipe, fold, prepared, naive)
     weights = weights_of(described)
     if not restart and same_run(folder, described, weights):
         return
-    tracking.require(recipe.tracker)
-    loop.require_share(len(rows), recipe.train, distributed.size())
+    tracking.require_tracker(recipe.tracker)
+    require_share(len(rows), recipe.train, distributed.size())
     fresh = restart or not (folder / "last.pt").is_file()
     parameters = _check_model(
         json.dumps(to_dict(recipe.model)), recipe.view.size, fresh, recipe.train.checkpoint_activations
@@ -52,12 +73,12 @@ def _check_model(model: str, size: int, fresh: bool, activations: bool) -> int:
     config = from_dict(Model, json.loads(model), "model")
     if fresh and config.pretrained:
         pretrained_path(config)  # before the model is built, which takes seconds
-    found = without_weights(config, size) or build(config, size)
+    found = build_without_weights(config, size) or build(config, size)
     if activations:
-        loop.checkpoint_activations(found, config.name)
+        checkpoint_activations(found, config.name)
     if fresh:
         check_pretrained(found, config)
-    return parameter_count(found)
+    return count_parameters(found)
 
 
 def require_room(folder: Path, size: int) -> None:

@@ -5,18 +5,17 @@ It runs through the real loop: the same model, samples, augmentation, precision 
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 
 from liveness.base import distributed
-from liveness.base.config import Recipe
 from liveness.base.errors import UserError
 from liveness.base.files import written_aside
 from liveness.training import loop
-from liveness.training.samples import TrainingFrames
+from liveness.training.task import Task
 
 LOWEST, HIGHEST = 1e-7, 1.0  # the rates that are tried
 SANE = (1e-6, 1e-2)  # AdamW fine-tuning outside of these has never been a good idea
@@ -35,22 +34,16 @@ class Curve:
     smoothed: np.ndarray
 
 
-def measure(model: Any, frames: TrainingFrames, recipe: Recipe, device: Any, steps: int = STEPS) -> Curve:
-    """Train a copy of ``model`` for up to ``steps`` steps with exponentially growing rates."""
-    import torch
-
-    config = copy.deepcopy(recipe.train)
-    config.ema_half_life = 0
-    config.epochs = max(1, math.ceil(steps / loop.count_steps(len(frames), config)))
-    trial = copy.deepcopy(recipe)
-    trial.train = config
-    state = loop.start(copy.deepcopy(model), trial, device, loop.count_steps(len(frames), config), LOWEST)
-    wrapped = loop.parallel(state, config)
-    wrapped.train()
-    arriving = loop.samples(frames, loop.shares(len(frames), config, 0), config, device)
+def measure_curve(task: Task, device: torch.device, steps: int = STEPS) -> Curve:
+    """Train a copy of ``task`` for up to ``steps`` steps with exponentially growing rates."""
+    trial = copy.deepcopy(task)
+    trial.config = replace(task.config, ema_half_life=0, epochs=max(1, math.ceil(steps / task.steps_per_epoch)))
+    state = loop.start_state(trial, device, LOWEST)
+    networks = loop.ready_networks(state)
+    stream = trial.stream(0, device)
     rates, losses = [], []
     for rate in np.geomspace(LOWEST, HIGHEST, steps):
-        sums = loop.run_step(state, wrapped, arriving, config, float(rate))
+        sums = loop.run_step(state, networks, stream, float(rate))
         if not torch.isfinite(sums[0]):  # of all ranks, so that all of them stop here
             break
         rates.append(float(rate))
@@ -70,7 +63,7 @@ def smooth(losses: np.ndarray) -> np.ndarray:
     return np.array(out)
 
 
-def suggest(curve: Curve) -> float:
+def suggest_lr(curve: Curve) -> float:
     """The rate of the lowest smoothed loss over 10, inside sane bounds.
 
     A UserError where the curve shows nothing: too short, no descent beyond its own noise.
@@ -94,15 +87,15 @@ def suggest(curve: Curve) -> float:
     return float(np.clip(curve.rates[lowest] / DIVISOR, *SANE))
 
 
-def choose(model: Any, frames: TrainingFrames, recipe: Recipe, device: Any, folder: Path) -> float:
+def choose_lr(task: Task, device: torch.device, folder: Path) -> float:
     """Measure, leave lr_curve.csv and lr_curve.png in ``folder``, and suggest. For ``train.lr=auto``."""
-    curve = measure(model, frames, recipe, device)
+    curve = measure_curve(task, device)
     if distributed.rank() == 0:
-        write(curve, folder)
-    return suggest(curve)
+        write_curve(curve, folder)
+    return suggest_lr(curve)
 
 
-def write(curve: Curve, folder: Path) -> None:
+def write_curve(curve: Curve, folder: Path) -> None:
     """lr_curve.csv (lr, loss, smoothed) and lr_curve.png."""
     import pandas as pd
 
@@ -121,7 +114,7 @@ def _plot(curve: Curve, path: Path) -> None:
     axes.plot(curve.rates, curve.losses, ".", color="0.75", label="loss of a step")
     axes.plot(curve.rates, curve.smoothed, label="smoothed")
     try:
-        suggestion = suggest(curve)
+        suggestion = suggest_lr(curve)
         axes.axvline(suggestion, color="tab:green", label=f"suggestion {suggestion:.1e}")
     except UserError:
         axes.set_title("no suggestion: the curve shows no descent")

@@ -6,19 +6,23 @@ same numbers.
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 
-from liveness.base import distributed
+from liveness.base import distributed, launch
 from liveness.base.config import View
 
 SHM = Path("/dev/shm")
 PREFETCH = 2  # torch's own: batches that each worker makes ahead
-LEAST = 1 << 20  # the workers' semaphores lie there too: with less there can be none
-told = False
+_LEAST = 1 << 20  # the workers' semaphores lie there too: with less there can be none
+_told = False
+
+
+Item = tuple[str, list[int], torch.Tensor | None]  # of HeldOutVideos
 
 
 def bytes_of_batch(images: int, view: View) -> int:
@@ -41,9 +45,8 @@ def way(workers: int, each: int) -> tuple[int, bool]:
         return workers, False
     about = os.statvfs(SHM)
     free = about.f_bavail * about.f_frsize
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    need = (workers * PREFETCH + 2) * each * processes  # made ahead, and in the hands of the training
-    if free < LEAST:
+    need = (workers * PREFETCH + 2) * each * launch.local_world()  # made ahead, and in the hands of the training
+    if free < _LEAST:
         _tell(f"{SHM} has {free // 1024} KiB free, too little for loader processes: the samples are made in turn")
         return 0, False
     if need <= free / 2:
@@ -56,37 +59,45 @@ def way(workers: int, each: int) -> tuple[int, bool]:
 
 
 def _tell(text: str) -> None:
-    global told
-    if not told and distributed.rank() == 0:
+    global _told
+    if not _told and distributed.rank() == 0:
         print(f"note: {text}; in a container: docker run --shm-size=2g", file=sys.stderr, flush=True)
-    told = True
+    _told = True
 
 
-def pack_batch(samples: list[tuple[Any, float]]) -> tuple[np.ndarray, np.ndarray]:
+def pack_batch(samples: list[tuple[torch.Tensor, float]]) -> tuple[np.ndarray, np.ndarray]:
     """torch's default batch of (image, label) as arrays, which are pickled into the pipe."""
     images, labels = zip(*samples, strict=True)
     return np.stack([image.numpy() for image in images]), np.array(labels, dtype=np.float64)
 
 
-def unpack_batch(batch: tuple[np.ndarray, np.ndarray], pinned: bool) -> tuple[Any, Any]:
-    import torch
+def unpack_batch(batch: tuple[np.ndarray, np.ndarray], pinned: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tensors of ``pack_batch``'s arrays, in page-locked memory if asked."""
+    images, labels = (torch.from_numpy(part) for part in batch)
+    return (images.pin_memory(), labels.pin_memory()) if pinned else (images, labels)
 
-    found = tuple(torch.from_numpy(part) for part in batch)
-    return tuple(part.pin_memory() for part in found) if pinned else found
 
-
-def pack_video(item: tuple[str, list[int], Any]) -> tuple[str, list[int], Any]:
+def pack_video(item: Item) -> tuple[str, list[int], np.ndarray | None]:
     """An item of HeldOutVideos with its views as an array, or None."""
     name, frame_ids, views = item
     return name, frame_ids, None if views is None else views.numpy()
 
 
-def unpack_video(item: tuple[str, list[int], Any]) -> tuple[str, list[int], Any]:
-    import torch
-
+def unpack_video(item: tuple[str, list[int], np.ndarray | None]) -> Item:
     name, frame_ids, views = item
     return name, frame_ids, None if views is None else torch.from_numpy(views)
 
 
-def as_it_is(item: Any) -> Any:
+def as_it_is(item: Item) -> Item:
     return item
+
+
+def quiet_worker(_: int) -> None:
+    """A loader worker is one of several and keeps to one thread; ctrl-C and SIGTERM are its parent's
+    affair, and it ends with its parent: it has inherited the lock of the run's folder."""
+    import cv2
+
+    launch.die_with_parent()
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

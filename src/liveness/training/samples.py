@@ -1,19 +1,26 @@
-"""What a training loop is fed with: augmented samples of a prepared set, and the order in which they come.
+"""What a training loop is fed with: augmented samples of a prepared set, their order, and each process's part of it.
 
 Everything here is a function of (seed, epoch, sample), so that a resumed or distributed run sees what one
 undisturbed process sees. Reads data/<set>/frames/; writes nothing.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
+from liveness.base import distributed
+from liveness.base.config import Train
+from liveness.base.errors import UserError
 from liveness.frames.contract import cut
-from liveness.sets.dataset import face_of, read_frame
+from liveness.sets.dataset import read_face, read_frame
+from liveness.training import passing
 from liveness.training.augment import Policy, seed_of
+
+Key = tuple[int, int]  # (epoch, index) of a sample
 
 
 class TrainingFrames:
@@ -26,7 +33,7 @@ class TrainingFrames:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, float]:
+    def __getitem__(self, key: Key) -> tuple[torch.Tensor, float]:
         epoch, index = key
         seed = seed_of(self.seed, epoch, index)
         sample = self._sample(index, seed)
@@ -35,18 +42,19 @@ class TrainingFrames:
             return sample
         return self.policy.mix(sample, self._sample(partner, seed_of(seed, partner)), seed)
 
-    def partner(self, key: tuple[int, int]) -> int | None:
+    def partner(self, key: Key) -> int | None:
         """Index of the sample that is mixed into this one by mixup or cutmix; None where none is."""
         return self.policy.partner(len(self), seed_of(self.seed, *key))
 
-    def _sample(self, index: int, seed: int) -> tuple[Any, float]:
+    def _sample(self, index: int, seed: int) -> tuple[torch.Tensor, float]:
         row, view = self.rows[index], self.policy.view
         scale = 1.0
         if view.kind == "face":
             low, high = np.log(view.train_scales)
             # A stream apart from the policy's: else the scale would tell which samples become attacks.
             scale = float(np.exp(np.random.default_rng([seed, 2]).uniform(low, high)))
-        piece = cut(read_frame(self.folder, row), face_of(row), view, scale)
+        piece = cut(read_frame(self.folder, row), read_face(row), view, scale)
+        assert piece is not None  # a face view is trained on frames with a face
         tensor, label = self.policy(piece, int(row.label), seed)
         return tensor, float(label)
 
@@ -60,3 +68,64 @@ def batches(n: int, batch: int, seed: int, epoch: int) -> Iterator[list[int]]:
     batch = min(batch, n)
     for start in range(0, n - batch + 1, batch):
         yield order[start : start + batch].tolist()
+
+
+def count_steps(n: int, config: Train) -> int:
+    """Optimiser steps per epoch of ``n`` samples."""
+    return max(1, n // config.batch)
+
+
+@dataclass
+class Share:
+    """What one process puts through at once: a part of its part of a global batch."""
+
+    batch: int  # size of the global batch: how many losses all processes sum up in this step
+    last: bool  # the step's last share: gradients are summed over the processes and applied
+    keys: list[Key]
+
+
+def require_share(n: int, config: Train, world: int) -> None:
+    """A UserError where a process would get nothing of a batch of ``n`` samples."""
+    if min(config.batch, n) < world:
+        raise UserError(f"a global batch of {min(config.batch, n)} cannot be dealt to {world} processes; lower NGPU")
+
+
+def plan_shares(n: int, config: Train, first_step: int) -> list[Share]:
+    """This rank's shares of all steps from ``first_step`` to the end of training, in order."""
+    rank, world = distributed.rank(), distributed.size()
+    require_share(n, config, world)
+    plan, step = [], 0
+    for epoch in range(config.epochs):
+        for batch in batches(n, config.batch, config.seed, epoch):
+            step += 1
+            if step <= first_step:
+                continue
+            mine = batch[rank::world]
+            pieces = [mine[at : at + config.batch_per_process] for at in range(0, len(mine), config.batch_per_process)]
+            for piece in pieces:
+                plan.append(Share(len(batch), piece is pieces[-1], [(epoch, index) for index in piece]))
+    return plan
+
+
+def load_batches(
+    frames: TrainingFrames, plan: list[Share], config: Train, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(images, labels) of each share, in the plan's order: float32 N x 3 x H x W and float64 N, on the CPU.
+
+    One loader for the whole plan: its workers prepare the next epoch while this one ends.
+    """
+    from torch.utils.data import DataLoader
+
+    gpu = device.type == "cuda"
+    each = passing.bytes_of_batch(min(config.batch_per_process, config.batch, len(frames)), frames.policy.view)
+    workers, pipes = passing.way(config.workers, each)
+    loader: DataLoader = DataLoader(
+        frames,  # type: ignore[arg-type]  # a map from keys, as the loader wants; torch's class adds nothing
+        batch_sampler=[share.keys for share in plan],
+        num_workers=workers,
+        pin_memory=gpu and not pipes,
+        collate_fn=passing.pack_batch if pipes else None,
+        worker_init_fn=passing.quiet_worker,
+    )
+    made = iter(loader)  # the workers begin now
+    return (passing.unpack_batch(batch, gpu) for batch in made) if pipes else made

@@ -12,34 +12,43 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from liveness.base.errors import UserError
 from liveness.base.files import CODE, IN_REPOSITORY, write_text
 from liveness.base.machine import cores
 
+if TYPE_CHECKING:
+    import torch
+
 Log = Callable[[dict[str, Any]], None]
 
 
-def require(name: str) -> None:
+def require_tracker(name: str) -> None:
     """A UserError where the tracker's package is not installed."""
     if name != "none" and importlib.util.find_spec(name) is None:
         raise UserError(f"tracker={name}: the package is missing; pip install {name}")
 
 
-def open_tracker(name: str, folder: Path, config: dict[str, Any], title: str) -> tuple[Log, Callable[[], None]]:
-    """``log(row of metrics.csv)`` and ``close()`` of the tracker ``none``, ``tensorboard`` or ``wandb``."""
-    require(name)
-    if name == "tensorboard":
-        return _tensorboard(folder)
-    if name == "wandb":
-        return _wandb(folder, config, title)
+@contextmanager
+def open_tracker(name: str, folder: Path, config: dict[str, Any], title: str) -> Iterator[Log]:
+    """Gives ``log(row of metrics.csv)`` of the tracker ``none``, ``tensorboard`` or ``wandb``, and closes it after."""
+    require_tracker(name)
+    log, close = _TRACKERS[name](folder, config, title)
+    try:
+        yield log
+    finally:
+        close()
+
+
+def _none(*_: Any) -> tuple[Log, Callable[[], None]]:
     return lambda row: None, lambda: None
 
 
-def _tensorboard(folder: Path) -> tuple[Log, Callable[[], None]]:
+def _tensorboard(folder: Path, *_: Any) -> tuple[Log, Callable[[], None]]:
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(folder / "tensorboard")
@@ -56,12 +65,15 @@ def _tensorboard(folder: Path) -> tuple[Log, Callable[[], None]]:
 def _wandb(folder: Path, config: dict[str, Any], title: str) -> tuple[Log, Callable[[], None]]:
     import wandb
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
     run = wandb.init(project="liveness", name=title, dir=str(folder), config=config, mode=mode)
     return lambda row: run.log(row, step=row["step"]), run.finish
 
 
-def record_start(path: Path, described: dict[str, Any], device: Any, processes: int) -> None:
+_TRACKERS = {"none": _none, "tensorboard": _tensorboard, "wandb": _wandb}
+
+
+def record_start(path: Path, described: dict[str, Any], device: "torch.device", processes: int) -> None:
     """Add this start to runs.json: command, versions, commit, data, hardware. One entry per start."""
     starts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     starts.append(
@@ -104,7 +116,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _hardware(device: Any, processes: int) -> dict[str, Any]:
+def _hardware(device: "torch.device", processes: int) -> dict[str, Any]:
     import torch
 
     found = {"machine": platform.machine(), "cores": cores(), "processes": processes, "device": device.type}

@@ -1,0 +1,92 @@
+"""The folder of a run: whose it is, who may write there, and whether the member is made.
+
+runs/<set>/<recipe>_fold<k>/ holds config.json (what is trained), metrics.csv, last.pt until the run is finished,
+oof.csv once the member is made, and a lock.
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from liveness.base.config import Recipe, to_dict
+from liveness.base.errors import UserError
+from liveness.members.names import weights_path
+from liveness.sets.dataset import PreparedSet
+
+# Of a recipe: what may differ between two starts of one run without changing what is trained.
+_FREE = ("recipe.train.workers", "recipe.train.keep_state", "recipe.tracker")
+
+
+def describe_run(recipe: Recipe, fold: int, prepared: PreparedSet, naive: bool) -> dict[str, Any]:
+    """What a run is: config.json, and the beginning of the member's description."""
+    described = {"recipe": to_dict(recipe), "fold": fold, "data": prepared.name, "data_hash": prepared.digest}
+    return described | ({"naive": True} if naive else {})
+
+
+def weights_of(described: dict[str, Any]) -> Path:
+    """Where a member's weights go: weights/<set>/, those of naive folds into naive/ there."""
+    data = f"{described['data']}/naive" if described.get("naive") else described["data"]
+    return weights_path(data, described["recipe"]["name"], described["fold"])
+
+
+def same_run(folder: Path, described: dict[str, Any], weights: Path) -> bool:
+    """Whether this very run is finished. A run of another recipe or data is a UserError."""
+    record = folder / "config.json"
+    if record.is_file():
+        there = json.loads(record.read_text(encoding="utf-8"))
+        _fill(there.get("recipe", {}), to_dict(Recipe()))
+        difference = [text for text in _differences(there, described) if not text.startswith(_FREE)]
+        if difference:
+            raise UserError(
+                f"{folder} holds another run: {'; '.join(difference[:3])}; remove the folder, or give --restart"
+            )
+    return record.is_file() and (folder / "oof.csv").is_file() and weights.is_file()
+
+
+def _fill(old: dict, defaults: dict) -> None:
+    """Give a recipe written before an option existed that option's default, which is what it was trained with."""
+    for key, value in defaults.items():
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            _fill(old[key], value)
+        else:
+            old.setdefault(key, value)
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{key}.{k}".lstrip("."))]
+    return [] if old == new else [f"{key} is {str(old)[:40]} there, {str(new)[:40]} here"]
+
+
+@contextmanager
+def lock_run(folder: Path, rank: int) -> Iterator[None]:
+    """Hold the run's folder for one launch; rank 0 locks it. A second launch would write between its lines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if rank != 0:
+        yield
+        return
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{folder}: another process is training this member") from error
+        yield
+
+
+def clear_run(folder: Path) -> None:
+    """Throw away what an earlier run left, but for the lock that is held. What says whose run it is goes last: killed
+    in between, another recipe must not continue from what is left."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
+        if path.name != "lock":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def drop_state(recipe: Recipe, folder: Path) -> None:
+    """A finished member needs no last.pt, four times its size; killed just before, the next start comes here too."""
+    if not recipe.train.keep_state:
+        (folder / "last.pt").unlink(missing_ok=True)
