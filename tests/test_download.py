@@ -125,8 +125,8 @@ def data() -> bytes:
     return b"\x80\x02" + np.random.default_rng(5).bytes(3_000_001)
 
 
-def item(workspace: Path, url: str, key: str = KEY) -> catalogue.Item:
-    return catalogue.Item(key, workspace / "weights", url, "https://example.org/by-hand")
+def item(workspace: Path, url: str, key: str = KEY) -> catalogue.DownloadItem:
+    return catalogue.DownloadItem(key, workspace / "weights", url, "https://example.org/by-hand")
 
 
 def left(folder: Path) -> list[str]:

@@ -35,7 +35,7 @@ CATALOGUE = {"weights": ("pretrained", "zalo2022_published"), "data": SETS}
 
 
 @dataclass(frozen=True)
-class Item:
+class DownloadItem:
     """One file to fetch."""
 
     key: str  # its path below its base folder (weights/ or raw/), and its name in digests.json
@@ -52,24 +52,26 @@ class Item:
         return f"by hand: save {self.by_hand} as {self.target}, then run this again"
 
 
-def list_weight_items(name: str) -> list[Item]:
+def list_weight_items(name: str) -> list[DownloadItem]:
     """The files of ``pretrained`` or ``zalo2022_published``, from their source or the mirror."""
     base, mirror = workspace() / "weights", os.environ.get("LIVENESS_WEIGHTS_URL", "").rstrip("/")
     items = []
     if name == "pretrained":
         for key in PRETRAINED:
             url = f"{mirror or PRETRAINED_URL}/{key}"
-            items.append(Item(key, base, url, url))
+            items.append(DownloadItem(key, base, url, url))
         return items
     drive = os.environ.get("LIVENESS_DRIVE_URL") or DRIVE_URL
     for member, drive_id in PUBLISHED.items():
         key = f"zalo2022_published/original/{member}.pth"
         url = f"{mirror}/{key}" if mirror else f"{drive}?id={drive_id}&export=download"
-        items.append(Item(key, base, url, url if mirror else f"https://drive.google.com/file/d/{drive_id}/view"))
+        items.append(
+            DownloadItem(key, base, url, url if mirror else f"https://drive.google.com/file/d/{drive_id}/view")
+        )
     return items
 
 
-def make_set_item(name: str) -> Item:
+def make_set_item(name: str) -> DownloadItem:
     """A set's archive."""
     url = (os.environ.get("LIVENESS_DATA_URL") or DATA_URL).rstrip("/")
-    return Item(f"{name}.zip", workspace() / "raw", f"{url}/{name}.zip", f"{url}/{name}.zip")
+    return DownloadItem(f"{name}.zip", workspace() / "raw", f"{url}/{name}.zip", f"{url}/{name}.zip")

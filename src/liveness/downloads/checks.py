@@ -10,14 +10,14 @@ from pathlib import Path
 
 from liveness.base.errors import UserError
 from liveness.base.files import sha256_of, write_text
-from liveness.downloads.catalogue import PUBLISHED_DIGESTS, Item
+from liveness.downloads.catalogue import PUBLISHED_DIGESTS, DownloadItem
 
 
 class _Wrong(Exception):
     """A file is not what it should be; the text is the reason and what to do."""
 
 
-def check_present_file(item: Item) -> None:
+def check_present_file(item: DownloadItem) -> None:
     """The file that lies there: a UserError if it is not what it should be. It is left as it is."""
     try:
         _require_file(item, item.target)
@@ -26,7 +26,7 @@ def check_present_file(item: Item) -> None:
         raise UserError(f"{item.target}: {error}; or move it away and run this again") from error
 
 
-def check_new_file(item: Item, partial: Path) -> None:
+def check_new_file(item: DownloadItem, partial: Path) -> None:
     """A finished download: a UserError if it is not what it should be. It is set aside, not deleted."""
     try:
         _require_file(item, partial)
@@ -37,7 +37,7 @@ def check_new_file(item: Item, partial: Path) -> None:
         raise UserError(f"{item.key}: {error}; what came is kept as {rejected}") from error
 
 
-def _require_file(item: Item, path: Path) -> None:
+def _require_file(item: DownloadItem, path: Path) -> None:
     """Raise for a web page, an empty file and a damaged archive (checkpoints are archives too)."""
     with open(path, "rb") as stream:
         head = stream.read(512)
@@ -56,7 +56,7 @@ def _require_file(item: Item, path: Path) -> None:
         raise _Wrong(f"damaged inside ({damaged}); {item.advice}")
 
 
-def _require_digest(item: Item, path: Path) -> None:
+def _require_digest(item: DownloadItem, path: Path) -> None:
     """Compare with the published or recorded digest; record the first one."""
     digest, record = sha256_of(path), item.base / "digests.json"
     known = read_digests(record)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from liveness.base.errors import UserError
 from liveness.base.files import workspace, written_aside
-from liveness.downloads.catalogue import Item, make_set_item
+from liveness.downloads.catalogue import DownloadItem, make_set_item
 from liveness.downloads.checks import read_digests
 from liveness.downloads.server import Unreachable, require_scheme
 from liveness.downloads.transfer import fetch_item
 from liveness.downloads.unpack import unpack_set
 
 
-def fetch_items(items: list[Item]) -> None:
+def fetch_items(items: list[DownloadItem]) -> None:
     """Fetch every item; a UserError at the end if some failed."""
     require_places(items)
     _for_each(items, fetch_item)
@@ -41,7 +41,7 @@ def _fetch_set(name: str) -> None:
     print(f"{name}: {count} files in {folder}")
 
 
-def require_places(items: list[Item]) -> None:
+def require_places(items: list[DownloadItem]) -> None:
     """What would make a download useless, found out before its first byte: a UserError.
 
     The address's kind, the record of digests, whether the folders can be written to, and whether a folder lies

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from liveness.base.errors import UserError
-from liveness.downloads.catalogue import Item
+from liveness.downloads.catalogue import DownloadItem
 from liveness.downloads.drive import explain_page, find_confirmation
 
 TIMEOUT = 60  # seconds without a byte
@@ -33,7 +33,7 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-class Stream(Readable, Protocol):
+class ByteStream(Readable, Protocol):
     """What a file's bytes are read from."""
 
     def read1(self, size: int, /) -> bytes: ...
@@ -45,7 +45,7 @@ class Stream(Readable, Protocol):
 class Answer:
     """What a server sent: the bytes from ``start`` of a file of ``total`` (None: unknown), or a web page."""
 
-    stream: Stream
+    stream: ByteStream
     start: int
     total: int | None
     tag: str  # the server's mark of this version of the file, or ""
@@ -53,7 +53,7 @@ class Answer:
     page: str | None = None
 
 
-def require_scheme(item: Item, url: str) -> str:
+def require_scheme(item: DownloadItem, url: str) -> str:
     """The address's scheme; a UserError for one that cannot be fetched."""
     scheme = urllib.parse.urlsplit(url).scheme
     if scheme not in ("file", "http", "https"):
@@ -61,7 +61,7 @@ def require_scheme(item: Item, url: str) -> str:
     return scheme
 
 
-def ask_for_item(item: Item, offset: int, tag: str) -> Answer:
+def ask_for_item(item: DownloadItem, offset: int, tag: str) -> Answer:
     """Ask for the file from ``offset`` on, passing Google Drive's confirmation page where it comes."""
     answer = _request(item, item.url, offset, tag)
     if answer.page is not None:
@@ -75,7 +75,7 @@ def ask_for_item(item: Item, offset: int, tag: str) -> Answer:
     return answer
 
 
-def _request(item: Item, url: str, offset: int, tag: str) -> Answer:
+def _request(item: DownloadItem, url: str, offset: int, tag: str) -> Answer:
     """One request. Interrupted for what may pass, Unreachable without a network, a UserError for the rest."""
     if require_scheme(item, url) == "file":
         return _open_file(item, url, offset)
@@ -95,7 +95,7 @@ def _request(item: Item, url: str, offset: int, tag: str) -> Answer:
     return _read_headers(reply, offset)
 
 
-def _open_file(item: Item, url: str, offset: int) -> Answer:
+def _open_file(item: DownloadItem, url: str, offset: int) -> Answer:
     """A file:// address; continued like any other."""
     path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
     try:
@@ -127,7 +127,7 @@ def _read_headers(reply: http.client.HTTPResponse, offset: int) -> Answer:
     return Answer(reply, start, total, tag, reply.url)
 
 
-def _handle_refusal(item: Item, error: urllib.error.HTTPError, url: str, offset: int) -> Answer:
+def _handle_refusal(item: DownloadItem, error: urllib.error.HTTPError, url: str, offset: int) -> Answer:
     """An HTTP error: a download that is complete already, one to begin anew, to repeat, or to give up."""
     with error:
         if error.code == 416 and offset:
@@ -142,7 +142,7 @@ def _handle_refusal(item: Item, error: urllib.error.HTTPError, url: str, offset:
         raise UserError(f"{item.key}: {what} for {item.url}; {item.advice}") from error
 
 
-def _explain_unreachable(item: Item, reason: object) -> Exception:
+def _explain_unreachable(item: DownloadItem, reason: object) -> Exception:
     """The exception for a connection that did not come about."""
     host = urllib.parse.urlsplit(item.url).netloc
     if isinstance(reason, TimeoutError | ConnectionResetError):

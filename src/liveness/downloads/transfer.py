@@ -15,10 +15,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from liveness.base.errors import UserError
-from liveness.downloads.catalogue import Item
+from liveness.downloads.catalogue import DownloadItem
 from liveness.downloads.checks import check_new_file, check_present_file
 from liveness.downloads.disk import CHUNK, describe_disk_error
-from liveness.downloads.server import Answer, Interrupted, Stream, ask_for_item
+from liveness.downloads.server import Answer, ByteStream, Interrupted, ask_for_item
 
 ATTEMPTS = 5  # in a row without a new byte
 WAIT = 2.0  # seconds before the second attempt; doubled for each further one
@@ -27,7 +27,7 @@ WAIT = 2.0  # seconds before the second attempt; doubled for each further one
 LONGEST_UNSAID = 16 << 30
 
 
-def fetch_item(item: Item) -> None:
+def fetch_item(item: DownloadItem) -> None:
     """Bring one file into place, or check the one that is there; a UserError if neither works."""
     partial = item.target.with_name(item.target.name + ".partial")
     try:
@@ -63,7 +63,7 @@ def lock_partial(partial: Path) -> Iterator[None]:
                 _tag_file(partial).unlink(missing_ok=True)
 
 
-def _transfer(item: Item, partial: Path) -> None:
+def _transfer(item: DownloadItem, partial: Path) -> None:
     """Make ``partial`` complete: continue it, and try again while the connection breaks off."""
     attempt = 0
     while True:
@@ -88,7 +88,7 @@ def _transfer(item: Item, partial: Path) -> None:
         time.sleep(wait)
 
 
-def _receive(item: Item, answer: Answer, partial: Path) -> bool:
+def _receive(item: DownloadItem, answer: Answer, partial: Path) -> bool:
     """Write the answer's bytes to ``partial``; True when the file is complete."""
     need = (answer.total or 0) - answer.start
     free = shutil.disk_usage(partial.parent).free
@@ -113,7 +113,7 @@ def _receive(item: Item, answer: Answer, partial: Path) -> bool:
     return answer.total is None or size == answer.total
 
 
-def _read_some(stream: Stream) -> bytes:
+def _read_some(stream: ByteStream) -> bytes:
     """The next bytes; b"" at the end. A network failure is Interrupted, so that no disk failure can look like one."""
     try:
         return stream.read1(CHUNK)

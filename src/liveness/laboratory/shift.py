@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -33,9 +33,6 @@ from liveness.members.weights import digests_of
 from liveness.prediction.operating import Operating, read_operating
 from liveness.sets.fold_table import read_folds
 from liveness.simulation.stress import CLEAN, Stress
-
-if TYPE_CHECKING:
-    pass
 
 _SECONDS, _GIB = 900.0, 4.0  # what one video may take under all stresses; see frames/workers.py
 
@@ -116,7 +113,7 @@ def measure_shift(
         f"in {len(systems)} system{'s' if len(systems) > 1 else ''}",
         flush=True,
     )
-    scores = _score_stressed(members, trained, videos, plan)
+    scores = _score_held_out(members, trained, videos, plan)
     _warn_where_apart(scores, trained)
     about: dict[str, Any] = {"data": plan.data, "data_hash": trained[0].data_hash, "seed": plan.seed}
     about["weights_sha256"] = _weights_digests(trained, plan.data)
@@ -176,7 +173,7 @@ def _sample_held_out(folds: pd.DataFrame, trained: list[Trained], plan: StressPl
     return videos.set_index("filename")
 
 
-def _score_stressed(
+def _score_held_out(
     members: list[EnsembleMember], trained: list[Trained], videos: pd.DataFrame, plan: StressPlan
 ) -> Scores:
     """Every member's score of every video that it held out, clean and under each stress; one pass."""
