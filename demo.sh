@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# See it work: from made-up clips to a submission, through the real drivers. Minutes on two CPU cores.
+# See it work: from drawn clips to a submission, through the real drivers. It takes minutes on two CPU cores.
 #
 #   bash demo.sh
 #
 # Makes   .venv (unless PYTHON names an interpreter), raw/demo and raw/demo_test, then what the
 #         drivers make: data/demo, runs/demo, weights/demo, result/submission.csv
-# A second run keeps what is finished. Figures on drawn faces show that the pipeline works, not how
-# well it does on people.
+# A second run keeps what is finished. The clips are drawn, so their figures show that the pipeline
+# works, and not how well it does on people.
 
 [ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh

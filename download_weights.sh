@@ -8,8 +8,8 @@
 #                        weights/zalo2022_published/*.safetensors (ENSEMBLE=zalo2022_published bash predict.sh)
 #
 # An interrupted download goes on where it stopped; files that are there are checked and kept.
-# Digests of first downloads are recorded in weights/digests.json. LIVENESS_WEIGHTS_URL names a
-# mirror (http, https or file) laid out like weights/. DRY_RUN=1 prints the commands.
+# weights/digests.json records the digest of each first download. LIVENESS_WEIGHTS_URL names a mirror
+# (http, https or file) that is laid out like weights/. DRY_RUN=1 prints the commands.
 
 [ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh

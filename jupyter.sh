@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Serve Jupyter Lab on the repository: predict_notebook.ipynb, notebooks/train.ipynb.
 #
-#   bash jupyter.sh                             (start_jupyter.sh is the same under another name)
+#   bash jupyter.sh                             (start_jupyter.sh does the same)
 #   docker run --gpus '"device=0"' -p9777:9777 -v <videos>:/data -v <out>:/result liveness \
 #     /bin/bash /code/start_jupyter.sh
 #
 # Then open http://<host>:9777/?token=zac2022. Whoever has the token can run anything as the user who
-# serves: choose another one where strangers reach the port. Nothing is fetched from the network.
+# serves, so choose another one where strangers can reach the port. Nothing is fetched from the network.
 # Settings JUPYTER_TOKEN (default zac2022), JUPYTER_PORT (9777), JUPYTER_IP (0.0.0.0), PYTHON, and
 #          those of predict.sh for its notebook: ENSEMBLE, DATA
 
@@ -23,19 +23,18 @@ pick_python
 "$PY" -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("jupyterlab") and u.find_spec("ipykernel")))' ||
   fail "$PY lacks jupyterlab; run: bash scripts/setup.sh --notebook"
 
-# Jupyter keeps its state at home. Any uid of a container may have none, or one that it cannot write to.
+# Jupyter keeps its state at home. A uid in a container may have no home, or one that it cannot write to.
 if [[ ! -d ${HOME:-} || ! -w ${HOME:-} ]]; then
   HOME=$(mktemp -d)
   export HOME
 fi
-# From the environment, not from the command line, which every user of the machine can read.
+# Jupyter reads the token from the environment: every user of the machine can read a command line.
 export JUPYTER_TOKEN=${JUPYTER_TOKEN:-zac2022}
 export JUPYTER_PORT=${JUPYTER_PORT:-9777}
 [[ $JUPYTER_PORT =~ ^[0-9]{1,5}$ ]] || misuse "JUPYTER_PORT=$JUPYTER_PORT: expected a number"
 echo "Jupyter Lab on port $JUPYTER_PORT of ${JUPYTER_IP:-0.0.0.0}"
 
-# Without another free port instead of a taken one, which nobody would look at; without news and
-# extensions from the network.
+# If the port is taken, fail instead of serving on another one; fetch no news and no extensions.
 cd "$CODE"
 exec "$PY" -m jupyterlab --allow-root --no-browser --ip="${JUPYTER_IP:-0.0.0.0}" \
   --ServerApp.port_retries=0 --ServerApp.root_dir="$CODE" --ServerApp.allow_remote_access=True \

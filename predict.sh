@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Score every video of a folder: the judging container's entry point.
+# Score every video of a folder. The judging container starts with this.
 #
 #   bash predict.sh [INPUT] [OUTPUT] [--strict]
 #   ENSEMBLE=demo bash predict.sh raw/demo_test result

@@ -6,14 +6,17 @@
 #   bash prepare_data.sh nuaa -o frames.plan=even frames.count=8
 #   SHARD=2/4 bash prepare_data.sh nuaa       # the second quarter of the videos; then once without SHARD
 #
-# SET lies in raw/SET/{label.csv,videos/*.mp4}, or raw/SET/{live,spoof}/*.mp4 without a label file;
-# "train" also in raw/label.csv + train_video/*.mp4; else in data/SET/{labels.csv,videos/}. With
-# neither label file nor these two folders it is a set without labels. SET may be given as raw/SET.
-# -o changes configs/data/SET.yaml (or default.yaml). --strict: a video of which no frame can be read
-# is an error, not a marked row (one that breaks off has frames: always a warning). Only what is
-# missing is done; run it again at any time. --renew: by the newest preprocessing contract, where the
-# set was prepared by an earlier one (members need training anew then). docs/preparation.md has the details.
-# Environment: PYTHON (interpreter), LIVENESS_ROOT (workspace), SHARD (i/n).
+# SET is in raw/SET/{label.csv,videos/*.mp4}, or in raw/SET/{live,spoof}/*.mp4 without a label file;
+# "train" may also be in raw/label.csv + train_video/*.mp4; else SET is in data/SET/{labels.csv,videos/}.
+# Without a label file and without these two folders it is a set without labels. SET may be given as
+# raw/SET. Only what is missing is done, so you can run it again at any time.
+#
+# -o       changes configs/data/SET.yaml (or default.yaml)
+# --strict a video of which no frame can be read is an error, not a marked row (a video that breaks off has
+#          frames, so it stays a warning)
+# --renew  prepare by the newest preprocessing contract a set that was prepared by an earlier one (its
+#          members must then be trained again)
+# Settings PYTHON (interpreter), LIVENESS_ROOT (workspace), SHARD (i/n). More: docs/preparation.md
 
 [ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh

@@ -16,7 +16,7 @@ case ${1:-} in -h | --help) usage; exit 0 ;; esac
 [[ -n ${PYTHON:-} ]] || bash "$CODE/scripts/setup.sh" --dev
 pick_python
 export PYTHON=$PY
-# The tools lie beside the interpreter.
+# The tools are beside the interpreter.
 PATH="$(dirname -- "$PY"):$PATH"
 for tool in shellcheck ruff lint-imports pytest; do
   command -v "$tool" >/dev/null || fail "$tool is missing beside $PY; run: bash scripts/setup.sh --dev"
@@ -29,5 +29,5 @@ ruff format --check .
 lint-imports --no-cache --no-logo
 # A stray setting of the caller must not decide what the tests see.
 unset LIVENESS_ROOT DATA ENSEMBLE NGPU NNODES NODE_RANK MASTER_ADDR DRY_RUN
-# A file's tests stay together in one process: they share what they make.
+# The tests of a file stay together in one process, since they share what they make.
 exec "$PY" -m pytest -n "$(cores)" --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Train every member of an ensemble, then judge it out of fold and write the report. Finished members are skipped;
-# before the first starts, all are checked: folds, models, pretrained files, options, room on the disk.
+# Train every member of an ensemble, then evaluate it out of fold and write the report. Finished members are
+# skipped. Before the first one starts, all are checked: folds, models, pretrained files, options, room on the disk.
 #
 #   bash train.sh [ENSEMBLE] [-o KEY=VALUE ...] [--restart]        default: zalo2022
 #   DATA=mine bash train.sh efficientnet_lite0
@@ -34,7 +34,7 @@ while read -r recipe fold data <&3; do
   DATA=$data forward bash "$CODE/scripts/train_member.sh" "$recipe" "$fold" "$@"
 done 3<<<"$members"
 
-# NODE_RANK alone may be another launcher's; it counts where NNODES says that there are several.
+# NODE_RANK alone may come from another launcher; it counts only if NNODES says that there are several nodes.
 if [[ ${NNODES:-1} == 1 || ${NODE_RANK:-0} == 0 ]] && [[ ${DRY_RUN:-0} != 1 ]]; then
   "$PY" -m liveness.evaluate "$ensemble" ${DATA:+--data "$DATA"}
   "$PY" -m liveness.report "$ensemble" ${DATA:+--data "$DATA"}

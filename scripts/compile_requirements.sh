@@ -3,9 +3,9 @@
 #
 #   bash scripts/compile_requirements.sh [--upgrade]
 #
-# Needs uv (pip install uv) and a network that reaches the package index. Pins that still fit are kept;
-# --upgrade takes the newest versions instead. constraints.txt holds the pins of torch's CUDA packages, which
-# stay out of the requirements, so that a CPU build of torch asks for none of them.
+# It needs uv (pip install uv) and a network that reaches the package index. Pins that still fit are kept;
+# --upgrade takes the newest versions instead. constraints.txt has the pins of torch's CUDA packages, which are
+# left out of the requirements, so that a CPU build of torch installs none of them.
 
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"

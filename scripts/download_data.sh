@@ -3,10 +3,10 @@
 #
 #   bash scripts/download_data.sh [train|public_test|public_test_2|private_test]...     (default: all four)
 #
-# An interrupted download goes on where it stopped; the archive raw/<set>.zip is checked, unpacked
-# aside and removed, then the folder gets its name. A set that is there is left alone; an archive
-# put at raw/<set>.zip by hand is used. LIVENESS_DATA_URL names a mirror (http, https or file) that
-# has <set>.zip. DRY_RUN=1 prints the command.
+# An interrupted download goes on where it stopped. The archive raw/<set>.zip is checked, unpacked aside and
+# removed, and then the folder gets its name. A set that is there is left alone; an archive that you put at
+# raw/<set>.zip yourself is used. LIVENESS_DATA_URL names a mirror (http, https or file) that has <set>.zip.
+# DRY_RUN=1 prints the command.
 
 [ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make .venv from the pinned requirements.txt; do nothing when that is done already.
+# Make .venv from the pinned requirements.txt; do nothing if that is done already.
 #
 #   bash scripts/setup.sh [--notebook] [--dev]
 #
@@ -7,8 +7,8 @@
 #   --dev         also what test.sh needs (requirements-notebook.txt and requirements-dev.txt)
 #   PYTHON_BASE   the Python to build on, 3.11 to 3.13 (default: that of .venv, else python3.11, 3.12, 3.13, python3)
 #
-# It installs again when a requirements file or the interpreter changed, and starts over when an
-# earlier installation was interrupted. Needs a network that reaches the package index; writes .venv only.
+# It installs again if a requirements file or the interpreter changed, and starts over if an earlier
+# installation was interrupted. It needs a network that reaches the package index, and writes only .venv.
 
 [ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh
@@ -68,7 +68,7 @@ install() {
   touch "$BUSY"
   rm -f "$stamp"
   "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input "${quiet[@]}" -r "$CODE/$1" ||
-    fail "pip could not install $1; the lines above say why; run this again when that is mended"
+    fail "pip could not install $1; the lines above say why; then run this again"
   rm "$BUSY"
   echo "$sum" >"$stamp"
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the image without a Docker daemon, and try it as a judge would, with the network cut off.
+# Build the image without a Docker daemon and try it as a judge would, with the network cut off.
 #
 #   bash scripts/test_container.sh              (as root; apt-get install buildah debootstrap; 3 minutes)
 #

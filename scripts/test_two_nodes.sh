@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Two machines in one: train a tiny member on two nodes, and compare it with the same in one process.
+# Two machines on one: train a tiny member on two nodes, and compare it with the same in one process.
 #
 #   bash scripts/test_two_nodes.sh            (as root, with the command ip: Debian's iproute2; 2 minutes)
 #

@@ -4,7 +4,7 @@
 #   bash scripts/train_member.sh RECIPE FOLD [-o KEY=VALUE ...] [--restart]
 #   DATA=nuaa bash scripts/train_member.sh efficientnet_lite0 0 -o train.lr=5e-5
 #
-# FOLD is a number (fold0 is taken for 0). --restart throws away what an earlier run of the member left, once it is
+# FOLD is a number (fold0 counts as 0). --restart deletes what an earlier run of the member left, as soon as it is
 # known that the new one will train.
 # Settings DATA (the set in data/; default: the recipe's), NGPU, NNODES, NODE_RANK, MASTER_ADDR,
 #          DRY_RUN=1 (print the command), PYTHON
