@@ -21,7 +21,7 @@ def names(group: str) -> list[str]:
     return sorted(p.stem for p in (CONFIGS / group).glob("*.yaml"))
 
 
-def known_keys(schema: type, prefix: str = "") -> list[str]:
+def known_keys(schema: Any, prefix: str = "") -> list[str]:
     """Every dotted key of a schema, for the hint beside an unknown one."""
     keys = []
     for item in fields(schema):
@@ -111,8 +111,8 @@ def _load(group: str, name: str, overrides: list[str]) -> Any:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
-            config = compose(config_name=f"{group}/{name}", overrides=overrides)
-        config = OmegaConf.to_object(config)
+            composed = compose(config_name=f"{group}/{name}", overrides=overrides)
+        config = OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, group, name)) from error
     except yaml.YAMLError as error:
@@ -144,8 +144,8 @@ def _explain(error: BaseException, group: str, name: str) -> str:
         return f"{group} {name}: no {choice.group(1)} {choice.group(2)!r}: there are {', '.join(options)}"
     if "LexerNoViableAlt" in text:
         asked = text.rsplit("LexerNoViableAltException: ", 1)[-1].splitlines()[0]
-        key, _, value = asked.partition("=")
-        return f"{group} {name}: cannot read {asked!r}; put the value in double quotes: '{key}=\"{value}\"'"
+        before, _, value = asked.partition("=")
+        return f"{group} {name}: cannot read {asked!r}; put the value in double quotes: '{before}=\"{value}\"'"
     full = re.search(r"full_key: (\S+)", text)
     key = re.search(r"[Cc]ould not override '([^']+)'", text) or re.search(r"Key '([^']+)'", text)
     if key and ("in struct" in text or "not in '" in text):
