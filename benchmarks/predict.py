@@ -49,6 +49,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the package sets it, f
 import prepare  # noqa: E402  (benchmarks/prepare.py: the clips and the watch over memory)
 import train  # noqa: E402  (benchmarks/train.py: operations, the matrix product, the machine)
 
+from liveness.base.machine import cores  # noqa: E402
+
 say = prepare.say
 MEMBERS = {
     "eight": [*(("convnext_xlarge", fold) for fold in range(5)), *(("convnext_large", fold) for fold in range(3))],
@@ -98,9 +100,8 @@ def benchmark(args: argparse.Namespace, work: Path) -> dict:
 
     gpu = torch.cuda.is_available()
     full = args.full_size or (gpu and not args.small)
-    cores = len(os.sched_getaffinity(0))
     say(f"making {args.count} clips of {args.size}, {args.seconds:g} s at {args.fps} fps")
-    clips = prepare.make_clips(args, work / "all", cores)
+    clips = prepare.make_clips(args, work / "all", cores())
     (work / "plan.json").write_text(json.dumps(prepare.last_frames(clips)), encoding="utf-8")
     put_members(work, full)
     for count in {10, *args.counts}:
@@ -323,12 +324,12 @@ def loaded(args: argparse.Namespace) -> list[tuple[Any, int]]:
 
 
 def decode(args: argparse.Namespace) -> dict:
-    prepare.stage_decode(plan_of(args), len(os.sched_getaffinity(0)), args.work)
+    prepare.stage_decode(plan_of(args), cores(), args.work)
     return {}
 
 
 def ffmpeg(args: argparse.Namespace) -> dict:
-    prepare.stage_ffmpeg(plan_of(args), len(os.sched_getaffinity(0)), args.work)
+    prepare.stage_ffmpeg(plan_of(args), cores(), args.work)
     return {}
 
 
@@ -378,7 +379,7 @@ def flops_of(model: Any, size: int) -> int:
 def on_cpu(models: list[tuple[Any, int]]) -> dict[str, dict]:
     import torch
 
-    cores = len(os.sched_getaffinity(0))
+    most = cores()
     views = {size: channels_last(torch.randn(FRAMES, 3, size, size)) for _, size in models}
 
     def video() -> None:
@@ -387,23 +388,23 @@ def on_cpu(models: list[tuple[Any, int]]) -> dict[str, dict]:
                 model(views[size])
 
     def side_by_side(turns: int) -> None:
-        with ThreadPoolExecutor(cores, initializer=lambda: torch.set_num_threads(1)) as pool:
+        with ThreadPoolExecutor(most, initializer=lambda: torch.set_num_threads(1)) as pool:
             for future in [pool.submit(video) for _ in range(turns)]:
                 future.result()
 
     def one_by_one(turns: int) -> None:
-        torch.set_num_threads(cores)
+        torch.set_num_threads(most)
         for _ in range(turns):
             video()
 
     ways = {"one thread per core": side_by_side, "all cores per pass": one_by_one}
-    return {name: timed(way, 4 * cores) for name, way in ways.items()}
+    return {name: timed(way, 4 * most) for name, way in ways.items()}
 
 
 def on_gpu(models: list[tuple[Any, int]], device: Any) -> dict[str, dict]:
     import torch
 
-    from liveness.models.score import autocast, halve
+    from liveness.models.device import autocast, halve
 
     views = {size: channels_last(torch.randn(BATCH, 3, size, size, device=device)) for _, size in models}
     for model, _ in models:

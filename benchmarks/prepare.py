@@ -447,6 +447,8 @@ def machine(workers: int) -> dict:
     import cv2
     import numpy as np
 
+    from liveness.base.machine import cores
+
     model = platform.processor()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -454,7 +456,7 @@ def machine(workers: int) -> dict:
     ffmpeg = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True) if shutil.which("ffmpeg") else None
     return {
         "cpu": model,
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "workers": workers,
         "load_average_at_the_end": [round(load, 2) for load in os.getloadavg()],
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1),

@@ -43,6 +43,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import prepare  # noqa: E402  (benchmarks/prepare.py: how a report is told)
 
+from liveness.base.machine import cores  # noqa: E402
+
 PLAIN = ("plain", "plain_channels_last", "plain_compiled")
 VARIANTS = (*PLAIN, "ours", "ours_compiled")
 WARM_UP = 3  # steps that are not counted; compiled: the compilation lies in them
@@ -73,7 +75,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="images a step, at once (default 32)")
     parser.add_argument("--steps", type=int, default=60 if gpu else 8, metavar="N", help="steps that are timed")
     parser.add_argument("--repeat", type=int, default=2, metavar="N")
-    parser.add_argument("--workers", type=int, default=min(12, len(os.sched_getaffinity(0))), metavar="N")
+    parser.add_argument("--workers", type=int, default=min(12, cores()), metavar="N")
     parser.add_argument("--frames", type=int, default=1024 if gpu else 128, metavar="N", help="different JPEG frames")
     parser.add_argument("--frame", default="480x852", metavar="WxH", help="their size (default 480x852)")
     parser.add_argument("--profile", action="store_true", help="also where the time of ours goes, by operator")
@@ -214,7 +216,7 @@ def stage(args: argparse.Namespace) -> dict:
     variant, model, folder = args.stage
     name, size = model.split(":")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores())
     torch.manual_seed(SEED)
     clock = Clock(args.steps, device)
     loop = plain_loop if variant in PLAIN else our_loop
@@ -399,7 +401,7 @@ def machine() -> dict[str, Any]:
         processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), processor)
     found = {
         "processor": processor,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "load_at_start": round(os.getloadavg()[0], 2),
         "system": platform.system() + " " + platform.machine(),
         "python": platform.python_version(),

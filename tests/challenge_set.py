@@ -17,7 +17,7 @@ import torch
 from test_model import meta_names
 
 from liveness.demo.persons import Portrait
-from liveness.download import PRETRAINED, PUBLISHED
+from liveness.downloads.catalogue import PRETRAINED, PUBLISHED
 from liveness.make_demo import Take, person_of
 from liveness.simulation.attacks import ATTACKS
 

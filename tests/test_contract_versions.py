@@ -21,7 +21,7 @@ from liveness.base.errors import UserError
 from liveness.base.tables import read_table
 from liveness.frames.notes import notes_of, with_notes
 from liveness.frames.video import probe, read_frames
-from liveness.frames.views import prepare as prepare_video
+from liveness.frames.views import prepare_video
 from liveness.members.names import weights_path
 from liveness.members.weights import describe_member, load_member, save_member
 from liveness.prediction.engine import load_members, score_video

@@ -21,8 +21,9 @@ import pytest
 
 from liveness import download
 from liveness.base.errors import UserError
+from liveness.downloads import catalogue, disk, fetch, transfer, unpack
 
-KEY = download.PRETRAINED[0]
+KEY = catalogue.PRETRAINED[0]
 CONFIRM_PAGE = """<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>
 <p>Google Drive can't scan this file for viruses. Would you still like to download this file?</p>
 <form action="/other" method="get"><input type="hidden" name="noise" value="1"></form>
@@ -112,7 +113,7 @@ def server(monkeypatch):
     thread = threading.Thread(target=served.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "WAIT", 0.01)
+    monkeypatch.setattr(transfer, "WAIT", 0.01)
     yield served
     served.shutdown()
     served.server_close()
@@ -124,8 +125,8 @@ def data() -> bytes:
     return b"\x80\x02" + np.random.default_rng(5).bytes(3_000_001)
 
 
-def item(workspace: Path, url: str, key: str = KEY) -> download.Item:
-    return download.Item(key, workspace / "weights", url, "https://example.org/by-hand")
+def item(workspace: Path, url: str, key: str = KEY) -> catalogue.Item:
+    return catalogue.Item(key, workspace / "weights", url, "https://example.org/by-hand")
 
 
 def left(folder: Path) -> list[str]:
@@ -145,14 +146,14 @@ def one_line(error) -> str:
 def test_the_driver_fetches_from_a_mirror_and_a_second_run_changes_nothing(run_driver, workspace, tmp_path, data):
     mirror = tmp_path / "a mirror"
     mirror.mkdir()
-    for name in download.PRETRAINED:
+    for name in catalogue.PRETRAINED:
         (mirror / name).write_bytes(data + name.encode())
     env = {"LIVENESS_WEIGHTS_URL": mirror.as_uri()}
     result = run_driver("download_weights.sh", "pretrained", env=env)
     assert result.returncode == 0, result.stderr
-    assert left(workspace / "weights") == sorted([*download.PRETRAINED, "digests.json"])
+    assert left(workspace / "weights") == sorted([*catalogue.PRETRAINED, "digests.json"])
     known = json.loads((workspace / "weights" / "digests.json").read_text())
-    for name in download.PRETRAINED:
+    for name in catalogue.PRETRAINED:
         path = workspace / "weights" / name
         assert path.read_bytes() == data + name.encode()
         assert known[name] == hashlib.sha256(data + name.encode()).hexdigest()
@@ -195,7 +196,7 @@ def test_a_mirror_that_is_not_there_is_one_line(run_driver, workspace, url, expe
 
 def test_the_published_members_have_a_place_and_an_address(workspace, monkeypatch):
     monkeypatch.delenv("LIVENESS_WEIGHTS_URL", raising=False)
-    items = download.weight_items("zalo2022_published")
+    items = catalogue.list_weight_items("zalo2022_published")
     names = [f"convnext_large_fold{k}" for k in range(3)] + [f"convnext_xlarge_fold{k}" for k in range(5)]
     assert [i.key for i in items] == [f"zalo2022_published/original/{name}.pth" for name in names]
     assert len({i.url for i in items}) == 8
@@ -208,7 +209,7 @@ def test_the_published_members_have_a_place_and_an_address(workspace, monkeypatc
 def test_a_broken_connection_is_continued_where_it_stopped(server, workspace, data):
     server.files["/x.pth"] = data
     server.break_after = [1_000_000, 700_000]
-    download.fetch(item(workspace, f"{server.url}/x.pth"))
+    transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
     assert (workspace / "weights" / KEY).read_bytes() == data
     assert [r[2] for r in server.requests] == [None, "bytes=1000000-", "bytes=1700000-"]
     assert left(workspace / "weights") == sorted([KEY, "digests.json"])
@@ -217,24 +218,24 @@ def test_a_broken_connection_is_continued_where_it_stopped(server, workspace, da
 def test_a_later_run_continues(server, workspace, data, monkeypatch):
     server.files["/x.pth"] = data
     server.break_after = [1_000_000]
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setattr(transfer, "ATTEMPTS", 1)
     with pytest.raises(UserError, match="1000000 bytes so far are kept") as error:
-        download.fetch(item(workspace, f"{server.url}/x.pth"))
+        transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
     one_line(error)
     assert not (workspace / "weights" / KEY).exists()
-    download.fetch(item(workspace, f"{server.url}/x.pth"))
+    transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
     assert (workspace / "weights" / KEY).read_bytes() == data
     assert server.requests[-1][2] == "bytes=1000000-"
 
 
 def test_a_part_of_an_older_version_is_not_continued(server, workspace, data, monkeypatch):
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setattr(transfer, "ATTEMPTS", 1)
     server.files["/x.pth"] = data
     server.break_after = [1_000_000]
     with pytest.raises(UserError):
-        download.fetch(item(workspace, f"{server.url}/x.pth"))
+        transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
     server.files["/x.pth"] = newer = data[::-1] + b"more"
-    download.fetch(item(workspace, f"{server.url}/x.pth"))
+    transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
     assert (workspace / "weights" / KEY).read_bytes() == newer
 
 
@@ -246,7 +247,7 @@ def test_any_part_on_the_disk_ends_as_the_whole_file(server, workspace, data, ra
     partial = workspace / "weights" / f"{KEY}.partial"
     partial.parent.mkdir()
     partial.write_bytes((data + data)[:have])
-    download.fetch(item(workspace, f"{server.url}/x.pth"))
+    transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
     assert (workspace / "weights" / KEY).read_bytes() == data
     assert left(workspace / "weights") == sorted([KEY, "digests.json"])
 
@@ -256,24 +257,24 @@ def test_a_file_address_is_continued_too(workspace, tmp_path, data):
     partial = workspace / "weights" / f"{KEY}.partial"
     partial.parent.mkdir()
     partial.write_bytes(data[:1000])
-    download.fetch(item(workspace, (tmp_path / "100 %.pth").as_uri()))
+    transfer.fetch_item(item(workspace, (tmp_path / "100 %.pth").as_uri()))
     assert (workspace / "weights" / KEY).read_bytes() == data
 
 
 def test_a_server_in_trouble_is_asked_again_but_not_for_ever(server, workspace, data):
     server.files["/x.pth"], server.errors = data, [503, 500]
-    download.fetch(item(workspace, f"{server.url}/x.pth"))
+    transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
     assert len(server.requests) == 3
     server.errors = [503] * 20
     with pytest.raises(UserError, match="503") as error:
-        download.fetch(item(workspace, f"{server.url}/x.pth", download.PRETRAINED[1]))
+        transfer.fetch_item(item(workspace, f"{server.url}/x.pth", catalogue.PRETRAINED[1]))
     one_line(error)
-    assert len(server.requests) == 3 + download.ATTEMPTS
+    assert len(server.requests) == 3 + transfer.ATTEMPTS
 
 
 def test_an_absent_file_is_one_line_with_a_way_out(server, workspace):
     with pytest.raises(UserError, match=r"404.*by hand: save https://example.org/by-hand") as error:
-        download.fetch(item(workspace, f"{server.url}/x.pth"))
+        transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
     one_line(error)
     assert len(server.requests) == 1
     assert left(workspace) == []
@@ -283,7 +284,7 @@ def test_one_file_that_fails_does_not_keep_the_others_from_coming(server, worksp
     server.files["/b"] = data
     items = [item(workspace, f"{server.url}/{name}", f"{name}.pth") for name in "abc"]
     with pytest.raises(UserError, match="2 of 3 failed"):
-        download.fetch_all(items)
+        fetch.fetch_items(items)
     assert (workspace / "weights" / "b.pth").read_bytes() == data
     assert capsys.readouterr().err.count("error: ") == 2
 
@@ -292,21 +293,21 @@ def test_two_downloads_of_one_file_do_not_mix(server, workspace, data):
     server.files["/x.pth"] = data
     partial = workspace / "weights" / f"{KEY}.partial"
     partial.parent.mkdir()
-    with download.only_one(partial), pytest.raises(UserError, match="another download"):
-        download.fetch(item(workspace, f"{server.url}/x.pth"))
+    with transfer.lock_partial(partial), pytest.raises(UserError, match="another download"):
+        transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_one_line(server, workspace, data, monkeypatch):
     server.files["/x.pth"] = data
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: download.shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: transfer.shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(UserError, match="3000003 more bytes needed, 1 free") as error:
-        download.fetch(item(workspace, f"{server.url}/x.pth"))
+        transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
     one_line(error)
     # The disk fills up while writing: the system's own error, from the device that is always full.
     with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space left") as system:
         full.write(b"x")
-    assert "the disk is full" in download.disk_line(system.value, workspace / "weights" / "x")
+    assert "the disk is full" in disk.describe_disk_error(system.value, workspace / "weights" / "x")
 
 
 # ---- content --------------------------------------------------------------------------------
@@ -314,16 +315,16 @@ def test_a_full_disk_is_one_line(server, workspace, data, monkeypatch):
 
 def test_a_reply_without_a_length_has_an_end(server, workspace, monkeypatch):
     server.endless = True
-    monkeypatch.setattr(download, "LONGEST_UNSAID", 3_000_000)
+    monkeypatch.setattr(transfer, "LONGEST_UNSAID", 3_000_000)
     with pytest.raises(UserError, match="more than 3000000 bytes came .the server does not say") as error:
-        download.fetch(item(workspace, f"{server.url}/a"))
+        transfer.fetch_item(item(workspace, f"{server.url}/a"))
     assert "by hand" in one_line(error)
     assert left(workspace) == []  # what came is not the file: it takes no room
 
 
 def test_a_file_that_grows_while_it_is_read_is_bounded_by_what_was_announced(workspace):
     with pytest.raises(UserError, match="more than 0 bytes came"):
-        download.fetch(item(workspace, "file:///dev/zero"))
+        transfer.fetch_item(item(workspace, "file:///dev/zero"))
     assert left(workspace) == []
 
 
@@ -345,7 +346,7 @@ def test_what_makes_a_download_useless_is_known_before_its_first_byte(server, wo
     server.files["/a"] = data
     spoil(workspace / "weights")
     with pytest.raises(UserError, match=expected) as error:
-        download.fetch_all([item(workspace, f"{server.url}/a")])
+        fetch.fetch_items([item(workspace, f"{server.url}/a")])
     one_line(error)
     assert server.requests == []
 
@@ -356,7 +357,7 @@ def test_a_file_where_a_set_should_come_is_known_before_the_download(server, wor
     (workspace / "raw").mkdir()
     (workspace / "raw/train").write_text("mine")
     with pytest.raises(UserError, match="raw/train: is a file"):
-        download.fetch_sets(["train"])
+        fetch.fetch_sets(["train"])
     assert server.requests == [] and (workspace / "raw/train").read_text() == "mine"
 
 
@@ -366,7 +367,7 @@ def test_a_wrong_digest_destroys_nothing(server, workspace, data):
     weights.mkdir()
     (weights / "digests.json").write_text(json.dumps({KEY: "0" * 64, "other": "1"}))
     with pytest.raises(UserError, match=r"SHA-256 is .*digests.json says 0{64}.*take the entry.*rejected") as error:
-        download.fetch(item(workspace, f"{server.url}/x.pth"))
+        transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
     one_line(error)
     assert (weights / f"{KEY}.rejected").read_bytes() == data
     assert not (weights / KEY).exists()
@@ -374,21 +375,21 @@ def test_a_wrong_digest_destroys_nothing(server, workspace, data):
     # A file that is there and does not fit its record stays as it is.
     (weights / KEY).write_bytes(b"mine")
     with pytest.raises(UserError, match="SHA-256"):
-        download.fetch(item(workspace, f"{server.url}/x.pth"))
+        transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
     assert (weights / KEY).read_bytes() == b"mine"
     # The advice works: without the entry the file is accepted, and recorded.
     (weights / "digests.json").write_text("{}")
-    download.fetch(item(workspace, f"{server.url}/x.pth"))
+    transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
     assert json.loads((weights / "digests.json").read_text()) == {KEY: hashlib.sha256(b"mine").hexdigest()}
 
 
 def test_a_published_digest_counts_more_than_a_record(server, workspace, data, monkeypatch):
     server.files["/x.pth"] = data
-    monkeypatch.setitem(download.PUBLISHED_DIGESTS, KEY, "f" * 64)
+    monkeypatch.setitem(catalogue.PUBLISHED_DIGESTS, KEY, "f" * 64)
     with pytest.raises(UserError, match="the published one is f{64}"):
-        download.fetch(item(workspace, f"{server.url}/x.pth"))
-    monkeypatch.setitem(download.PUBLISHED_DIGESTS, KEY, hashlib.sha256(data).hexdigest())
-    download.fetch(item(workspace, f"{server.url}/x.pth"))
+        transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
+    monkeypatch.setitem(catalogue.PUBLISHED_DIGESTS, KEY, hashlib.sha256(data).hexdigest())
+    transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
     assert (workspace / "weights" / KEY).read_bytes() == data
 
 
@@ -396,13 +397,13 @@ def test_a_web_page_is_never_saved_as_weights(server, workspace):
     # As octet-stream, too: a proxy's login page may say anything of itself.
     server.files["/x.pth"] = b"\n<!DOCTYPE HTML><html><title>Log in</title></html>"
     with pytest.raises(UserError, match="a web page instead of the file") as error:
-        download.fetch(item(workspace, f"{server.url}/x.pth"))
+        transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
     one_line(error)
     assert not (workspace / "weights" / KEY).exists()
     # Put there by hand: said as well.
     (workspace / "weights" / KEY).write_bytes(b"<html>")
     with pytest.raises(UserError, match="a web page instead of the file"):
-        download.fetch(item(workspace, f"{server.url}/x.pth"))
+        transfer.fetch_item(item(workspace, f"{server.url}/x.pth"))
 
 
 def test_a_damaged_checkpoint_is_found_without_a_digest(server, workspace, tmp_path):
@@ -411,10 +412,10 @@ def test_a_damaged_checkpoint_is_found_without_a_digest(server, workspace, tmp_p
     torch.save({"model": {"w": torch.arange(1000.0)}}, tmp_path / "x.pth")
     whole = (tmp_path / "x.pth").read_bytes()
     server.files = {"/x": whole, "/y": whole[:-100], "/z": whole.replace(b"\x00\x00\x80?", b"\x00\x00\x80>", 1)}
-    download.fetch(item(workspace, f"{server.url}/x", "x.pth"))
+    transfer.fetch_item(item(workspace, f"{server.url}/x", "x.pth"))
     for name in "yz":
         with pytest.raises(UserError, match="not a whole archive|damaged inside"):
-            download.fetch(item(workspace, f"{server.url}/{name}", f"{name}.pth"))
+            transfer.fetch_item(item(workspace, f"{server.url}/{name}", f"{name}.pth"))
         assert not (workspace / "weights" / f"{name}.pth").exists()
 
 
@@ -424,10 +425,10 @@ def test_a_damaged_checkpoint_is_found_without_a_digest(server, workspace, tmp_p
 def test_the_confirmation_page_of_drive_is_passed(server, workspace, data, monkeypatch):
     monkeypatch.delenv("LIVENESS_WEIGHTS_URL", raising=False)
     monkeypatch.setenv("LIVENESS_DRIVE_URL", f"{server.url}/drive")
-    server.files = {f"/{drive_id}": data + name.encode() for name, drive_id in download.PUBLISHED.items()}
+    server.files = {f"/{drive_id}": data + name.encode() for name, drive_id in catalogue.PUBLISHED.items()}
     server.break_after = [1_000_000]
     download.main(["weights", "zalo2022_published"])
-    for name in download.PUBLISHED:
+    for name in catalogue.PUBLISHED:
         path = workspace / "weights" / "zalo2022_published" / "original" / f"{name}.pth"
         assert path.read_bytes() == data + name.encode()
     # The one that broke off was continued, behind the page.
@@ -437,24 +438,24 @@ def test_the_confirmation_page_of_drive_is_passed(server, workspace, data, monke
 def test_a_form_that_leads_to_another_server_is_not_followed(server, workspace, data):
     server.files["/1"], server.form_action = data, "http://127.0.0.1:9/drive"
     with pytest.raises(UserError, match="a web page came instead of the file .Google Drive - Virus scan warning"):
-        download.fetch(item(workspace, f"{server.url}/drive?id=1"))
+        transfer.fetch_item(item(workspace, f"{server.url}/drive?id=1"))
     assert left(workspace) == []
 
 
 def test_a_used_up_quota_is_said_and_costs_nothing(server, workspace, data, monkeypatch):
     server.files["/1"] = data
     server.break_after = [1_000_000]
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setattr(transfer, "ATTEMPTS", 1)
     with pytest.raises(UserError):
-        download.fetch(item(workspace, f"{server.url}/drive?id=1"))
+        transfer.fetch_item(item(workspace, f"{server.url}/drive?id=1"))
     server.quota = True
     with pytest.raises(UserError, match=r"quota is used up.*tomorrow.*by hand: save https://example.org") as error:
-        download.fetch(item(workspace, f"{server.url}/drive?id=1"))
+        transfer.fetch_item(item(workspace, f"{server.url}/drive?id=1"))
     one_line(error)
     # What had come is still there, and is continued when Drive gives the file again.
     assert (workspace / "weights" / f"{KEY}.partial").stat().st_size == 1_000_000
     server.quota = False
-    download.fetch(item(workspace, f"{server.url}/drive?id=1"))
+    transfer.fetch_item(item(workspace, f"{server.url}/drive?id=1"))
     assert (workspace / "weights" / KEY).read_bytes() == data
 
 
@@ -502,7 +503,7 @@ def test_a_set_from_a_server_that_breaks_off(server, workspace, tmp_path, monkey
     server.files["/train.zip"] = make_zip(tmp_path / "x.zip", big).read_bytes()
     server.break_after = [1_200_000]
     monkeypatch.setenv("LIVENESS_DATA_URL", server.url + "/")
-    download.fetch_sets(["train"])
+    fetch.fetch_sets(["train"])
     assert (workspace / "raw/train/videos/1.mp4").read_bytes() == big["train/videos/1.mp4"]
 
 
@@ -536,7 +537,7 @@ def test_an_archive_that_is_not_honest_is_refused_whole(workspace, tmp_path, ent
     folder = workspace / "raw" / "train"
     folder.parent.mkdir()
     with pytest.raises(UserError, match=expected) as error:
-        download.unpack(archive, folder)
+        unpack.unpack_set(archive, folder)
     one_line(error)
     assert left(workspace) == []
     assert left(tmp_path) == ["train.zip"]
@@ -549,7 +550,7 @@ def test_an_archive_made_on_windows_is_unpacked(workspace, tmp_path):
     archive = make_zip(tmp_path / "train.zip", {"train\\": b"", "train\\videos\\": b"", **entries})
     folder = workspace / "raw" / "train"
     folder.parent.mkdir()
-    assert download.unpack(archive, folder) == 3
+    assert unpack.unpack_set(archive, folder) == 3
     assert left(folder) == ["label.csv", "videos/1.mp4", "videos/2.mp4"]
     assert (folder / "videos/2.mp4").read_bytes() == b"two"
 
@@ -558,13 +559,13 @@ def test_an_archive_without_videos_or_damaged_is_refused(workspace, tmp_path):
     folder = workspace / "raw" / "train"
     folder.parent.mkdir()
     with pytest.raises(UserError, match="no video in it"):
-        download.unpack(make_zip(tmp_path / "a.zip", {"train/readme.txt": b"x"}), folder)
+        unpack.unpack_set(make_zip(tmp_path / "a.zip", {"train/readme.txt": b"x"}), folder)
     damaged = bytearray(
         make_zip(tmp_path / "b.zip", {"videos/1.mp4": np.random.default_rng(0).bytes(9999)}).read_bytes()
     )
     damaged[5000] ^= 1
     (tmp_path / "b.zip").write_bytes(damaged)
     with pytest.raises(UserError, match="damaged"):
-        download.unpack(tmp_path / "b.zip", folder)
+        unpack.unpack_set(tmp_path / "b.zip", folder)
     assert left(workspace) == []
     assert not folder.exists()

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_info
 from liveness.base import machine
 from liveness.base.errors import UserError
 from liveness.base.files import CODE
-from liveness.models.score import pick_device
+from liveness.models.device import pick_device
 from liveness.prediction import memory
 from liveness.sets.duplicates import BITS, find_pairs
 

@@ -18,8 +18,9 @@ from liveness.frames.contract import resize, to_tensor
 from liveness.frames.video import VideoError
 from liveness.members import weights as checkpoint
 from liveness.members.published import convert_checkpoint, is_made_from, load_checkpoint
-from liveness.models.build import build, parameter_count, without_weights
-from liveness.models.score import Scorer
+from liveness.models.backend import TorchBackend
+from liveness.models.build import build, build_without_weights, count_parameters
+from liveness.models.score import average_views
 
 REFERENCE = CODE.parent / "shared" / "data" / "reference"
 NARROW = ["model.name=convnext_tiny", "model.kwargs.depths=[1,1,2,1]", "model.kwargs.dims=[8,16,24,32]"]
@@ -58,7 +59,7 @@ def test_the_winners_backbones_have_the_published_size(recipe, millions):
         model = build(config.model, config.view.size)
         logits = model(torch.empty(2, 3, config.view.size, config.view.size))
     assert logits.shape == (2, 1)
-    assert round(parameter_count(model) / 1e6) == millions
+    assert round(count_parameters(model) / 1e6) == millions
 
 
 @pytest.mark.parametrize("recipe", ["efficientnet_lite0", "demo_face", "demo_frame"])
@@ -216,27 +217,29 @@ def test_a_frame_scores_as_the_mean_over_its_views():
     views = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         each = torch.sigmoid(model(views).double()).numpy().reshape(2, 3)
-    assert Scorer(model, torch.device("cpu")).frames(views, 2) == pytest.approx(each.mean(axis=1), abs=1e-12)
+    scores = TorchBackend(model, torch.device("cpu")).score_views(views)
+    assert average_views(scores, 2) == pytest.approx(each.mean(axis=1), abs=1e-12)
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference clips are not beside this checkout")
 def test_the_winners_preprocessing_and_scores_are_repeated_to_the_last_digit():
-    from liveness.frames.views import make_request, prepare
+    from liveness.frames.views import make_request, prepare_video
 
     expected = json.loads((REFERENCE / "expected.json").read_text())
     narrow = [f"model.kwargs.{key}={expected['architecture'][key]}".replace(" ", "") for key in ("depths", "dims")]
     for size, name in (("224", "published_large"), ("128", "published_xlarge")):
         recipe = load_recipe(name, ["model.name=convnext_tiny", *narrow])
         model = load_checkpoint(REFERENCE / "tiny_two_class_checkpoint.pth", recipe)
-        scorer = Scorer(model, torch.device("cpu"))
+        scorer = TorchBackend(model, torch.device("cpu"))
         wanted = make_request(recipe.frames, recipe.view, Detector(), 95)
         for clip, figures in expected["clips"].items():
-            prepared = prepare(REFERENCE.parent / "zalo_sample" / clip, [wanted])
+            prepared = prepare_video(REFERENCE.parent / "zalo_sample" / clip, [wanted])
             tensor = torch.stack([to_tensor(view, recipe.view) for view in prepared.views[wanted.key]])
             assert prepared.frames_of[wanted.key] == figures["frame_indices"]
             assert list(tensor.shape) == figures[size]["input_shape"]
             assert np.array_equal(tensor.mean(dim=(2, 3)).numpy(), np.float32(figures[size]["input_mean"]))
-            assert scorer.frames(tensor, 2).mean() == pytest.approx(figures[size]["live_score"], abs=1e-6)
+            score = average_views(scorer.score_views(tensor), 2).mean()
+            assert score == pytest.approx(figures[size]["live_score"], abs=1e-6)
 
 
 def test_a_view_is_value_minus_mean_over_std():
@@ -278,7 +281,7 @@ def test_weights_of_another_input_size_are_resampled_as_timm_does_it(workspace, 
     expected = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=1, **ours)
     config = Model(name, ours, "other.pth")
     model = build(config, size)
-    checkpoint.check_pretrained(without_weights(config, size), config)
+    checkpoint.check_pretrained(build_without_weights(config, size), config)
     checkpoint.load_pretrained(model, config)
     moved = 0
     for key, value in expected.state_dict().items():

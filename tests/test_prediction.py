@@ -20,7 +20,7 @@ from liveness.frames.faces import detector_path
 from liveness.members.names import weights_path
 from liveness.members.weights import describe_member, save_member
 from liveness.models.build import build
-from liveness.prediction.engine import load_members, score_videos
+from liveness.prediction.engine import load_members, score_paths
 
 NARROW = ["model.name=convnext_tiny", "model.kwargs.depths=[1,1,1,1]", "model.kwargs.dims=[8,16,16,16]", "view.size=48"]
 
@@ -230,7 +230,7 @@ def test_the_ensembles_score_is_the_weighted_mean_and_its_shipped_threshold_deci
 
     def scores(members, name="mine"):
         loaded = load_members(Ensemble(name, "train", members))
-        return [row.score for row in score_videos(paths, loaded)], loaded
+        return [row.score for row in score_paths(paths, loaded)], loaded
 
     a, _ = scores([EnsembleMember("convnext_xlarge", 0)])
     b, _ = scores([EnsembleMember("convnext_large", 0)])
@@ -241,7 +241,7 @@ def test_the_ensembles_score_is_the_weighted_mean_and_its_shipped_threshold_deci
     point = {"name": "eer", "threshold": middle}
     (workspace / "weights" / "train" / "mine.json").write_text(json.dumps({"thresholds": [point]}))
     loaded = load_members(Ensemble("mine", "train", both))
-    decisions = [row.decision for row in score_videos(paths, loaded)]
+    decisions = [row.decision for row in score_paths(paths, loaded)]
     assert decisions == ["live" if score >= middle else "attack" for score in blended]
     assert sorted(decisions) == ["attack", "live", "live"]
 

@@ -19,7 +19,7 @@ from test_prediction import put_member
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.files import find_videos
 from liveness.prediction import engine
-from liveness.prediction.engine import load_members, score_videos
+from liveness.prediction.engine import load_members, score_paths
 from liveness.prediction.rows import Row, score_text
 
 MINE = Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)])
@@ -120,7 +120,7 @@ def rows(tmp_path_factory, tiny_clips) -> dict[str, Row]:
         for name, (make, _) in KINDS.items():
             (folder / name.replace(".", f"_{name.rpartition('.')[2]}.")).write_bytes(make(folder))
         (folder / "gone.mp4").symlink_to(root / "nowhere")
-        found = list(score_videos(find_videos(folder), load_members(MINE)))
+        found = list(score_paths(find_videos(folder), load_members(MINE)))
     assert len(found) == len(KINDS) + 2
     return {row.fname: row for row in found}
 
@@ -152,8 +152,8 @@ def hanging(workspace, tiny_clips) -> list[Path]:
 
 
 def test_a_video_that_takes_too_long_is_given_up_and_tried_once_more(hanging, monkeypatch):
-    monkeypatch.setattr(engine, "SECONDS", 4.0)
-    rows = list(score_videos(hanging, load_members(MINE), 2))
+    monkeypatch.setattr(engine, "DECODE_SECONDS", 4.0)
+    rows = list(score_paths(hanging, load_members(MINE), 2))
     assert [row.status for row in rows] == ["ok", "crashed", "ok"]
     assert rows[1].reason == "given up after 4 s, twice" and rows[1].score == 0.5
 
@@ -172,7 +172,7 @@ def test_a_decoder_that_is_killed_costs_its_video_and_no_other(hanging):
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        rows = list(score_videos(hanging, load_members(MINE), 2))
+        rows = list(score_paths(hanging, load_members(MINE), 2))
     finally:
         over.set()
         killer.join()

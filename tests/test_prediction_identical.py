@@ -16,8 +16,11 @@ from test_prediction import put_member
 from liveness.base.config import Cascade, Ensemble, EnsembleMember
 from liveness.base.errors import UserError
 from liveness.base.files import CODE
-from liveness.models.score import MOST_VIEWS, Lanes, Packs, Scorer, halve
-from liveness.prediction.engine import load_members, score_one, score_videos
+from liveness.models.backend import MOST_VIEWS, TorchBackend
+from liveness.models.batches import CpuBatches, GpuBatches
+from liveness.models.device import halve
+from liveness.models.score import Job, Request, average_views, score_jobs
+from liveness.prediction.engine import load_members, score_one, score_paths
 from liveness.prediction.rows import score_text, write_submission, write_times
 
 MEMBERS = [EnsembleMember("convnext_xlarge", 0, 3.0), EnsembleMember("convnext_large", 1)]
@@ -41,18 +44,18 @@ def texts(rows) -> dict[str, tuple[str, str]]:
 
 def test_order_company_workers_turns_and_one_by_one_do_not_change_a_score(workspace, clips, members):
     loaded = load_members(Ensemble("mine", "train", MEMBERS))
-    plain = list(score_videos(clips, loaded, 1))
+    plain = list(score_paths(clips, loaded, 1))
     assert [row.fname for row in plain] == [path.name for path in clips]
     expected = texts(plain)
     assert len({score for score, _ in expected.values()}) == len(clips)
     shuffled = [clips[i] for i in np.random.default_rng(5).permutation(len(clips))]
-    assert texts(score_videos(shuffled, loaded, 3)) == expected
-    assert texts(score_videos(clips[2:4], loaded)) == {path.name: expected[path.name] for path in clips[2:4]}
+    assert texts(score_paths(shuffled, loaded, 3)) == expected
+    assert texts(score_paths(clips[2:4], loaded)) == {path.name: expected[path.name] for path in clips[2:4]}
     one_by_one = [score_one(path, loaded) for path in clips]
     assert texts(one_by_one) == expected
     in_turns = load_members(Ensemble("mine", "train", MEMBERS), memory="turns")
-    assert all(member.scorer is None for member in in_turns.members)
-    assert texts(score_videos(clips, in_turns)) == expected
+    assert all(member.backend is None for member in in_turns.members)
+    assert texts(score_paths(clips, in_turns)) == expected
     # What the notebook writes.
     written = write_submission(one_by_one, workspace / "b.csv").read_bytes()
     assert written == write_submission(plain, workspace / "a.csv").read_bytes()
@@ -64,39 +67,44 @@ def test_order_company_workers_turns_and_one_by_one_do_not_change_a_score(worksp
 
 def test_the_number_of_threads_does_not_change_a_bit(workspace):
     put_member("convnext_large", 0, "train", "model.kwargs.dims=[48,96,192,384]", "view.size=96")
-    scorer = load_members(Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)])).members[0].scorer
+    backend = load_members(Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)])).members[0].loaded()
     videos = [torch.randn(n, 3, 96, 96, generator=torch.Generator().manual_seed(n)) for n in (1, 3, 3, 2, 5)]
     before = torch.get_num_threads()
     try:
         alone = []
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            alone.append([scorer.frames(views, len(views)) for views in videos])
+            alone.append([backend.score_views(views) for views in videos])
             assert torch.get_num_threads() == threads
         for other in alone[1:]:
             assert all(np.array_equal(a, b) for a, b in zip(alone[0], other, strict=True))
         for threads in (1, 4):
-            many = list(scorer.stream(((n, views, len(views)) for n, views in enumerate(videos)), threads))
-            assert [name for name, _ in many] == list(range(len(videos)))
-            assert all(np.array_equal(a, b) for a, (_, b) in zip(alone[0], many, strict=True))
+            jobs = (Job(n, [Request({"": backend}, views, len(views))]) for n, views in enumerate(videos))
+            with CpuBatches(threads) as batches:
+                many = {job.item: job.scores[""] for job in score_jobs(jobs, batches)}
+            assert sorted(many) == list(range(len(videos)))  # a later one may be done before
+            assert all(np.array_equal(a, many[n]) for n, a in enumerate(alone[0]))
         assert torch.get_num_threads() == 5
     finally:
         torch.set_num_threads(before)
 
 
-def test_a_stream_passes_over_videos_without_frames(workspace):
+def test_videos_without_frames_have_no_scores_among_others(workspace):
     put_member("convnext_large", 0)
-    scorer = load_members(Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)])).members[0].scorer
+    backend = load_members(Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)])).members[0].loaded()
     views = torch.zeros(4, 3, 48, 48)
-    found = dict(scorer.stream([("none", None, 0), ("two", views, 2), ("last", None, 0)], 2))
+    videos = [("none", None, 0), ("two", views, 2), ("last", None, 0)]
+    with CpuBatches(2) as batches:
+        jobs = [Job(name, [Request({"": backend}, its, count)]) for name, its, count in videos]
+        found = {job.item: job.scores[""] for job in score_jobs(jobs, batches)}
     assert {name: len(scores) for name, scores in found.items()} == {"none": 0, "two": 2, "last": 0}
-    assert np.array_equal(found["two"], scorer.frames(views, 2))
+    assert np.array_equal(found["two"], average_views(backend.score_views(views), 2))
 
 
 @pytest.mark.parametrize("memory", ["resident", "turns"])
 def test_a_cascade_asks_the_other_members_only_about_what_its_first_leave_open(workspace, clips, members, memory):
     def rows(members, cascade=None):
-        return list(score_videos(clips, load_members(Ensemble("mine", "train", members, "none", cascade), "", memory)))
+        return list(score_paths(clips, load_members(Ensemble("mine", "train", members, "none", cascade), "", memory)))
 
     off = Cascade()
     first, both = rows(MEMBERS[1:], off), rows(MEMBERS, off)
@@ -117,7 +125,7 @@ def test_a_cascade_in_turns_is_that_of_resident_members_with_two_that_come_after
     put_member("convnext_large", 0)
     third = EnsembleMember("convnext_large", 0)
     first, second, last = (
-        [row.score for row in score_videos(clips, load_members(Ensemble("one", "train", [member])))]
+        [row.score for row in score_paths(clips, load_members(Ensemble("one", "train", [member])))]
         for member in (MEMBERS[1], MEMBERS[0], third)
     )
     both = [0.25 * a + 0.75 * b for a, b in zip(first, second, strict=True)]
@@ -128,7 +136,7 @@ def test_a_cascade_in_turns_is_that_of_resident_members_with_two_that_come_after
     made = Ensemble("mine", "train", [MEMBERS[1], MEMBERS[0], third], cascade=Cascade(["convnext_large:1"], low, high))
     written = []
     for memory in ("resident", "turns"):
-        rows = list(score_videos(clips, load_members(made, memory=memory)))
+        rows = list(score_paths(clips, load_members(made, memory=memory)))
         written.append(write_submission(rows, workspace / f"{memory}.csv").read_bytes())
     assert written[0] == written[1]
     all_three = [(a + 3 * b + c) / 5 for a, b, c in zip(first, second, last, strict=True)]
@@ -140,7 +148,7 @@ def test_a_cascade_in_turns_is_that_of_resident_members_with_two_that_come_after
 def test_calibrated_scores_are_blended_and_decided(workspace, clips, members):
     names = ["convnext_xlarge_fold0", "convnext_large_fold1"]
     raw = [
-        [row.score for row in score_videos(clips, load_members(Ensemble("raw", "train", [member])))]
+        [row.score for row in score_paths(clips, load_members(Ensemble("raw", "train", [member])))]
         for member in MEMBERS
     ]
     platt = {names[0]: {"slope": 0.5, "offset": 0.25}, names[1]: {"slope": 2.0, "offset": -1.0}}
@@ -148,7 +156,7 @@ def test_calibrated_scores_are_blended_and_decided(workspace, clips, members):
     members = {name: {"how": "platt", **values} for name, values in platt.items()}
     about = {"thresholds": [point], "calibration": {"how": "platt", "members": members}}
     (workspace / "weights" / "train" / "mine.json").write_text(json.dumps(about))
-    found = list(score_videos(clips, load_members(Ensemble("mine", "train", MEMBERS))))
+    found = list(score_paths(clips, load_members(Ensemble("mine", "train", MEMBERS))))
 
     def calibrated(score, slope, offset):
         return 1 / (1 + np.exp(-(slope * np.log(score / (1 - score)) + offset)))
@@ -170,7 +178,7 @@ def test_two_processes_give_the_bytes_of_one(run_driver, workspace, clips, membe
     assert done.stdout.count("load time") == done.stdout.count("submission.csv") == 1
     assert done.stderr.count("broken.mp4: unreadable") == 1
     loaded = load_members(Ensemble("mine", "train", [EnsembleMember(m.recipe, m.fold) for m in MEMBERS]))
-    rows = list(score_videos([*clips, clips[0].parent / "broken.mp4"], loaded))
+    rows = list(score_paths([*clips, clips[0].parent / "broken.mp4"], loaded))
     expected = write_submission(rows, workspace / "one.csv").read_bytes()
     assert (workspace / "two" / "submission.csv").read_bytes() == expected
     assert sorted(path.name for path in (workspace / "two").iterdir()) == ["predictions.csv", "submission.csv"]
@@ -183,7 +191,7 @@ def test_omp_num_threads_does_not_change_the_submission(run_driver, workspace, c
     done = run_driver("predict.sh", clips[0].parent, workspace / "out", *options, env={"OMP_NUM_THREADS": threads})
     assert done.returncode == 0, done.stderr
     loaded = load_members(Ensemble("mine", "train", [EnsembleMember(m.recipe, m.fold) for m in MEMBERS]))
-    expected = write_submission(list(score_videos(clips, loaded)), workspace / "one.csv").read_bytes()
+    expected = write_submission(list(score_paths(clips, loaded)), workspace / "one.csv").read_bytes()
     assert (workspace / "out" / "submission.csv").read_bytes() == expected
 
 
@@ -198,7 +206,7 @@ def test_shared_memory_is_not_needed(workspace, clips, members):
     assert done.returncode == 0, done.stderr
     assert "no GPU here: the models run on the CPU" in done.stderr or torch.cuda.is_available()
     loaded = load_members(Ensemble("mine", "train", [EnsembleMember(m.recipe, m.fold) for m in MEMBERS]))
-    expected = write_submission(list(score_videos(clips, loaded)), workspace / "one.csv").read_bytes()
+    expected = write_submission(list(score_paths(clips, loaded)), workspace / "one.csv").read_bytes()
     assert (workspace / "out" / "submission.csv").read_bytes() == expected
 
 
@@ -223,18 +231,20 @@ def test_on_a_gpu_company_in_a_batch_and_half_weights_do_not_change_a_bit(worksp
     from liveness.members.weights import load_member
 
     device = torch.device("cuda", 0)
-    whole, halved = (Scorer(change(load_member(member.path)[0]), device, member.amp) for change in (lambda m: m, halve))
+    whole, halved = (
+        TorchBackend(change(load_member(member.path)[0]), device, member.amp) for change in (lambda m: m, halve)
+    )
     videos = [torch.randn(1 + n % 5, 3, 96, 96, generator=torch.Generator().manual_seed(n)) for n in range(40)]
-    alone = [whole.views(views) for views in videos]
-    with Packs(device) as packs:
-        futures = [packs.submit([halved], views)[0] for views in videos]
-        together = [packs.result(future).scores for future in futures]
+    alone = [whole.score_views(views) for views in videos]
+    with GpuBatches(device) as batches:
+        futures = [batches.submit([halved], views)[0] for views in videos]
+        together = [batches.result(future).scores for future in futures]
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 def test_a_path_that_is_given_twice_has_two_rows_in_its_places(clips, members):
     paths = [clips[0], clips[1], clips[1], clips[0], clips[2]]
-    rows = list(score_videos(paths, load_members(Ensemble("mine", "train", MEMBERS))))
+    rows = list(score_paths(paths, load_members(Ensemble("mine", "train", MEMBERS))))
     assert [row.fname for row in rows] == [path.name for path in paths]
     assert rows[1] == rows[2] and rows[0] == rows[3]
 
@@ -243,17 +253,17 @@ def test_a_script_of_a_few_lines_scores_without_a_guard(workspace, clips, member
     """Workers do not run the script again: one without ``if __name__ == "__main__"`` is what people type."""
     script = workspace / "few_lines.py"
     script.write_text(
-        "from liveness.prediction.engine import load_members, score_videos\n"
+        "from liveness.prediction.engine import load_members, score_paths\n"
         "from liveness.base.config import Ensemble, EnsembleMember\nfrom pathlib import Path\nprint('begun')\n"
         "loaded = load_members(Ensemble('mine', 'train', [EnsembleMember('convnext_large', 1)]))\n"
-        f"print([row.status for row in score_videos([Path({str(clips[0])!r})], loaded)])\n"
+        f"print([row.status for row in score_paths([Path({str(clips[0])!r})], loaded)])\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(CODE / "src")}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=300)
     assert done.stdout.splitlines() == ["begun", "['ok']"], done.stderr
 
 
-def test_lanes_hand_a_models_error_on(workspace):
-    scorer = Scorer(torch.nn.Conv2d(3, 1, 99), torch.device("cpu"))
-    with Lanes(2) as lanes, pytest.raises(RuntimeError, match="[Kk]ernel size"):
-        lanes.result(lanes.submit([scorer], torch.zeros(MOST_VIEWS, 3, 8, 8))[0])
+def test_a_models_error_is_handed_on(workspace):
+    backend = TorchBackend(torch.nn.Conv2d(3, 1, 99), torch.device("cpu"))
+    with CpuBatches(2) as batches, pytest.raises(RuntimeError, match="[Kk]ernel size"):
+        batches.result(batches.submit([backend], torch.zeros(MOST_VIEWS, 3, 8, 8))[0])

@@ -17,11 +17,11 @@ from liveness.base.config import Ensemble, EnsembleMember, FramePlan
 from liveness.base.errors import UserError
 from liveness.base.files import VIDEO_ENDINGS, unscored_files
 from liveness.frames.video import read_frames
-from liveness.prediction.engine import load_members, read_ensemble, score_videos
+from liveness.prediction.engine import load_members, read_ensemble, score_paths
 from liveness.prediction.inputs import NoVideos, videos_below
 from liveness.prediction.ready import WeightsMissing
 from liveness.prediction.rows import Row
-from liveness.prediction.submission_order import arrange, order_of
+from liveness.prediction.submission_order import arrange_rows, find_order
 
 FORMATS = {
     ".qt": ("mov", "libx264"), ".f4v": ("f4v", "libx264"), ".3gpp": ("3gp", "libx264"),
@@ -132,11 +132,11 @@ def test_one_file_is_an_input(workspace, tiny_clips, monkeypatch):
 def test_a_sample_that_was_only_found_costs_no_run_its_results(tmp_path, capsys, text):
     videos = [tmp_path / "1.mp4", tmp_path / "2.mp4"]
     (tmp_path / "sample_submission.csv").write_text(text)
-    assert order_of(tmp_path, videos) == []
+    assert find_order(tmp_path, videos) == []
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {tmp_path}/sample_submission.csv: ") and "rows are in natural order" in line
     with pytest.raises(UserError, match="sample_submission.csv"):  # which was named is meant
-        order_of(tmp_path, videos, tmp_path / "sample_submission.csv")
+        find_order(tmp_path, videos, tmp_path / "sample_submission.csv")
 
 
 def test_names_are_matched_however_their_letters_are_composed(tmp_path):
@@ -144,12 +144,12 @@ def test_names_are_matched_however_their_letters_are_composed(tmp_path):
     assert composed != apart
     rows = {name: Row(name, 0.25, "live", "ok", "", 3, None, 1.0) for name in (apart, "1.mp4", "z.mp4 ")}
     videos = [tmp_path / name for name in rows]
-    found = arrange(rows, videos, ["z.mp4", composed, "7.mp4"])
+    found = arrange_rows(rows, videos, ["z.mp4", composed, "7.mp4"])
     # As the sample spells them: its reader looks for these names.
     names = [("z.mp4", "ok"), (composed, "ok"), ("7.mp4", "missing"), ("1.mp4", "ok")]
     assert [(row.fname, row.status) for row in found] == names
     both = {name: Row(name, score, "live", "ok", "", 3, None, 1.0) for name, score in ((composed, 0.1), (apart, 0.9))}
-    kept = arrange(both, [tmp_path / name for name in both], [apart])  # the very name comes before a like one
+    kept = arrange_rows(both, [tmp_path / name for name in both], [apart])  # the very name comes before a like one
     assert [(row.fname, row.score) for row in kept] == [(apart, 0.9), (composed, 0.1)]
 
 
@@ -199,5 +199,5 @@ def test_a_calibration_that_was_lost_is_told_in_every_row_and_refused_where_that
     assert predicted(monkeypatch, clip, workspace / "hand", "--members", "convnext_large:0", "--strict") == 0
     assert rows_of(workspace / "hand")[0]["reason"] == "" and "not calibrated" not in capsys.readouterr().err
     put_ensemble("train")
-    (again,) = score_videos([clip], load_members(load_ensemble("zalo2022")))
+    (again,) = score_paths([clip], load_members(load_ensemble("zalo2022")))
     assert again.reason == ""

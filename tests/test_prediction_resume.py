@@ -20,9 +20,9 @@ from liveness.base.errors import UserError
 from liveness.base.files import CODE
 from liveness.prediction import engine
 from liveness.prediction import partial as partial_rows
-from liveness.prediction.engine import load_members, read_ensemble, score_videos
-from liveness.prediction.partial import NAME, Partial, fingerprint_of
-from liveness.prediction.rows import COLUMNS, Row, write_submission
+from liveness.prediction.engine import load_members, read_ensemble, score_paths
+from liveness.prediction.partial import PARTIAL_FILE, Partial, fingerprint_of
+from liveness.prediction.rows import ROW_COLUMNS, Row, write_submission
 
 MEMBER = [EnsembleMember("convnext_large", 0)]
 OPTIONS = ("--members", "convnext_large:0", "--workers", "1")
@@ -43,7 +43,7 @@ def many(workspace, tiny_clips) -> Path:
 def expected_of(folder: Path, workspace: Path) -> bytes:
     """The submission by the engine itself, in one go."""
     loaded = load_members(Ensemble("mine", "train", MEMBER))
-    four = {row.fname: row.score for row in score_videos([folder / f"{n}.mp4" for n in range(4)], loaded)}
+    four = {row.fname: row.score for row in score_paths([folder / f"{n}.mp4" for n in range(4)], loaded)}
     rows = [Row(f"{n}.mp4", four[f"{n % 4}.mp4"], "", "ok", "", 1, None, 0.0) for n in range(400)]
     return write_submission(rows, workspace / "expected.csv").read_bytes()
 
@@ -67,7 +67,7 @@ def started(folder: Path, output: Path, rows: int = 3, **env: str):
         deadline = time.monotonic() + 300
         while process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(FileNotFoundError):
-                if (output / NAME).read_bytes().count(b"\n") >= 2 + rows:
+                if (output / PARTIAL_FILE).read_bytes().count(b"\n") >= 2 + rows:
                     break
             time.sleep(0.01)
         assert process.poll() is None, process.communicate()
@@ -79,8 +79,8 @@ def started(folder: Path, output: Path, rows: int = 3, **env: str):
 
 
 def finished(output: Path) -> int:
-    lines = (output / NAME).read_bytes().splitlines()
-    return sum(line.count(b",") == len(COLUMNS) for line in lines) - 1
+    lines = (output / PARTIAL_FILE).read_bytes().splitlines()
+    return sum(line.count(b",") == len(ROW_COLUMNS) for line in lines) - 1
 
 
 def continues(run_driver, folder: Path, output: Path, workspace: Path) -> None:
@@ -90,7 +90,7 @@ def continues(run_driver, folder: Path, output: Path, workspace: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert f"continuing: {there} of 400 videos" in done.stderr
     assert (output / "submission.csv").read_bytes() == expected_of(folder, workspace)
-    assert not (output / NAME).exists()
+    assert not (output / PARTIAL_FILE).exists()
 
 
 def test_killed_without_warning_it_continues(run_driver, workspace, many):
@@ -106,7 +106,7 @@ def test_killed_without_warning_it_continues(run_driver, workspace, many):
         process.wait()
     assert not (output / "submission.csv").exists()  # an earlier run's would pass for this one's
     assert (output / "previous_submission.csv").read_text().endswith("old.mp4,0.1\n")
-    with open(output / NAME, "ab") as file:
+    with open(output / PARTIAL_FILE, "ab") as file:
         file.write(b"399.mp4,0.1234")  # a row that was being written
     continues(run_driver, many, output, workspace)
 
@@ -128,7 +128,7 @@ def test_told_to_stop_it_says_where_the_finished_rows_are(run_driver, workspace,
     # torchrun tells of the signal too, in a line of its own form.
     lines = [line for line in err.splitlines() if not re.match(r"warning: no GPU|W\d{4} .* death signal", line)]
     assert len(lines) == 1, err
-    assert lines[0].startswith(f"{word}; ") and f"finished rows are in {output / NAME}" in lines[0]
+    assert lines[0].startswith(f"{word}; ") and f"finished rows are in {output / PARTIAL_FILE}" in lines[0]
     assert not (output / "submission.csv").exists()
     if ranks == "2" or which == signal.SIGINT:
         continues(run_driver, many, output, workspace)
@@ -146,10 +146,10 @@ def test_a_disk_that_refuses_more_leaves_what_is_finished(run_driver, workspace,
     )  # fmt: skip
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("warning: no GPU")]
-    assert line.startswith(f"error: {output / NAME}: ") and "finished rows" in line
+    assert line.startswith(f"error: {output / PARTIAL_FILE}: ") and "finished rows" in line
     assert not (output / "submission.csv").exists() and not (output / "predictions.csv").exists()
     assert 5 <= finished(output) <= 60
-    assert [path.name for path in output.iterdir()] == [NAME]
+    assert [path.name for path in output.iterdir()] == [PARTIAL_FILE]
 
 
 @pytest.mark.full
@@ -229,11 +229,11 @@ def test_rows_hold_only_for_the_same_weights_settings_and_videos(workspace, tiny
     assert list(rows_that_hold(folder, prints[0], clips)) == []
     assert "begun anew" in Partial(folder, prints[1]).begin(clips)
     # Rows of fewer columns, as earlier code wrote them, are scored again.
-    lines = (folder / NAME).read_text().splitlines()
+    lines = (folder / PARTIAL_FILE).read_text().splitlines()
     old = [",".join(line.split(",")[:8] + line.split(",")[-1:]) for line in lines[1:]]
-    (folder / NAME).write_text("\n".join([lines[0], *old, ""]))
+    (folder / PARTIAL_FILE).write_text("\n".join([lines[0], *old, ""]))
     assert "begun anew" in (older := Partial(folder, prints[0])).begin(clips) and older.rows == {}
-    (folder / NAME).write_bytes(b"\0\xff no such thing\n")
+    (folder / PARTIAL_FILE).write_bytes(b"\0\xff no such thing\n")
     assert "begun anew" in Partial(folder, prints[1]).begin(clips)
 
 
@@ -273,7 +273,7 @@ def test_members_that_take_turns_leave_rows_now_and_then(workspace, tiny_clips, 
     """A stop between two rounds loses the last one, not all that came before."""
     put_member("convnext_large", 0)
     clips = [tiny_clips(workspace / f"{n}.mp4", 4, (64, 64), seed=n) for n in range(5)]
-    monkeypatch.setattr(engine, "TURN", 2)
+    monkeypatch.setattr(engine, "TURN_VIDEOS", 2)
     loaded, asked = load_members(Ensemble("mine", "train", MEMBER), memory="turns"), []
 
     def one_by_one():
@@ -290,7 +290,7 @@ def test_a_row_that_cannot_be_written_is_a_users_line(workspace, tiny_clips):
     clip = tiny_clips(workspace / "0.mp4", 4, (64, 64))
     (workspace / "out").mkdir()
     partial = Partial(workspace / "out", "x")
-    (workspace / "out" / NAME).symlink_to("/dev/full")
+    (workspace / "out" / PARTIAL_FILE).symlink_to("/dev/full")
     with pytest.raises(UserError, match="No space left on device.*no video was finished"):
         partial.add(Row("0.mp4", 0.5, "abstain", "ok", "", 1, None, 1.0), clip)
 

@@ -17,11 +17,13 @@ from liveness.base import compose, config
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
 from liveness.evaluation import out_of_fold
-from liveness.laboratory import cost, search
-from liveness.laboratory.cost import measure
-from liveness.laboratory.search import Costs, Judged, Thresholds
+from liveness.laboratory import candidates as subsets
+from liveness.laboratory import cascades, cost
+from liveness.laboratory.candidates import Costs, ScoredVideos
+from liveness.laboratory.cascades import Thresholds
+from liveness.laboratory.cost import measure_costs
 from liveness.members.trained import OOF_COLUMNS
-from liveness.models.score import MOST_VIEWS
+from liveness.models.backend import MOST_VIEWS
 from liveness.prediction.engine import load_members
 
 RECIPES = {
@@ -35,7 +37,7 @@ RECIPES["noise_fold1"] = "noise"
 COSTS = Costs(40.0, {("good",): 20.0, ("also", "noise"): 5.0}, dict.fromkeys(RECIPES, 10.0))
 
 
-def simulated(seed: int, videos: int = 600, labels=None, shift: float = 3.0) -> Judged:
+def simulated(seed: int, videos: int = 600, labels=None, shift: float = 3.0) -> ScoredVideos:
     """Videos of two folds; ``good`` and ``also`` see the class each with noise of its own, ``noise`` sees nothing."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, videos) if labels is None else labels
@@ -44,13 +46,13 @@ def simulated(seed: int, videos: int = 600, labels=None, shift: float = 3.0) -> 
     for name, recipe in RECIPES.items():
         evidence = {"good": shift, "also": shift, "noise": 0.0}[recipe] * (labels - 0.5) + rng.normal(size=videos)
         scores[name] = np.where(parts == int(name[-1]), 1 / (1 + np.exp(-2 * evidence)), np.nan)
-    return Judged(labels, np.arange(videos), parts, scores, dict.fromkeys(RECIPES, 1.0))
+    return ScoredVideos(labels, np.arange(videos), parts, scores, dict.fromkeys(RECIPES, 1.0))
 
 
 def test_a_useless_member_never_enters_the_front_and_a_second_good_one_does():
     for seed in range(2):
         judged = simulated(seed, 300)
-        rows = search.judge(judged, search.family_candidates(judged, RECIPES, COSTS), list(RECIPES))
+        rows = subsets.judge_candidates(judged, subsets.list_recipe_subsets(judged, RECIPES, COSTS), list(RECIPES))
         front = [row["members"] for row in rows if row["pareto"]]
         assert front
         assert not any("noise_fold0" in members or "noise_fold1" in members for members in front), seed
@@ -67,9 +69,9 @@ def test_members_that_say_the_same_cannot_be_told_apart_and_one_of_them_is_enoug
     judged = simulated(3)
     twins = {"good_fold0": "good", "good_fold1": "good", "twin_fold0": "twin", "twin_fold1": "twin"}
     scores = judged.scores.assign(twin_fold0=judged.scores["good_fold0"], twin_fold1=judged.scores["good_fold1"])
-    judged = Judged(judged.labels, judged.groups, judged.parts, scores[list(twins)], dict.fromkeys(twins, 1.0))
+    judged = ScoredVideos(judged.labels, judged.groups, judged.parts, scores[list(twins)], dict.fromkeys(twins, 1.0))
     costs = Costs(0.0, {}, dict.fromkeys(twins, 10.0))
-    rows = search.judge(judged, search.family_candidates(judged, twins, costs), list(twins))
+    rows = subsets.judge_candidates(judged, subsets.list_recipe_subsets(judged, twins, costs), list(twins))
     assert {row["against_full"] for row in rows} == {"cannot be told apart"}
     assert {row["difference"] for row in rows} == {0.0}
     front = [row["members"] for row in rows if row["pareto"] and row["folds"] == "all"]
@@ -87,10 +89,10 @@ def test_with_labels_drawn_at_random_the_searchs_own_pick_stays_at_chance():
         scores = pd.DataFrame(
             {name: np.where(parts == int(name[-1]), rng.uniform(0.01, 0.99, 400), np.nan) for name in names}
         )
-        judged = Judged(labels, np.arange(400), parts, scores, dict.fromkeys(names, 1.0))
-        candidates = [c for c in search.family_candidates(judged, recipes, costs) if c.folds == "all"]
+        judged = ScoredVideos(labels, np.arange(400), parts, scores, dict.fromkeys(names, 1.0))
+        candidates = [c for c in subsets.list_recipe_subsets(judged, recipes, costs) if c.folds == "all"]
         assert len(candidates) == 255
-        pick = search.own_pick(judged, candidates, names)
+        pick = subsets.judge_own_pick(judged, candidates, names)
         seen.append(pick["eer"])
         nested.append(pick["nested_eer"])
     assert np.mean(seen) < 0.46  # the best of 255 on the videos it was chosen on: flattering
@@ -100,10 +102,10 @@ def test_with_labels_drawn_at_random_the_searchs_own_pick_stays_at_chance():
 def test_a_cascade_of_six_videos_by_hand():
     first = np.array([0.02, 0.10, 0.40, 0.60, 0.90, 0.97])
     full = np.array([0.30, 0.20, 0.70, 0.20, 0.80, 0.60])
-    scores, escalated = search.cascade(first, full, Thresholds(0.1, 0.9))
+    scores, escalated = cascades.apply_cascade(first, full, Thresholds(0.1, 0.9))
     assert scores.tolist() == [0.02, 0.10, 0.70, 0.20, 0.90, 0.97]  # on the limits it is final
     assert escalated.tolist() == [False, False, True, True, False, False]
-    scores, escalated = search.cascade(np.where(first == 0.02, np.nan, first), full, Thresholds(0.1, 0.9))
+    scores, escalated = cascades.apply_cascade(np.where(first == 0.02, np.nan, first), full, Thresholds(0.1, 0.9))
     assert scores[0] == 0.30 and escalated[0]  # no first score
 
 
@@ -120,25 +122,25 @@ def test_a_cascades_milliseconds_and_escalated_share_by_hand():
     }
     weights = {"cheap_fold0": 1e-9, "cheap_fold1": 1e-9, "big_fold0": 1.0, "big_fold1": 1.0}
     parts = np.repeat([0, 1], 6)
-    judged = Judged(np.r_[labels, labels], np.arange(12), parts, pd.DataFrame(columns), weights)
+    judged = ScoredVideos(np.r_[labels, labels], np.arange(12), parts, pd.DataFrame(columns), weights)
     recipes = {name: name.split("_")[0] for name in columns}
     costs = Costs(
         40.0,
         {("cheap",): 3.0, ("big",): 7.0},
         {"cheap_fold0": 10, "cheap_fold1": 10, "big_fold0": 100, "big_fold1": 100},
     )
-    candidates = search.family_candidates(judged, recipes, costs)
+    candidates = subsets.list_recipe_subsets(judged, recipes, costs)
     first = next(c for c in candidates if c.members == ("cheap_fold0",))
     whole = next(c for c in candidates if len(c.members) == 4)
     assert (first.milliseconds, whole.milliseconds) == (53.0, 270.0)
-    row = next(r for r in search.judge_cascades(judged, first, whole, costs) if r["rule"] == search.NO_WORSE)
+    row = next(r for r in cascades.judge_cascades(judged, first, whole, costs) if r["rule"] == cascades.NO_WORSE)
     assert row["first"] == ["cheap_fold0"] and row["escalated"] == pytest.approx(1 / 3)
     assert row["milliseconds"] == pytest.approx(40 + 10 + 10 + (10 + 100 + 100) / 3)
     assert (row["eer"], row["difference"], row["against_full"]) == (0.0, 0.0, "cannot be told apart")
     assert 0.02 < row["low"] < 0.45 and 0.55 < row["high"] < 0.98
-    assert search.chosen_cascade([row], 270.0, 0.005) is row
-    assert search.chosen_cascade([row], 100.0, 0.005) is None  # it would not save time
-    assert search.chosen_cascade([row | {"difference": 0.01}], 270.0, 0.005) is None
+    assert cascades.choose_cascade([row], 270.0, 0.005) is row
+    assert cascades.choose_cascade([row], 100.0, 0.005) is None  # it would not save time
+    assert cascades.choose_cascade([row | {"difference": 0.01}], 270.0, 0.005) is None
 
 
 def test_a_cascades_figures_come_from_thresholds_that_did_not_see_the_video():
@@ -147,26 +149,26 @@ def test_a_cascades_figures_come_from_thresholds_that_did_not_see_the_video():
     for seed in range(4):
         rng = np.random.default_rng(100 + seed)
         judged = simulated(seed, 150, labels=rng.integers(0, 2, 150), shift=0.0)
-        candidates = search.family_candidates(judged, RECIPES, COSTS)
+        candidates = subsets.list_recipe_subsets(judged, RECIPES, COSTS)
         first = next(c for c in candidates if c.members == ("good_fold0",))
         whole = next(c for c in candidates if len(c.members) == len(RECIPES))
-        changes += [row["eer"] for row in search.judge_cascades(judged, first, whole, COSTS)]
+        changes += [row["eer"] for row in cascades.judge_cascades(judged, first, whole, COSTS)]
     assert 0.45 < np.mean(changes) < 0.55
 
 
 def test_on_a_real_gain_the_cascade_keeps_the_error_and_saves_time():
     judged = simulated(11, 800, shift=4.0)
     costs = Costs(10.0, {}, {name: 5.0 if name.startswith("also") else 100.0 for name in RECIPES})
-    candidates = search.family_candidates(judged, RECIPES, costs)
+    candidates = subsets.list_recipe_subsets(judged, RECIPES, costs)
     whole = next(c for c in candidates if len(c.members) == 6)
     first = next(c for c in candidates if c.members == ("also_fold0",))
-    rows = search.judge_cascades(judged, first, whole, costs)
-    chosen = search.chosen_cascade(rows, whole.milliseconds, 0.005)
+    rows = cascades.judge_cascades(judged, first, whole, costs)
+    chosen = cascades.choose_cascade(rows, whole.milliseconds, 0.005)
     assert chosen and chosen["milliseconds"] < 0.75 * whole.milliseconds
     assert chosen["difference"] <= 0.005 and chosen["against_full"] != "worse"
     for row in rows:
         assert row["low"] <= row["high"] and 0 <= row["escalated"] <= 1
-        budget = float(row["rule"].split()[2]) / 100 if row["rule"] != search.NO_WORSE else 1
+        budget = float(row["rule"].split()[2]) / 100 if row["rule"] != cascades.NO_WORSE else 1
         assert row["escalated"] <= budget + 0.03
 
 
@@ -179,10 +181,10 @@ def test_more_recipes_than_can_be_tried_exhaustively_are_searched_greedily():
         calls.append(chosen)
         return 2 - sum(worth[name] for name in chosen)
 
-    tried = search.tried_subsets(names, error)
+    tried = subsets.list_subsets(names, error)
     assert len(calls) < 300 and len(set(tried)) == len(tried)
     assert tried[-1] == tuple(names) and ("0", "1", "2") in tried and tuple(names[:9]) in tried
-    assert len(search.tried_subsets(names[:10], error)) == 1023
+    assert len(subsets.list_subsets(names[:10], error)) == 1023
 
 
 def test_shared_views_and_decoding_are_paid_once():
@@ -322,7 +324,7 @@ def test_a_holdout_of_four_and_four_videos_in_five_groups_is_judged(mix):
     assert (held["videos"], held["groups"]) == (8, 5) and held["cascades"]
     labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     for groups in (list("abcdeabc"), list("aabbccdd"), list("aaaabbbb"), list("abcdefgh")):
-        parts = search.deal(labels, np.array(groups))
+        parts = subsets.deal_into_parts(labels, np.array(groups))
         assert all(len({part for part, its in zip(parts, groups, strict=True) if its == g}) == 1 for g in groups)
 
 
@@ -332,7 +334,7 @@ def test_costs_are_those_of_a_further_video_beside_others(workspace, tiny_clips)
     names = [("convnext_large", 0), ("convnext_large", 1), ("convnext_xlarge", 0)]
     for recipe, fold in names:
         put_member(recipe, fold)
-    costs, device = measure(Ensemble("mine", "train", [EnsembleMember(*name) for name in names]), "train")
+    costs, device = measure_costs(Ensemble("mine", "train", [EnsembleMember(*name) for name in names]), "train")
     assert list(costs.members) == ["convnext_large_fold0", "convnext_large_fold1", "convnext_xlarge_fold0"]
     assert costs.members["convnext_large_fold0"] == costs.members["convnext_large_fold1"]  # one model
     assert list(costs.views) == [("convnext_large", "convnext_xlarge")] and costs.decode > 0
@@ -344,10 +346,10 @@ def test_on_a_gpu_a_videos_cost_is_its_share_of_full_batches(workspace, monkeypa
     put_member("convnext_large", 0)
     loaded = load_members(Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)]))
     (member,), passes = loaded.members, []
-    forward = member.scorer.forward
-    monkeypatch.setattr(member.scorer, "forward", lambda batch: passes.append(len(batch)) or forward(batch))
-    cost.throughput(member, torch.zeros(2, 3, 48, 48), loaded)
-    videos = (1 + cost.REPEATS) * (loaded.lanes.ahead // 2)
+    forward = member.backend.forward
+    monkeypatch.setattr(member.backend, "forward", lambda batch: passes.append(len(batch)) or forward(batch))
+    cost.measure_pass(member, torch.zeros(2, 3, 48, 48), loaded)
+    videos = (1 + cost.REPEATS) * (loaded.batches.capacity // 2)
     assert set(passes) == {MOST_VIEWS} and len(passes) == 2 * videos / MOST_VIEWS
     loaded.close()
 

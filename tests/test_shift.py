@@ -17,7 +17,7 @@ from liveness import shift, train
 from liveness.base import compose
 from liveness.base.errors import UserError
 from liveness.base.files import CODE
-from liveness.laboratory import shift as figures
+from liveness.laboratory import shift_figures as figures
 
 NARROW = ["model.kwargs.depths=[1,1,1,1]", "model.kwargs.dims=[8,16,16,16]", "model.pretrained=", "model.drop_path=0"]
 SHORT = ["view.size=32", "train.epochs=1", "train.batch=8", "train.workers=0", "train.lr=3e-2", "augment=none"]
@@ -172,11 +172,11 @@ def test_a_sample_is_seeded_and_keeps_the_shares_of_labels_and_folds(root):
     videos = pd.DataFrame({"label": [0] * 60 + [1] * 30, "fold": [0, 1, 2] * 30})
     order = list(rng.permutation(90))
     for count in (9, 18, 45):
-        part = figures.sample(videos, count, order)
+        part = figures.sample_videos(videos, count, order)
         assert len(part) == count and part.index.is_monotonic_increasing
         assert (part.groupby(["label", "fold"]).size() == [2 * count // 9] * 3 + [count // 9] * 3).all()
-        assert not part.equals(figures.sample(videos, count, order[::-1]))
-    assert figures.sample(videos, 0, order) is videos and figures.sample(videos, 200, order) is videos
+        assert not part.equals(figures.sample_videos(videos, count, order[::-1]))
+    assert figures.sample_videos(videos, 0, order) is videos and figures.sample_videos(videos, 200, order) is videos
     shift.main(["small", "--stressors", "mirror", "--videos", "8"])
     first = read(root, "small")[1]
     assert first[first.stressor == "clean"].label.value_counts().to_dict() == {0: 4, 1: 4}
@@ -243,15 +243,15 @@ def table_of(live: list[float], attack: list[float], groups: int = 1) -> pd.Data
 def test_verdicts_need_a_difference_that_is_sure(groups):
     rng = np.random.default_rng(3)
     clean = table_of(list(rng.normal(0.8, 0.1, 100)), list(rng.normal(0.3, 0.1, 100)), groups)
-    threshold = figures.threshold_of(clean)
-    same = figures.judge(clean, clean.assign(score=clean.score + rng.normal(0, 0.001, 200)), threshold)
+    threshold = figures.find_threshold(clean)
+    same = figures.judge_stress(clean, clean.assign(score=clean.score + rng.normal(0, 0.001, 200)), threshold)
     assert same["verdict"] == "cannot be told apart" and abs(same["difference"]) < 0.02
     noisy = clean.assign(score=clean.score + rng.normal(0, 0.4, 200))
-    worse = figures.judge(clean, noisy, threshold)
+    worse = figures.judge_stress(clean, noisy, threshold)
     assert worse["verdict"] == "worse" and worse["difference_interval"][0] > 0.05
-    assert figures.judge(noisy, clean, threshold)["verdict"] == "better"
+    assert figures.judge_stress(noisy, clean, threshold)["verdict"] == "better"
     assert ("by group" in worse["interval_method"]) == (groups == 40)
-    assert figures.compare(noisy, clean)["verdict"] == "better"
+    assert figures.compare_systems(noisy, clean)["verdict"] == "better"
 
 
 @pytest.mark.parametrize("groups", [1, 40])
@@ -259,12 +259,12 @@ def test_simulated_attacks_stand_against_the_clean_live_videos(groups):
     rng = np.random.default_rng(4)
     clean = table_of(list(rng.uniform(0.7, 0.9, 80)), list(rng.uniform(0.1, 0.3, 50)), groups)
     attacks = clean[clean.label == 1].assign(label=0)
-    alike = figures.judge(clean, attacks.assign(score=rng.uniform(0.7, 0.9, 80)), figures.threshold_of(clean))
+    alike = figures.judge_stress(clean, attacks.assign(score=rng.uniform(0.7, 0.9, 80)), figures.find_threshold(clean))
     assert 0.35 < alike["eer"] < 0.65 and alike["verdict"] == "worse" and alike["videos"] == 160
     assert alike["apcer"] == 1.0 and alike["bpcer"] == 0.0 and alike["difference"] == alike["eer"]
-    caught = figures.judge(clean, attacks.assign(score=0.2), figures.threshold_of(clean))
+    caught = figures.judge_stress(clean, attacks.assign(score=0.2), figures.find_threshold(clean))
     assert caught["eer"] == 0 and caught["verdict"] == "cannot be told apart" and caught["interval"][1] > 0.03
-    silent = figures.judge(clean, attacks.assign(score=np.nan), 0.45)
+    silent = figures.judge_stress(clean, attacks.assign(score=np.nan), 0.45)
     assert silent["no_score"] == 80 and silent["apcer"] == 0  # 0.5 would pass, a video without a score does not
 
 

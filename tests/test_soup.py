@@ -21,9 +21,10 @@ from liveness.base.errors import UserError
 from liveness.evaluation.combine import video_scores
 from liveness.evaluation.metrics import log_loss
 from liveness.frames.contract import make_contract
+from liveness.laboratory.soup import Ingredient, require_alike
 from liveness.members.names import weights_path
 from liveness.members.weights import describe_member, save_member
-from liveness.prediction.engine import load_members, score_videos
+from liveness.prediction.engine import load_members, score_paths
 from liveness.training.member import train_member
 
 NARROW = [
@@ -144,9 +145,7 @@ def test_a_soup_is_a_member_for_the_evaluation_and_for_prediction(root, tmp_path
     ensemble = load_ensemble("mine")
     assert evaluate.main(["mine"]) == 0
     paths = sorted((root / "data" / "tiny" / "videos").iterdir())
-    scores = {
-        row.fname: row.score for row in score_videos(paths, load_members(Ensemble("x", "tiny", ensemble.members)))
-    }
+    scores = {row.fname: row.score for row in score_paths(paths, load_members(Ensemble("x", "tiny", ensemble.members)))}
     held_out = video_scores(oof(root, "garden"), "mean").set_index("filename")["score"]
     assert len(held_out) > 3
     for name, score in held_out.items():
@@ -187,15 +186,15 @@ def test_members_that_differ_in_more_than_their_training_are_refused(root, chang
 
 
 def test_batch_norms_with_statistics_of_their_own_are_refused_and_frozen_ones_are_not():
-    def ingredient(name: str, mean: float) -> soup.Ingredient:
+    def ingredient(name: str, mean: float) -> Ingredient:
         recipe = load_recipe("efficientnet_lite0")
         contract = make_contract(recipe, config.Data(), "0")
         state = {"bn.weight": torch.ones(2), "bn.running_mean": torch.full((2,), mean)}
-        return soup.Ingredient(name, {"recipe": config.to_dict(recipe), "contract": contract}, state)
+        return Ingredient(name, {"recipe": config.to_dict(recipe), "contract": contract}, state)
 
-    soup.require_alike([ingredient("a", 1.0), ingredient("b", 1.0)])
+    require_alike([ingredient("a", 1.0), ingredient("b", 1.0)])
     with pytest.raises(UserError, match=r"b and a cannot .*other statistics \(bn.running_mean\).*freeze_norm=true"):
-        soup.require_alike([ingredient("a", 1.0), ingredient("b", 2.0)])
+        require_alike([ingredient("a", 1.0), ingredient("b", 2.0)])
 
 
 def test_missing_ingredients_and_names_that_are_taken_are_one_clear_line(root):
@@ -268,7 +267,7 @@ def test_prediction_gives_the_held_out_scores_of_a_member_with_mirror_and_crops(
     expected = pd.read_csv(folder / "oof.csv").groupby("filename").score.mean()
     loaded = load_members(Ensemble("mine", "tiny", [EnsembleMember("convnext_xlarge", 0)]))
     paths = [root / "raw" / "tiny" / "videos" / name for name in expected.index]
-    scores = {row.fname: row.score for row in score_videos(paths, loaded)}
+    scores = {row.fname: row.score for row in score_paths(paths, loaded)}
     assert len(scores) == len(expected) > 3
     for name, value in expected.items():
         assert scores[name] == pytest.approx(value, abs=1e-6)

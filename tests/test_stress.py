@@ -6,10 +6,20 @@ import pytest
 from liveness.base.config import Detector, FramePlan, View
 from liveness.base.errors import UserError
 from liveness.frames.video import probe, read_frames
-from liveness.frames.views import make_request, prepare
-from liveness.laboratory.stressed import Task, stress_task
+from liveness.frames.views import make_request, prepare_video
+from liveness.laboratory.stressed import StressTask, stress_video
 from liveness.simulation import stress
-from liveness.simulation.stress import CLEAN, SEVERITIES, STRESSORS, Draws, Stress, all_stresses, change, kept
+from liveness.simulation.recompress import reencode
+from liveness.simulation.stress import (
+    CLEAN,
+    SEVERITIES,
+    STRESSORS,
+    Draws,
+    Stress,
+    keep_frames,
+    list_stresses,
+    stress_frame,
+)
 
 WHOLE = make_request(FramePlan(), View(kind="frame", size=48), Detector(), 95)
 RANDOM = ("crop", "noise", "cast", "gamma", "rotation", "print", "replay")
@@ -31,7 +41,7 @@ def picture(height: int = 120, width: int = 90, seed: int = 0) -> np.ndarray:
 
 def changed(frame: np.ndarray, name: str, severity: int, seed: int = 1, filename: str = "7.mp4", index: int = 3):
     worse = Stress(name, severity)
-    return change(worse, [frame], Draws(seed, filename, worse), index, index / 25)
+    return stress_frame(worse, [frame], Draws(seed, filename, worse), index, index / 25)
 
 
 @pytest.mark.parametrize("name", PIXELS)
@@ -90,10 +100,10 @@ def test_shapes_after_downscaling_cropping_and_mirroring():
 
 def test_h264_uses_the_frames_before(monkeypatch):
     frames = [picture(seed=k) for k in range(3)]
-    alone, among = stress.reencode(frames[2:], 34), stress.reencode(frames, 34)
+    alone, among = reencode(frames[2:], 34), reencode(frames, 34)
     assert alone.shape == among.shape == frames[2].shape
     assert not np.array_equal(alone, among)
-    odd = stress.reencode([picture(121, 91)], 20)
+    odd = reencode([picture(121, 91)], 20)
     assert odd.shape == (121, 91, 3) and np.abs(odd.astype(int) - picture(121, 91)).mean() < 6
 
 
@@ -102,10 +112,11 @@ def test_time_stressors_leave_other_frames_of_the_same_video(severity):
     times = np.arange(50) / 25
     for name in ("shorten", "drop"):
         worse = Stress(name, severity)
-        left, shown, duration = kept(worse, times, 2.0, Draws(1, "7.mp4", worse))
-        again = kept(worse, times, 2.0, Draws(1, "7.mp4", worse))[0]
+        left, shown, duration = keep_frames(worse, times, 2.0, Draws(1, "7.mp4", worse))
+        again = keep_frames(worse, times, 2.0, Draws(1, "7.mp4", worse))[0]
         assert np.array_equal(left, again) and (np.diff(left) > 0).all() and len(shown) == len(left)
-        assert not all(np.array_equal(left, kept(worse, times, 2.0, Draws(k, "7.mp4", worse))[0]) for k in range(9))
+        others = [keep_frames(worse, times, 2.0, Draws(k, "7.mp4", worse))[0] for k in range(9)]
+        assert not all(np.array_equal(left, other) for other in others)
         if name == "shorten":
             assert (np.diff(left) == 1).all() and shown[0] == 0
             assert duration == pytest.approx(2 * worse.value) and len(left) == pytest.approx(50 * worse.value, abs=1)
@@ -113,30 +124,30 @@ def test_time_stressors_leave_other_frames_of_the_same_video(severity):
             assert len(left) == round(50 * (1 - worse.value)) and duration == 2.0
             assert np.array_equal(shown, times[left])
     for count in (1, 2, 3):
-        for worse in all_stresses(["shorten", "drop"], [3]):
-            assert len(kept(worse, np.arange(count) / 25, count / 25, Draws(1, "7.mp4", worse))[0]) >= 1
+        for worse in list_stresses(["shorten", "drop"], [3]):
+            assert len(keep_frames(worse, np.arange(count) / 25, count / 25, Draws(1, "7.mp4", worse))[0]) >= 1
 
 
 def test_stresses_by_name_and_severity():
-    assert all_stresses(["mirror", "jpeg"], [1, 3]) == [Stress("mirror", 1), Stress("jpeg", 1), Stress("jpeg", 3)]
+    assert list_stresses(["mirror", "jpeg"], [1, 3]) == [Stress("mirror", 1), Stress("jpeg", 1), Stress("jpeg", 3)]
     assert Stress("jpeg", 2).parameters == "quality 30" and CLEAN.kind == "clean"
     with pytest.raises(UserError, match="no stressor 'jpg'; expected among reencode, jpeg"):
-        all_stresses(["jpg"], [1])
+        list_stresses(["jpg"], [1])
     with pytest.raises(UserError, match="severity 4"):
-        all_stresses(["jpeg"], [4])
+        list_stresses(["jpeg"], [4])
 
 
 def run(path, stresses, wanted=(WHOLE,), seed=1):
-    return stress_task(Task(path, tuple(wanted), tuple(stresses), seed))
+    return stress_video(StressTask(path, tuple(wanted), tuple(stresses), seed))
 
 
 def test_the_clean_video_and_neutral_stressors_give_the_views_of_prediction(tiny_clips, tmp_path, monkeypatch):
     path = tiny_clips(tmp_path / "3.mp4", frames=20, seed=4)
-    plain = prepare(path, [WHOLE])
+    plain = prepare_video(path, [WHOLE])
     for name, value in NEUTRAL.items():
         its = STRESSORS[name]
         monkeypatch.setitem(STRESSORS, name, stress.Stressor(its.kind, (value,), its.text))
-    found = run(path, [CLEAN, *all_stresses(list(NEUTRAL), [1])])
+    found = run(path, [CLEAN, *list_stresses(list(NEUTRAL), [1])])
     for worse, prepared in found.items():
         assert np.array_equal(prepared.views[WHOLE.key], plain.views[WHOLE.key]), worse
         assert prepared.status == "ok"
@@ -144,7 +155,7 @@ def test_the_clean_video_and_neutral_stressors_give_the_views_of_prediction(tiny
 
 def test_views_depend_on_the_seed_alone_and_not_on_what_else_is_asked_for(tiny_clips, tmp_path):
     path = tiny_clips(tmp_path / "3.mp4", frames=20, seed=4)
-    every = all_stresses(list(STRESSORS), [2])
+    every = list_stresses(list(STRESSORS), [2])
     other = make_request(FramePlan(positions=[0.4666667, 0.9]), View(kind="frame", size=32), Detector(), 80)
     first, more = run(path, every), run(path, every[::-1], (other, WHOLE))
     for worse in every:
@@ -163,8 +174,8 @@ def test_a_shortened_video_shows_the_frames_of_its_part(tiny_clips, tmp_path):
     info = probe(path)
     frames = read_frames(path, [FramePlan(plan="all")]).frames
     sharp = make_request(FramePlan(), View(kind="frame", size=96, resize="short_side"), Detector(), 100)
-    for worse in all_stresses(["shorten", "drop"], list(SEVERITIES)):
-        left = kept(worse, info.times, info.duration, Draws(1, path.name, worse))[0]
+    for worse in list_stresses(["shorten", "drop"], list(SEVERITIES)):
+        left = keep_frames(worse, info.times, info.duration, Draws(1, path.name, worse))[0]
         views = run(path, [worse], [sharp])[worse].views[sharp.key].astype(int)
         for view in views:
             apart = [np.abs(view - frames[i]).mean() for i in range(40)]
@@ -197,7 +208,7 @@ def test_a_video_that_breaks_off_is_stressed_as_far_as_it_goes(tiny_clips, tmp_p
                 write.mux(packet)
     cut = tmp_path / "6.mkv"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
-    found = run(cut, [CLEAN, *all_stresses(["reencode", "shorten", "drop", "noise"], [2])])
+    found = run(cut, [CLEAN, *list_stresses(["reencode", "shorten", "drop", "noise"], [2])])
     assert found[CLEAN].status == "partial"
     assert all(len(prepared.views[WHOLE.key]) >= 1 for prepared in found.values())
-    assert np.array_equal(found[CLEAN].views[WHOLE.key], prepare(cut, [WHOLE]).views[WHOLE.key])
+    assert np.array_equal(found[CLEAN].views[WHOLE.key], prepare_video(cut, [WHOLE]).views[WHOLE.key])

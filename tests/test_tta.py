@@ -11,8 +11,9 @@ from liveness.base.errors import UserError
 from liveness.frames.boxes import Face
 from liveness.frames.contract import cut_views, make_contract, read_contract, stack, to_tensor
 from liveness.frames.rules import NEWEST
+from liveness.models.backend import TorchBackend
 from liveness.models.build import build
-from liveness.models.score import Scorer
+from liveness.models.score import average_views
 
 NARROW = ["model.kwargs.depths=[1,1,1,1]", "model.kwargs.dims=[8,16,16,16]", "model.pretrained=", "view.size=32"]
 
@@ -22,18 +23,18 @@ def picture(width: int = 48, height: int = 64, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def scorer() -> Scorer:
+def scorer() -> TorchBackend:
     torch.manual_seed(3)
     recipe = load_recipe("convnext_xlarge", [*NARROW, "model.drop_path=0"])
     model = build(recipe.model, 32)
     for parameter in model.parameters():  # layer scale starts at 1e-6: every score would be the same
         torch.nn.init.normal_(parameter, std=0.2)
-    return Scorer(model, torch.device("cpu"))
+    return TorchBackend(model, torch.device("cpu"))
 
 
-def score(scorer: Scorer, rgb: np.ndarray, view: View) -> float:
+def score(scorer: TorchBackend, rgb: np.ndarray, view: View) -> float:
     views = cut_views(rgb, None, view)
-    return float(scorer.frames(stack([to_tensor(v, view) for v in views]), 1)[0])
+    return float(average_views(scorer.score_views(stack([to_tensor(v, view) for v in views])), 1)[0])
 
 
 def test_a_symmetric_picture_scores_the_same_with_mirror_and_its_mirror_image_like_any_picture(scorer):

@@ -27,7 +27,7 @@ from liveness.base.machine import cores
 from liveness.demo.persons import FACE_WIDTH, Person, Portrait, Pose
 from liveness.simulation.attacks import ATTACKS
 from liveness.simulation.camera import Camera
-from liveness.simulation.scenes import scene
+from liveness.simulation.scenes import draw_scene
 from liveness.simulation.warp import Sway
 
 VERSION = 2  # of the pictures: raise it when the same arguments give other clips
@@ -73,7 +73,7 @@ class Take:
     def __init__(self, portrait: Portrait, size: tuple[int, int], rng: np.random.Generator, zoom: float = 1.0):
         self.height, self.width = size
         self.portrait = portrait
-        self.room = scene(rng, int(self.height * 1.2), int(self.width * 1.2))
+        self.room = draw_scene(rng, int(self.height * 1.2), int(self.width * 1.2))
         side = min(self.width, 0.8 * self.height)
         self.scale = rng.uniform(0.36, 0.5) * side / FACE_WIDTH / zoom
         off = np.clip(rng.normal(0, 0.03, 2), -0.06, 0.06)

@@ -13,8 +13,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from liveness.simulation.scenes import clouds, colour
-from liveness.simulation.warp import dense, nodes, thin_plate
+from liveness.simulation.scenes import draw_clouds, draw_colour
+from liveness.simulation.warp import place_nodes, upsample_nodes, warp_thin_plate
 
 CANVAS_H, CANVAS_W = 880, 720
 SCALE = 2.4  # canvas pixels per pixel of the portrait
@@ -278,7 +278,7 @@ class Head:
         source = np.r_[np.concatenate([canvas(points) for _, points in parts]), border]
         target = np.r_[np.concatenate([self.point(points, part) for part, points in parts]), border]
         self.eyes = self.point(EYES, "eyes")
-        return thin_plate(_cut_out(), source, target)
+        return warp_thin_plate(_cut_out(), source, target)
 
     def _toned(self, layers: np.ndarray) -> np.ndarray:
         rgb = np.clip(layers[..., :3], 0, 255)
@@ -303,7 +303,7 @@ class Head:
         weight = np.zeros(rgb.shape[:2], np.float32)
         for line in (brows[:3], brows[3:]):
             cv2.polylines(weight, [np.round(line * 16).astype(np.int32)], False, 1.0, int(thick), cv2.LINE_AA, 4)
-        rough = 0.75 + 0.25 * np.clip(clouds(own, CANVAS_H, CANVAS_W, 4, 1), -1, 1)
+        rough = 0.75 + 0.25 * np.clip(draw_clouds(own, CANVAS_H, CANVAS_W, 4, 1), -1, 1)
         _over(rgb, cv2.GaussianBlur(weight, (0, 0), 2.2) * person.brows * rough, hair_tone * 0.6)
         if person.beard:
             self._beard(rgb, skin, hair_tone, own)
@@ -312,9 +312,9 @@ class Head:
             mole = np.zeros(rgb.shape[:2], np.float32)
             cv2.circle(mole, (int(x), int(y)), int(own.integers(2, 4)), 1.0, -1, cv2.LINE_AA)
             _over(rgb, cv2.GaussianBlur(mole, (0, 0), 1.0) * 0.7, (70, 42, 34))
-        strands = clouds(own, CANVAS_H, CANVAS_W, 2.5, 1) * 0.07 * (1 - skin)
-        blotches = clouds(own, CANVAS_H, CANVAS_W, 30, 2) * 0.02
-        pores = strands + clouds(own, CANVAS_H, CANVAS_W, 2.5, 1) * 0.022 + blotches
+        strands = draw_clouds(own, CANVAS_H, CANVAS_W, 2.5, 1) * 0.07 * (1 - skin)
+        blotches = draw_clouds(own, CANVAS_H, CANVAS_W, 30, 2) * 0.02
+        pores = strands + draw_clouds(own, CANVAS_H, CANVAS_W, 2.5, 1) * 0.022 + blotches
         rgb *= 1 + (pores * (0.3 + 0.7 * skin))[..., None]
 
     def _closed_lips(self, rgb: np.ndarray) -> None:
@@ -357,7 +357,7 @@ class Head:
         if self.person.moustache:
             band = np.exp(-(((y - mouth[2, 1] + 10) / 8) ** 2)) * np.clip(1.2 - (np.abs(x - centre[0]) / 52) ** 4, 0, 1)
             weight = np.maximum(weight, band * self.person.moustache * 1.2)
-        rough = 0.86 + 0.14 * np.clip(clouds(own, CANVAS_H, CANVAS_W, 5, 2), -1.5, 1.0)
+        rough = 0.86 + 0.14 * np.clip(draw_clouds(own, CANVAS_H, CANVAS_W, 5, 2), -1.5, 1.0)
         weight = cv2.GaussianBlur(weight, (0, 0), 3) * self.person.beard * rough
         _over(rgb, np.clip(weight, 0, 0.9), np.minimum(hair_tone, 110) * 0.7)
 
@@ -368,9 +368,9 @@ class Head:
         depth = 10 + 22 * self.person.fringe
         lower = line + np.c_[np.zeros(len(line)), depth * np.sin(np.linspace(0.3, np.pi - 0.3, len(line)))]
         weight = _filled(np.r_[line - (0, 14), lower[::-1]], 6)
-        ragged = cv2.resize(clouds(own, 1, CANVAS_W, 9, 2), (CANVAS_W, CANVAS_H))
+        ragged = cv2.resize(draw_clouds(own, 1, CANVAS_W, 9, 2), (CANVAS_W, CANVAS_H))
         weight = np.clip(weight * (1.0 + 0.22 * ragged), 0, 1) ** 1.3
-        strands = clouds(own, 4, CANVAS_W, 7, 2)
+        strands = draw_clouds(own, 4, CANVAS_W, 7, 2)
         strands = cv2.resize(strands, (CANVAS_W, CANVAS_H), interpolation=cv2.INTER_LINEAR)[..., None]
         _over(rgb, weight * 0.92, hair_tone * (0.85 + 0.07 * strands))
 
@@ -458,7 +458,7 @@ class Portrait:
                                (x0 - w * 0.5, end + 26), (x0, end), (x0 + w * 0.5, end + 26),
                                (x0 + w * 1.04, end), (x0 + w, 330), (x0 + w * 0.8, 220)])  # fmt: skip
             fall = _filled(_smooth(points), 2.5)
-            strands = cv2.resize(clouds(rng, 3, CANVAS_W, 5, 2), (CANVAS_W, CANVAS_H))[..., None]
+            strands = cv2.resize(draw_clouds(rng, 3, CANVAS_W, 5, 2), (CANVAS_W, CANVAS_H))[..., None]
             _over(body, fall, hair_tone * (0.8 + 0.14 * strands))
             cover = np.maximum(cover, fall)
         half = FACE_WIDTH * (0.33 + 0.5 * self.person.shape.jaw)
@@ -475,13 +475,13 @@ class Portrait:
                            (x0 - wide - 28, CANVAS_H + 90), (x0 - wide, y0 + 180),
                            (x0 - wide * 0.72, y0 + 98)])  # fmt: skip
         cloth = _filled(_smooth(points), 1.6)
-        weave = clouds(rng, CANVAS_H, CANVAS_W, 2.5, 1) * rng.uniform(0.02, 0.05)
-        folds = clouds(rng, CANVAS_H, CANVAS_W, 90, 3) * 0.09 + weave
-        tone = np.ones((CANVAS_H, CANVAS_W, 1), np.float32) * colour(rng, 25, 220, 18)
+        weave = draw_clouds(rng, CANVAS_H, CANVAS_W, 2.5, 1) * rng.uniform(0.02, 0.05)
+        folds = draw_clouds(rng, CANVAS_H, CANVAS_W, 90, 3) * 0.09 + weave
+        tone = np.ones((CANVAS_H, CANVAS_W, 1), np.float32) * draw_colour(rng, 25, 220, 18)
         kind = rng.random()
         if kind < 0.3:
             stripes = np.sin((y + 8 * folds) * 2 * np.pi / rng.uniform(22, 60)) > rng.uniform(-0.4, 0.6)
-            tone = np.where(stripes[..., None], tone, colour(rng, 25, 230, 26))
+            tone = np.where(stripes[..., None], tone, draw_colour(rng, 25, 230, 26))
         elif kind < 0.45:
             size = rng.uniform(26, 60)
             checks = (np.sin(x * 2 * np.pi / size) > 0).astype(np.float32) + (np.sin(y * 2 * np.pi / size) > 0)
@@ -510,7 +510,7 @@ class Portrait:
         cv2.line(frame, (int(xr + wide), int(yr)), (int(xr + wide + 34), int(yr - 6)), 1.0, thick, cv2.LINE_AA)
         shadow = np.roll(cv2.GaussianBlur(frame, (0, 0), 4), 5, 0)
         _over(head, shadow * 0.35, (20, 14, 12))
-        _over(head, cv2.GaussianBlur(frame, (0, 0), 0.8) * 0.92, colour(own, 18, 90, 9))
+        _over(head, cv2.GaussianBlur(frame, (0, 0), 0.8) * 0.92, draw_colour(own, 18, 90, 9))
 
     def _mask(self, head: np.ndarray, rng: np.random.Generator) -> None:
         points = self.head.point(MASK, "jaw")
@@ -524,7 +524,7 @@ class Portrait:
         for level in (0.36, 0.52, 0.68):  # pleats, sagging in the middle
             line = v - level - 0.05 * (1 - u * u)
             shade += -0.15 * np.exp(-((line / 0.011) ** 2)) + 0.05 * np.exp(-(((line + 0.03) / 0.02) ** 2))
-        shade += 0.018 * clouds(rng, CANVAS_H, CANVAS_W, 40, 3)
+        shade += 0.018 * draw_clouds(rng, CANVAS_H, CANVAS_W, 40, 3)
         drop = cv2.GaussianBlur(weight, (0, 0), 6) * 0.4
         _over(head, np.clip(drop, 0, 1), (40, 26, 22))
         loops = np.zeros(head.shape[:2], np.float32)
@@ -538,13 +538,13 @@ class Portrait:
     def _hat(self, head: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Paint the hat on the head, in place: its mask, and the head's without the hair that it tucks away."""
         own = np.random.default_rng(self.person.seed + 2)
-        tone = colour(own, 30, 200, 26)
+        tone = draw_colour(own, 30, 200, 26)
         eye = self.eyes.mean(0)
         face = self.head.point(JAW, "jaw")
         left, right, chin = face[:, 0].min(), face[:, 0].max(), face[:, 1].max()
         brow = self.head.point(HAIRLINE[3:6], "hairline")[:, 1].mean()
         y, x = np.mgrid[0:CANVAS_H, 0:CANVAS_W].astype(np.float32)
-        texture = 1 + 0.06 * clouds(own, CANVAS_H, CANVAS_W, 60, 3) + 0.05 * np.sin(x * 0.55)
+        texture = 1 + 0.06 * draw_clouds(own, CANVAS_H, CANVAS_W, 60, 3) + 0.05 * np.sin(x * 0.55)
         wide = (right - left) / 2 + (26 if self.person.hat == "beanie" else 38)
         shown = alpha * (np.abs(x - (left + right) / 2) < (right - left) / 2 + 8)
         if self.person.hat == "beanie":
@@ -591,12 +591,12 @@ class Portrait:
             weight = np.clip((pose.blink * 1.05 - self._lid) * 9 + 0.5, 0, 1)[..., None]
             part = picture[self._lid_box]
             part[:] = (part + (self.shut[self._lid_box].astype(np.float32) - part) * weight).astype(np.uint8)
-        x, y = nodes(height, width)
+        x, y = place_nodes(height, width)
         cos, sin = np.cos(pose.roll), np.sin(pose.roll)
         dx, dy = (x - pose.x) / pose.scale, (y - pose.y) / pose.scale
         u, v = FACE[0] + cos * dx + sin * dy, FACE[1] - sin * dx + cos * dy
         u, v = self._expression(pose, u, v)
-        field = dense(np.dstack([u, v]), height, width)
+        field = upsample_nodes(np.dstack([u, v]), height, width)
         warped = cv2.remap(picture, field, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         alpha = warped[..., 3].astype(np.float32) * np.float32(1 / 255)
         # The canvas's upper rows and sides are empty, its last row is cloth: replicating is right on every side.

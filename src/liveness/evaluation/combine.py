@@ -114,13 +114,18 @@ def blend(scores: pd.DataFrame, weights: dict[str, float]) -> pd.Series:
     weight = np.array([float(weights[name]) for name in scores.columns])
     if weight.size and (weight.min() < 0 or not np.isfinite(weight).all()):
         raise ValueError(f"weights {weights}: expected finite numbers from 0")
+    return pd.Series(blend_rows(values, weight), index=scores.index, name="score")
+
+
+def blend_rows(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """``blend`` of plain numbers: values (videos x members), weights (members,) from 0 -> scores (videos,)."""
     present = np.isfinite(values)
-    shares = np.where(present, weight, 0.0)
+    shares = np.where(present, weights, 0.0)
     total = shares.sum(axis=1, keepdims=True)
     # Dividing first makes the share of a lone member exactly 1, so its score passes unchanged.
     shares = np.divide(shares, total, out=np.zeros_like(shares), where=total > 0)
     blended = (shares * np.where(present, values, 0.0)).sum(axis=1)
-    return pd.Series(np.where(total[:, 0] > 0, blended, np.nan), index=scores.index, name="score")
+    return np.where(total[:, 0] > 0, blended, np.nan)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ What they need is recorded in every member's file as its *contract*, so that pre
 size, view or normalisation flag, and refuses a file whose contract it does not know.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +15,11 @@ from liveness.base.compose import from_dict
 from liveness.base.config import Data, Detector, FramePlan, Recipe, View, to_dict
 from liveness.base.errors import UserError
 from liveness.frames.rules import NEWEST, RULES
+
+if TYPE_CHECKING:
+    import torch
+
+    from liveness.frames.boxes import Face
 
 # Raised whenever the same contract would give other tensors than before. What each version means is in frames/rules.py;
 # all of them are spoken, so that a member scores as it did when it was trained.
@@ -54,7 +61,7 @@ def require_known(version: Any, where: str) -> None:
         )
 
 
-def cut(rgb: np.ndarray, face: Any | None, view: View, scale: float) -> np.ndarray | None:
+def cut(rgb: np.ndarray, face: Face | None, view: View, scale: float) -> np.ndarray | None:
     """What ``view`` sees of a frame (uint8 RGB, H x W x 3): all of it, or a square around the face.
 
     None where the view needs a face and there is none.
@@ -90,7 +97,7 @@ def resize(rgb: np.ndarray, view: View) -> np.ndarray:
     return np.asarray(Image.fromarray(rgb).resize(target, method))
 
 
-def to_tensor(rgb: np.ndarray, view: View) -> Any:
+def to_tensor(rgb: np.ndarray, view: View) -> torch.Tensor:
     """uint8 RGB (H x W x 3) -> float32 torch tensor (3 x H x W): value / 255, minus mean, over std."""
     import torch
 
@@ -100,28 +107,37 @@ def to_tensor(rgb: np.ndarray, view: View) -> Any:
     return tensor.sub_(mean).div_(std)
 
 
-def stack(tensors: list[Any]) -> Any | None:
+def stack(tensors: list[torch.Tensor]) -> torch.Tensor | None:
     """A batch from a list of equal tensors; None for an empty list."""
     import torch
 
     return torch.stack(tensors) if tensors else None
 
 
-def cut_views(rgb: np.ndarray, face: Any | None, view: View) -> list[np.ndarray]:
+def cut_views(rgb: np.ndarray, face: Face | None, view: View) -> list[np.ndarray]:
+    """The resized views (uint8 RGB) of a frame whose face is known; none where the view needs a face without one."""
+    return finish_views(cut_scales(rgb, face, view), view)
+
+
+def cut_scales(rgb: np.ndarray, face: Face | None, view: View) -> list[np.ndarray]:
+    """What ``view`` sees of a frame, at each of its face scales; the frame itself is seen once."""
+    scales = view.scales if view.kind == "face" else [1.0]
+    return [piece for scale in scales if (piece := cut(rgb, face, view, scale)) is not None]
+
+
+def finish_views(pieces: list[np.ndarray], view: View) -> list[np.ndarray]:
     """The resized views (uint8 RGB) that a frame's score is averaged over, always equally many.
 
-    For each face scale the whole cut and its central ``crops``; with ``mirror`` each of them is
-    followed by its mirror image. Empty where the view needs a face and there is none.
+    For each piece that was cut, the whole of it and its central ``crops``; with ``mirror`` each of them is
+    followed by its mirror image.
     """
-    scales = view.scales if view.kind == "face" else [1.0]
-    cuts = [cut(rgb, face, view, scale) for scale in scales]
-    views = [resize(central(piece, share), view) for piece in cuts if piece is not None for share in (1.0, *view.crops)]
+    views = [resize(crop_center(piece, share), view) for piece in pieces for share in (1.0, *view.crops)]
     if view.mirror:
         views = [turned for piece in views for turned in (piece, np.ascontiguousarray(piece[:, ::-1]))]
     return views
 
 
-def central(rgb: np.ndarray, share: float) -> np.ndarray:
+def crop_center(rgb: np.ndarray, share: float) -> np.ndarray:
     """The middle of a picture (H x W x 3): ``share`` of either side, at least a pixel."""
     height, width = rgb.shape[:2]
     tall, wide = max(1, round(share * height)), max(1, round(share * width))

@@ -1,21 +1,27 @@
-"""One video -> the views that each member wants, in a worker process.
+"""A video -> the views that each member asks for, in a worker process; ``cut_stored`` is every stored frame's way.
 
 The frames are decoded once, for the union of all members' plans; faces are looked for only where a
 member needs one. Nothing here imports torch, so a worker starts quickly and stays small.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from liveness.base.config import Detector, FramePlan, View, to_dict
 from liveness.base.files import digest_of
-from liveness.frames.contract import cut_views
+from liveness.frames.contract import cut_scales, finish_views
 from liveness.frames.rules import NEWEST
+
+if TYPE_CHECKING:
+    from liveness.frames.boxes import Face
+    from liveness.frames.video import Decoded
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,12 @@ class VideoViews:
 
 
 def prepare_task(task: tuple[Path, list[ViewRequest]]) -> VideoViews:
-    """``prepare`` for a pool of workers. What no one foresaw costs this video, not all others."""
+    """``prepare_video`` for a pool of workers. What no one foresaw costs this video, not all others."""
     try:
         state = state_of(task[0])  # before: what is replaced from here on is told by it
-        prepared = prepare(*task)
-        prepared.state = state
-        return prepared
+        video = prepare_video(*task)
+        video.state = state
+        return video
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  (its row says what it was)
@@ -69,75 +75,113 @@ def state_of(path: Path) -> str:
         return "gone"
 
 
-def prepare(path: Path, wanted: list[ViewRequest]) -> VideoViews:
+def prepare_video(path: Path, requests: list[ViewRequest]) -> VideoViews:
     """Decode a video and cut every member's views. Never raises for the video's own faults."""
     from liveness.frames.video import VideoError, read_frames
 
     started = time.perf_counter()
-    prepared, plans = VideoViews(path), [item.plan for item in wanted]
+    video, plans = VideoViews(path), [item.plan for item in requests]
     try:
-        for decoded, items in decode_by_version(
-            wanted, lambda version: read_frames(path, plans, None, version=version)
-        ):
-            if prepared.status == "ok":
-                prepared.status, prepared.reason = decoded.status, decoded.reason
-            prepared.frames = max(prepared.frames, len(decoded.frames))
-            cut_requests(decoded, items, prepared)
+        for decoded, items in decode_by_version(requests, lambda version: read_frames(path, plans, version=version)):
+            if video.status == "ok":
+                video.status, video.reason = decoded.status, decoded.reason
+            video.frames = max(video.frames, len(decoded.frames))
+            cut_requests(decoded, items, video)
     except VideoError as error:
-        prepared.status, prepared.reason = "unreadable", str(error)
-    prepared.milliseconds = 1000 * (time.perf_counter() - started)
-    return prepared
+        video.status, video.reason = "unreadable", str(error)
+    video.milliseconds = 1000 * (time.perf_counter() - started)
+    return video
 
 
-def decode_by_version(wanted: list[ViewRequest], read: Callable[[int], Any]) -> Iterator[tuple[Any, list[ViewRequest]]]:
-    """A video decoded by the rules of each contract version that is wanted, with the needs of that version.
+def decode_by_version(
+    requests: list[ViewRequest], read: Callable[[int], Decoded]
+) -> Iterator[tuple[Decoded, list[ViewRequest]]]:
+    """A video decoded by the rules of each contract version that is asked for, with the requests of that version.
 
-    ``read``: version -> video.Decoded. It is called once for a video that looks the same by all rules.
+    ``read``: version -> Decoded. It is called once for a video that looks the same by all rules.
     """
     decoded = None
-    for version in sorted({item.version for item in wanted}, reverse=True):
+    for version in sorted({item.version for item in requests}, reverse=True):
         if decoded is None or not decoded.same_by_all_rules:
             decoded = read(version)
-        yield decoded, [item for item in wanted if item.version == version]
+        yield decoded, [item for item in requests if item.version == version]
 
 
-def cut_requests(decoded: Any, wanted: list[ViewRequest], prepared: VideoViews) -> None:
-    """Cut the views of some members from a decoded video, into ``prepared``; count its faces, take over its notes."""
+class StoredFrame:
+    """A frame as all of the pipeline sees it: uint8 RGB (H x W x 3), what is left of it when it has been a JPEG file.
+
+    Its faces are looked for once per detector. A VideoError for bytes that are no JPEG file.
+    """
+
+    def __init__(self, jpeg: bytes) -> None:
+        from liveness.frames.video import jpeg_decode
+
+        self.rgb = jpeg_decode(jpeg)
+        self._faces: dict[str, list[Face]] = {}
+
+    def faces(self, detector: Detector) -> list[Face]:
+        """All faces in it, most confident first."""
+        from liveness.frames.faces import find_faces
+
+        key = repr(detector)
+        if key not in self._faces:
+            self._faces[key] = find_faces(self.rgb, detector)
+        return self._faces[key]
+
+
+@dataclass
+class Cuts:
+    """What is cut from one stored frame for a view; ``faces`` are all of them, ``face`` is the one that counts."""
+
+    faces: list[Face]
+    face: Face | None
+    pieces: list[np.ndarray]  # uint8 RGB as large as the frame has them: one per scale, none without a face
+
+
+def cut_stored(frame: StoredFrame, view: View, detector: Detector, version: int = NEWEST) -> Cuts:
+    """A stored frame -> its faces -> the one that counts -> the whole frame, or a square around that face per scale.
+
+    Preparation and prediction both go this way. Training and evaluation start from the stored frame and the face
+    that preparation wrote down, and cut with the same ``contract.cut``.
+    """
     from liveness.frames.boxes import choose_face
-    from liveness.frames.faces import find_faces
-    from liveness.frames.video import choose_frames, jpeg_round_trip
 
-    stored: dict[tuple, np.ndarray] = {}
-    found: dict[tuple, list] = {}
+    if view.kind == "frame":
+        return Cuts([], None, cut_scales(frame.rgb, None, view))
+    faces = frame.faces(detector)
+    face = choose_face(faces, frame.rgb.shape[1], frame.rgb.shape[0], version)
+    return Cuts(faces, face, cut_scales(frame.rgb, face, view))
+
+
+def cut_requests(decoded: Decoded, requests: list[ViewRequest], video: VideoViews) -> None:
+    """Cut the views of some members from a decoded video, into ``video``; count its faces, take over its notes."""
+    from liveness.frames.video import choose_frames, jpeg_encode
+
+    stored: dict[tuple[int, int], StoredFrame] = {}
     with_face: set[int] = set()
-    before = prepared.faces if prepared.frames_of else -1  # by the members of another contract version
-    for item in wanted:
-        views, frames_of = [], []
+    most = video.most_faces
+    before = video.faces if video.frames_of else -1  # by the members of another contract version
+    for item in requests:
+        views: list[np.ndarray] = []
+        video.frames_of[item.key] = []
         for index in choose_frames(item.plan, decoded.info.times, decoded.info.duration):
             at = (index, item.jpeg_quality)
             if at not in stored:
-                stored[at] = jpeg_round_trip(decoded.frames[index], item.jpeg_quality)
-            face = None
+                stored[at] = StoredFrame(jpeg_encode(decoded.frames[index], item.jpeg_quality))
+            cuts = cut_stored(stored[at], item.view, item.detector, item.version)
             if item.view.kind == "face":
-                sight = (*at, repr(item.detector))
-                if sight not in found:
-                    found[sight] = find_faces(stored[at], item.detector)
-                height, width = stored[at].shape[:2]
-                face = choose_face(found[sight], width, height, item.version)
-                if face is not None:
-                    with_face.add(index)
-            pieces = cut_views(stored[at], face, item.view)
-            if pieces:
-                views += pieces
-                frames_of.append(index)
-        prepared.frames_of[item.key] = frames_of
+                most = max(most, len(cuts.faces))
+            if cuts.face is not None:
+                with_face.add(index)
+            if cuts.pieces:
+                views += finish_views(cuts.pieces, item.view)
+                video.frames_of[item.key].append(index)
         if views:
-            prepared.views[item.key] = np.stack(views)
-    asked = any(item.view.kind == "face" for item in wanted)
-    prepared.faces = max(before, len(with_face)) if asked else before
-    if asked:
-        prepared.most_faces = max(prepared.most_faces, *map(len, found.values()), 0)
-    prepared.notes += decoded.notes
+            video.views[item.key] = np.stack(views)
+    asked = any(item.view.kind == "face" for item in requests)
+    video.faces = max(before, len(with_face)) if asked else before
+    video.most_faces = max(most, 0) if asked else most
+    video.notes += decoded.notes
 
 
 def make_request(

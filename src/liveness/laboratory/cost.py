@@ -1,32 +1,37 @@
 """What a video costs at the throughput that prediction has: milliseconds of decoding, of views and of each member.
 
-    costs, device = measure(load_ensemble("demo"), "demo")
+    costs, device = measure_costs(load_ensemble("demo"), "demo")
 
 Times clips of data/<set>/videos with the members' weights; writes nothing. Prediction decodes on all cores and
-scores the views of many videos in full batches (models/score.py), so a stage's cost is what a further video adds:
+scores the views of many videos in full batches (models/batches.py), so a stage's cost is what a further video adds:
 one core's time over the number of cores that work side by side, a forward pass's over the videos in its batch.
 """
 
+import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from liveness.base.config import Ensemble
 from liveness.base.errors import UserError
 from liveness.base.files import find_videos, workspace
-from liveness.frames.views import VideoViews, ViewRequest, prepare
+from liveness.frames.views import VideoViews, ViewRequest, prepare_video
 from liveness.frames.workers import Failed, cores, run_tasks
-from liveness.laboratory.search import Costs
+from liveness.laboratory.candidates import Costs
 from liveness.members.names import parse_member_name
-from liveness.prediction.engine import GIB, SECONDS, LoadedEnsemble, Member, load_members
+from liveness.prediction.engine import DECODE_GIB, DECODE_SECONDS, LoadedEnsemble, Member, load_members
 
-CLIPS, REPEATS = 5, 3  # how many videos are timed, and how often each
+if TYPE_CHECKING:
+    import torch
+
+_CLIPS, REPEATS = 5, 3  # how many videos are timed, and how often each
 
 
-def measure(ensemble: Ensemble, data: str) -> tuple[Costs, str]:
+def measure_costs(ensemble: Ensemble, data: str) -> tuple[Costs, str]:
     """(costs, the device in words); medians over a few clips. UserError where no clip can be timed."""
     import torch
 
@@ -35,26 +40,26 @@ def measure(ensemble: Ensemble, data: str) -> tuple[Costs, str]:
     videos = find_videos(folder)
     if not videos:
         raise UserError(f"{folder}: no videos to time; give --milliseconds FILE.json")
-    chosen = [videos[round(i)] for i in np.linspace(0, len(videos) - 1, min(CLIPS, len(videos)))]
+    chosen = [videos[round(i)] for i in np.linspace(0, len(videos) - 1, min(_CLIPS, len(videos)))]
     print(f"timing {len(loaded.members)} members on {len(chosen)} clips", flush=True)
     try:
-        prepared = prepare_times(chosen, loaded.wanted())
-        forward = [forward_times(clip, loaded) for clip, _ in prepared]
+        prepared = _prepare_times(chosen, loaded.wanted())
+        forward = [_forward_times(clip, loaded) for clip, _ in prepared]
     finally:
         loaded.close()
     timed = [{**times, **more} for (_, times), more in zip(prepared, forward, strict=True)]
-    keys = {member.wanted.key: [] for member in loaded.members}
+    keys: dict[str, list[str]] = {member.wanted.key: [] for member in loaded.members}
     for member in loaded.members:
         keys[member.wanted.key].append(parse_member_name(member.name)[0])
     recipes = {member.name: parse_member_name(member.name)[0] for member in loaded.members}
-    members = {name: middle([times[recipe] for times in timed], recipe) for name, recipe in recipes.items()}
-    views = {tuple(dict.fromkeys(names)): middle([t[key] for t in timed], "views") for key, names in keys.items()}
-    costs = Costs(middle([times["decode"] for times in timed], "decoding"), views, members)
+    members = {name: _middle([times[recipe] for times in timed], recipe) for name, recipe in recipes.items()}
+    views = {tuple(dict.fromkeys(names)): _middle([t[key] for t in timed], "views") for key, names in keys.items()}
+    costs = Costs(_middle([times["decode"] for times in timed], "decoding"), views, members)
     on_gpu = torch.cuda.is_available()
     return costs, torch.cuda.get_device_name() if on_gpu else f"CPU, {loaded.threads} passes side by side"
 
 
-def prepare_times(videos: list[Path], wanted: list[ViewRequest]) -> list[tuple[VideoViews, dict[str, float]]]:
+def _prepare_times(videos: list[Path], wanted: list[ViewRequest]) -> list[tuple[VideoViews, dict[str, float]]]:
     """Each clip as the members see it, and milliseconds of decoding ("decode") and of each view (by its key).
 
     As many processes as prediction has work at once, so that each has the memory's and the caches' share that it
@@ -64,7 +69,7 @@ def prepare_times(videos: list[Path], wanted: list[ViewRequest]) -> list[tuple[V
     rounds = math.ceil(workers / len(videos)) + 1  # the first of each process warms up
     tasks = [(path, wanted) for _ in range(rounds) for path in videos]
     found: dict[Path, list[tuple[VideoViews, dict[str, float]]]] = {path: [] for path in videos}
-    for (path, _), result in run_tasks(_timed, tasks, workers, 10 * SECONDS, GIB):
+    for (path, _), result in run_tasks(_timed, tasks, workers, 10 * DECODE_SECONDS, DECODE_GIB):
         if not isinstance(result, Failed):
             found[path].append(result)
     nothing = dict.fromkeys(("decode", *(item.key for item in wanted)), math.nan)
@@ -81,48 +86,46 @@ def _timed(task: tuple[Path, list[ViewRequest]]) -> tuple[VideoViews, dict[str, 
 
     path, wanted = task
     times = dict.fromkeys(("decode", *(item.key for item in wanted)), math.nan)
-    prepared = prepare(path, wanted)  # which warms up
+    prepared = prepare_video(path, wanted)  # which warms up
     try:
-        times["decode"] = fastest(read_frames, path, [item.plan for item in wanted], None)
+        times["decode"] = _fastest(read_frames, path, [item.plan for item in wanted], None)
         for item in wanted:
-            times[item.key] = max(0.0, fastest(prepare, path, [item]) - fastest(read_frames, path, [item.plan], None))
+            decoding = _fastest(read_frames, path, [item.plan], None)
+            times[item.key] = max(0.0, _fastest(prepare_video, path, [item]) - decoding)
     except VideoError:
         pass
     return prepared, times
 
 
-def forward_times(prepared: VideoViews, loaded: LoadedEnsemble) -> dict[str, float]:
+def _forward_times(prepared: VideoViews, loaded: LoadedEnsemble) -> dict[str, float]:
     """Milliseconds that a member of each recipe takes for one further video like this one; nan where it has no view.
 
     Members of a recipe are one model with other weights, so that they share one time.
     """
-    from liveness.frames.contract import stack, to_tensor
-
     times = {}
     for recipe, member in {parse_member_name(member.name)[0]: member for member in loaded.members}.items():
         views = prepared.views.get(member.wanted.key)
         if views is None:
             times[recipe] = math.nan
             continue
-        tensors = stack([to_tensor(view, member.wanted.view) for view in views])
-        times[recipe] = throughput(member, tensors, loaded)
+        times[recipe] = measure_pass(member, member.loaded().to_batch(views, member.wanted.view), loaded)
     return times
 
 
-def throughput(member: Member, views: Any, loaded: LoadedEnsemble) -> float:
-    """Milliseconds a video, of many with these views (float32, V x 3 x H x W) that go through prediction's lanes."""
-    count = max(1, loaded.lanes.ahead // 2)  # on a CPU a video for every lane, on a GPU several full batches
+def measure_pass(member: Member, views: "torch.Tensor", loaded: LoadedEnsemble) -> float:
+    """Milliseconds a video, of many with these views (float32, V x 3 x H x W) in prediction's batches."""
+    count = max(1, loaded.batches.capacity // 2)  # on a CPU a video for every thread, on a GPU several full batches
 
     def together() -> None:
-        futures = [loaded.lanes.submit([member.scorer], views)[0] for _ in range(count)]
+        futures = [loaded.batches.submit([member.loaded()], views)[0] for _ in range(count)]
         for future in futures:
-            loaded.lanes.result(future)
+            loaded.batches.result(future)
 
     together()  # warms up
-    return fastest(together) / count
+    return _fastest(together) / count
 
 
-def fastest(action: Any, *arguments: Any) -> float:
+def _fastest(action: Callable[..., object], *arguments: object) -> float:
     """Milliseconds of the fastest of a few runs: what else the machine does only ever adds."""
     found = []
     for _ in range(REPEATS):
@@ -132,9 +135,29 @@ def fastest(action: Any, *arguments: Any) -> float:
     return min(found)
 
 
-def middle(values: list[float], what: str) -> float:
+def _middle(values: list[float], what: str) -> float:
     """The median of those clips that have a time, to the microsecond."""
     there = [value for value in values if math.isfinite(value)]
     if not there:
         raise UserError(f"{what}: none of {len(values)} clips could be timed; give --milliseconds FILE.json")
     return round(float(np.median(there)), 3)
+
+
+def read_costs(path: Path, recipes: dict[str, str]) -> tuple[Costs, str]:
+    """The file of --milliseconds, or the ``costs`` of a search.json, checked."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values = values.get("costs", values)
+        costs = Costs(
+            float(values["decode"]),
+            {tuple(key.split()): float(value) for key, value in values.get("views", {}).items()},
+            {name: float(values["members"][name]) for name in recipes},
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f'{path}: expected {{"decode": 40, "views": {{...}}, "members": {{"RECIPE_fold0": 80, ...}}}} with every '
+            f"member of the ensemble ({type(error).__name__}: {error})"
+        ) from error
+    if not all(math.isfinite(ms) and ms >= 0 for ms in (costs.decode, *costs.views.values(), *costs.members.values())):
+        raise UserError(f"{path}: milliseconds that are no number from 0 up")
+    return costs, str(values.get("device", "given"))

@@ -1,376 +1,207 @@
-"""Which members are worth their time? Subsets and cascades of an ensemble, their error and their cost.
+"""Which members of an ensemble are worth their time? What ``liveness.search`` does, from the tables to search.json.
 
-Pure functions on arrays. Scores are calibrated probabilities of live, one column per member, nan
-where a member has none; costs are milliseconds per video. docs/ensembles.md says what can be
-judged from out-of-fold scores and what cannot.
+    found = search_ensemble(in_set("demo"), None, 0.005)
+
+Reads runs/<set>/<ensemble>/{oof_video.csv,report.json} and the members' runs; writes runs/<set>/<ensemble>/search.json.
 """
 
-import warnings
-from dataclasses import dataclass
-from itertools import combinations
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from liveness.evaluation import intervals, metrics
-from liveness.evaluation.combine import blend
+from liveness.base.config import Ensemble, EnsembleMember
+from liveness.base.errors import UserError
+from liveness.base.files import workspace, write_json
+from liveness.base.tables import read_table
+from liveness.evaluation import calibration, intervals, metrics
+from liveness.laboratory.candidates import (
+    Candidate,
+    Costs,
+    ScoredVideos,
+    deal_into_parts,
+    judge_candidates,
+    judge_own_pick,
+    list_member_subsets,
+    list_recipe_subsets,
+)
+from liveness.laboratory.cascades import choose_cascade, judge_cascades
+from liveness.laboratory.cost import measure_costs, read_costs
+from liveness.members.names import member_name, run_folder
+from liveness.members.trained import read_run
 
-EXHAUSTIVE = 10  # up to so many units every subset is tried (2^10); with more, a greedy path down and up
-DETAILED = 64  # rows that get intervals and a comparison
-PARTS = 5  # that videos of no fold are dealt into, by group
-GRID = 24  # thresholds tried on either side of a cascade
-BUDGETS = (0.1, 0.25, 0.5)  # largest shares of escalated videos that cascades are fitted for
-NO_WORSE = "no worse than all"
-SAME = "cannot be told apart"
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Milliseconds per video. Decoding is paid once, a view once for all recipes that share it."""
-
-    decode: float
-    views: dict[tuple[str, ...], float]  # recipes that share a view -> cutting it (face detection included)
-    members: dict[str, float]  # member -> its forward pass
-
-    def shared(self, recipes: set[str]) -> float:
-        """Decoding and the views that these recipes need."""
-        return self.decode + sum(value for sharing, value in self.views.items() if recipes & set(sharing))
-
-    def of(self, members: list[str], recipes: dict[str, str]) -> float:
-        """All of a system of these members; ``recipes``: member -> recipe."""
-        return self.shared({recipes[name] for name in members}) + self.forward(members)
-
-    def forward(self, members: list[str]) -> float:
-        return sum(self.members[name] for name in members)
+_LEAST = 4  # videos of each class that a comparison needs
 
 
-@dataclass(frozen=True)
-class Judged:
-    """The videos that all candidates are compared on: each is scored by every recipe (or member)."""
+def search_ensemble(ensemble: Ensemble, milliseconds: Path | None, tolerance: float) -> dict:
+    """All figures of search.json, which is written.
 
-    labels: np.ndarray  # 1 live, 0 attack
-    groups: np.ndarray  # a person or source per video
-    parts: np.ndarray  # its fold: what is chosen on some parts is judged on another
-    scores: pd.DataFrame  # a column per member
-    weights: dict[str, float]  # member -> its weight in the ensemble
-
-    def blend(self, columns: list[str]) -> np.ndarray:
-        """The score of a system of these members, as the ensemble would blend it."""
-        return blend(self.scores[columns], {name: self.weights[name] for name in columns}).to_numpy()
-
-    @property
-    def clusters(self) -> np.ndarray | None:
-        """The groups, where they hold several videos; None where every video stands alone."""
-        return self.groups if len(set(self.groups)) < len(self.groups) else None
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A system that could be used instead of the whole ensemble."""
-
-    members: tuple[str, ...]  # what runs at prediction: decides the cost
-    columns: tuple[str, ...]  # whose scores judge it: its members and, out of fold, the other folds of their recipes
-    folds: str  # all | one: of each recipe; "" where members themselves are judged
-    milliseconds: float
-    size: int  # recipes in it, or members where these are judged
-
-
-def family_candidates(judged: Judged, recipes: dict[str, str], costs: Costs) -> list[Candidate]:
-    """Subsets of recipes, each with all its folds and with one fold of each recipe (the heaviest, then the first).
-
-    Both have the same out-of-fold score: a video was held out by one member of a recipe, whichever
-    and however many of them are used later.
+    milliseconds: a file of costs, or None to measure them here; tolerance: by how much a proposed cascade's EER
+    may be higher, as a share. UserError where the evaluation is missing or is of other scores, or videos are too few.
     """
-    names = list(dict.fromkeys(recipes.values()))
-    folds = {recipe: tuple(name for name, its in recipes.items() if its == recipe) for recipe in names}
-    lone = {recipe: max(members, key=lambda name: judged.weights[name]) for recipe, members in folds.items()}
-
-    def error(chosen: tuple[str, ...]) -> float:
-        return error_of(judged, [name for recipe in chosen for name in folds[recipe]])
-
-    found = []
-    for chosen in tried_subsets(names, error):
-        columns = tuple(name for recipe in chosen for name in folds[recipe])
-        systems = {columns: "all"}
-        systems.setdefault(tuple(lone[recipe] for recipe in chosen), "one")
-        size = len(chosen)
-        found += [Candidate(who, columns, how, costs.of(list(who), recipes), size) for who, how in systems.items()]
+    data = ensemble.data
+    recipes = {member_name(member.recipe, member.fold): member.recipe for member in ensemble.members}
+    table, about = _read_scores(data, ensemble), _read_evaluation(data, ensemble.name)
+    ensemble.calibration = about.pop("calibration") or ensemble.calibration
+    table = _calibrate_scores(table, ensemble)
+    home, left_out = _select_out_of_fold(table, ensemble, recipes)
+    held = _select_holdout(table, ensemble)
+    costs, device = read_costs(milliseconds, recipes) if milliseconds else measure_costs(ensemble, data)
+    found = {
+        "version": 1,
+        "ensemble": ensemble.name,
+        "data": data,
+        **about,
+        "costs": {
+            "device": device,
+            "decode": costs.decode,
+            "views": {" ".join(sharing): value for sharing, value in costs.views.items()},
+            "members": costs.members,
+        },
+        "members": _judge_members(table, ensemble, costs),
+        **_search_videos(home, list_recipe_subsets(home, recipes, costs), list(recipes), costs, tolerance),
+        "left_out": left_out,
+        "holdout": None,
+    }
+    if held is not None:
+        subsets = list_member_subsets(held, recipes, costs)
+        found["holdout"] = _search_videos(held, subsets, list(recipes), costs, tolerance)
+    write_json(search_path(ensemble), found, indent=1)
     return found
 
 
-def member_candidates(judged: Judged, recipes: dict[str, str], costs: Costs) -> list[Candidate]:
-    """Subsets of members, for videos that every member has a score for."""
-    tried = tried_subsets(list(recipes), lambda chosen: error_of(judged, list(chosen)))
-    return [Candidate(chosen, chosen, "", costs.of(list(chosen), recipes), len(chosen)) for chosen in tried]
+def search_path(ensemble: Ensemble) -> Path:
+    """runs/<set>/<ensemble>/search.json"""
+    return workspace() / "runs" / ensemble.data / ensemble.name / "search.json"
 
 
-def tried_subsets(names: list[str], error) -> list[tuple[str, ...]]:
-    """Every subset of up to ``EXHAUSTIVE`` names, the whole last; of more names those on two greedy paths.
-
-    error: a function of a subset. The paths add the name that helps most, and leave out the one that
-    is missed least.
-    """
-    if len(names) <= EXHAUSTIVE:
-        return [chosen for size in range(1, len(names) + 1) for chosen in combinations(names, size)]
-    found = {(name,): None for name in names}
-    path: tuple[str, ...] = ()
-    while len(path) < len(names) - 1:
-        path = min((_ordered(names, {*path, name}) for name in names if name not in path), key=error)
-        found[path] = None
-    path = tuple(names)
-    while len(path) > 1:
-        path = min((_ordered(names, set(path) - {name}) for name in path), key=error)
-        found[path] = None
-    return [*found, tuple(names)]
-
-
-def _ordered(names: list[str], chosen: set[str]) -> tuple[str, ...]:
-    return tuple(name for name in names if name in chosen)
+def _read_scores(data: str, ensemble: Ensemble) -> pd.DataFrame:
+    """oof_video.csv: label and fold as numbers, a column of raw scores per member, nan for none."""
+    path = workspace() / "runs" / data / ensemble.name / "oof_video.csv"
+    again = f"run: python -m liveness.evaluate {ensemble.name} --data {data}"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {again}")
+    names = [member_name(member.recipe, member.fold) for member in ensemble.members]
+    table = read_table(path, ["filename", "label", "group", "fold"])
+    missing = [name for name in names if name not in table.columns]
+    if missing:
+        raise UserError(f"{path}: no column {missing[0]}; the ensemble changed since; {again}")
+    numbers = {column: pd.to_numeric(table[column], errors="coerce") for column in ("label", "fold", *names)}
+    table = table.assign(**numbers)
+    if not table["label"].isin((0, 1)).all() or table["fold"].isna().any():
+        raise UserError(f"{path}: labels other than 0 and 1, or a fold that is no number; {again}")
+    table = table.astype({"label": int, "fold": int})
+    for member, name in zip(ensemble.members, names, strict=True):
+        if not _are_same_scores(table, data, member):
+            raise UserError(f"{path}: {name} has other scores in its oof.csv, it was trained again since; {again}")
+    return table
 
 
-def deal(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """A part for each video (up to 5), groups whole, the classes as even as they go."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    # No more parts than the larger class has videos: scikit-learn refuses those.
-    count = min(PARTS, len(set(groups)), int(np.bincount(labels, minlength=2).max()))
-    parts = np.zeros(len(labels), dtype=int)
-    if count < 2:
-        return parts
-    codes = intervals.group_codes(groups)
-    with warnings.catch_warnings():  # scikit-learn warns of classes with fewer videos than parts
-        warnings.simplefilter("ignore", UserWarning)
-        split = StratifiedGroupKFold(count, shuffle=True, random_state=intervals.SEED).split(labels, labels, codes)
-        for part, (_, rows) in enumerate(split):
-            parts[rows] = part
-    return parts
+def _are_same_scores(table: pd.DataFrame, data: str, member: EnsembleMember) -> bool:
+    """Whether a member's column is still what its run says, by the scores themselves; true without a run."""
+    if not (run_folder(data, member.recipe, member.fold) / "oof.csv").is_file():
+        return True
+    trained = read_run(data, member)
+    theirs = trained.video_scores().videos.set_index("filename")["score"]
+    ours = table.set_index("filename")[trained.name]
+    return bool(
+        np.allclose(ours, theirs.reindex(ours.index), rtol=0, atol=1e-9, equal_nan=True)
+        and set(theirs.index) <= set(ours.index)
+    )
 
 
-def error_of(judged: Judged, columns: list[str]) -> float:
-    return metrics.eer(judged.labels, judged.blend(columns)).value
+def _read_evaluation(data: str, name: str) -> dict:
+    """What the evaluation has noted of its scores: state of the data, members' weights, how they are calibrated."""
+    path = workspace() / "runs" / data / name / "report.json"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        how = str((report.get("calibration") or {}).get("how", ""))
+        return {"calibration": how} | {key: report[key] for key in ("data_hash", "weights_sha256")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        again = f"python -m liveness.evaluate {name} --data {data}"
+        raise UserError(
+            f"{path}: does not say what its scores are of ({type(error).__name__}); run: {again}"
+        ) from error
 
 
-def on_front(costs: list[float], errors: list[float]) -> list[bool]:
-    """Whether nothing is at once as cheap and as good: each member of the front buys less error for more cost.
-
-    Of several with the same cost and error the first counts.
-    """
-    order = sorted(range(len(costs)), key=lambda i: (costs[i], errors[i], i))
-    best, front = np.inf, [False] * len(costs)
-    for i in order:
-        if errors[i] < best:
-            best, front[i] = errors[i], True
-    return front
+def _calibrate_scores(table: pd.DataFrame, ensemble: Ensemble) -> pd.DataFrame:
+    """The table with every member's scores on the common scale, as the evaluation blends them."""
+    folds = {member_name(member.recipe, member.fold): member.fold for member in ensemble.members}
+    fits = calibration.calibrate_members(ensemble.calibration, table[list(folds)], table, folds)
+    return table.assign(**{name: fit.scores for name, fit in fits.items()})
 
 
-def judge(judged: Judged, candidates: list[Candidate], full: list[str]) -> list[dict]:
-    """A row per candidate (the most telling ``DETAILED``, where there are more), cheapest first.
-
-    ``pareto`` refers to candidates of the same ``folds``, since two that differ in nothing else have
-    the same score. ``against_full``: the paired test of the EER against all members.
-    """
-    ours = judged.blend(full)
-    scores = {candidate.columns: judged.blend(list(candidate.columns)) for candidate in candidates}
-    errors = [metrics.eer(judged.labels, scores[candidate.columns]).value for candidate in candidates]
-    front = _fronts(candidates, errors)
-    compared: dict[tuple[str, ...], dict] = {}
-    rows = []
-    for i in _telling(candidates, errors, front):
-        candidate = candidates[i]
-        if candidate.columns not in compared:
-            compared[candidate.columns] = _compared(judged, scores[candidate.columns], ours)
-        row = {"members": list(candidate.members), "folds": candidate.folds, "size": candidate.size}
-        row["milliseconds"] = candidate.milliseconds
-        rows.append({**row, "eer": errors[i], "pareto": front[i], **compared[candidate.columns]})
-    return rows
-
-
-def _fronts(candidates: list[Candidate], errors: list[float]) -> list[bool]:
-    front = [False] * len(candidates)
-    for folds in {candidate.folds for candidate in candidates}:
-        rows = [i for i, candidate in enumerate(candidates) if candidate.folds == folds]
-        found = on_front([candidates[i].milliseconds for i in rows], [errors[i] for i in rows])
-        for i, on in zip(rows, found, strict=True):
-            front[i] = on
-    return front
-
-
-def _telling(candidates: list[Candidate], errors: list[float], front: list[bool]) -> list[int]:
-    """The rows to show, cheapest first: the fronts, single and nearly whole systems, then the best."""
-    most = max(candidate.size for candidate in candidates)
-
-    def place(i: int) -> tuple:
-        return not front[i], candidates[i].size not in (1, most - 1, most), errors[i], candidates[i].milliseconds, i
-
-    order = sorted(range(len(candidates)), key=place)
-    return sorted(order[:DETAILED], key=lambda i: (candidates[i].milliseconds, errors[i], i))
-
-
-def _compared(judged: Judged, scores: np.ndarray, ours: np.ndarray) -> dict:
-    """The interval of a system's EER, and how it stands against the whole ensemble."""
-    found = intervals.compare_eer(judged.labels, ours, scores, judged.clusters)
-    limits = intervals.bootstrap(judged.labels, scores, judged.clusters)["eer"]
-    return {
-        "interval": limits.as_list(),
-        "against_full": found.verdict,
-        "difference": found.difference,
-        "difference_interval": found.interval.as_list(),
-        "videos_to_tell": found.videos_to_tell,
-    }
-
-
-def best(candidates: list[Candidate], scores: list[np.ndarray], labels: np.ndarray) -> int:
-    """The candidate of the lowest EER; of equal ones the cheapest, then the first."""
-    errors = [metrics.eer(labels, values).value for values in scores]
-    errors = [error if np.isfinite(error) else 1.0 for error in errors]
-    return min(range(len(candidates)), key=lambda i: (errors[i], candidates[i].milliseconds, i))
-
-
-def own_pick(judged: Judged, candidates: list[Candidate], full: list[str]) -> dict:
-    """What the search would choose by the lowest EER, and what choosing so is worth.
-
-    ``eer`` is of the choice on the videos that it was chosen on, and flatters. ``nested_eer``: for
-    each part the choice is made on the other parts and scores this one. nan with one part only.
-    """
-    scores = [judged.blend(list(candidate.columns)) for candidate in candidates]
-    chosen = best(candidates, scores, judged.labels)
-    pick = candidates[chosen]
-    found = {
-        "members": list(pick.members),
-        "folds": pick.folds,
-        "milliseconds": pick.milliseconds,
-        "eer": metrics.eer(judged.labels, scores[chosen]).value,
-        "nested_eer": float("nan"),
-        "interval": [float("nan")] * 2,
-        "by_part": [],
-    }
-    parts = sorted(set(judged.parts.tolist()))
-    if len(parts) < 2:
-        return found
-    nested = np.empty(judged.labels.size)
-    for part in parts:
-        here = judged.parts == part
-        index = best(candidates, [values[~here] for values in scores], judged.labels[~here])
-        nested[here] = scores[index][here]
-        found["by_part"].append({"part": int(part), "members": list(candidates[index].members)})
-    compared = _compared(judged, nested, judged.blend(full))
-    return {**found, "nested_eer": metrics.eer(judged.labels, nested).value, **compared}
-
-
-# Cascades: a few members first, the others only for videos that these leave open.
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """A first score at or below ``low``, or at or above ``high``, is final."""
-
-    low: float
-    high: float
-
-
-def cascade(first: np.ndarray, full: np.ndarray, between: Thresholds) -> tuple[np.ndarray, np.ndarray]:
-    """(scores, escalated): the first stage's score where it is final, else that of all members.
-
-    A video without a first score is escalated.
-    """
-    final = (first <= between.low) | (first >= between.high)
-    return np.where(final, first, full), ~final
-
-
-def fit_cascades(first: np.ndarray, full: np.ndarray, labels: np.ndarray) -> dict[str, Thresholds]:
-    """Thresholds for every rule, learned from videos with both scores.
-
-    All pairs of a grid with low <= t <= high are tried, t being the threshold of the whole
-    ensemble's EER, and errors are counted at t: that is what decides in use.
-    ``no worse than all``: fewest escalated with no more error than the whole ensemble's.
-    ``at most 25 % escalated``: least error within that share (as far as the grid goes), then the
-    widest gap that it allows. A class absent: everything is escalated.
-    """
-    whole = metrics.eer(labels, full)
-    names = [NO_WORSE, *(budget_name(budget) for budget in BUDGETS)]
-    if not np.isfinite(whole.value):
-        return dict.fromkeys(names, Thresholds(0.0, 1.0))
-    live = labels.astype(bool)
-    cost = np.where(live, 0.5 / live.sum(), 0.5 / (~live).sum())  # of an error: half a share of its class
-    early, late = cost * ((first >= whole.threshold) != live), cost * ((full >= whole.threshold) != live)
-    tried = []
-    for low in _grid(first[first < whole.threshold], 0.0, whole.threshold):
-        for high in _grid(first[first >= whole.threshold], 1.0, whole.threshold):
-            _, escalated = cascade(first, full, Thresholds(low, high))
-            error = round(float(np.where(escalated, late, early).sum()), 12)
-            tried.append((float(escalated.mean()), error, low, high))
-    # A first score of exactly 0 or 1 is always final, so that even all escalated can be worse than the whole.
-    allowed = [row for row in tried if row[1] <= round(whole.value, 12)] or [(1.0, whole.value, 0.0, 1.0)]
-    # Of equals the one that is further from deciding: a smaller low, a larger high.
-    chosen = {NO_WORSE: min(allowed, key=lambda row: (row[0], row[1], row[2] - row[3]))}
-    for budget in BUDGETS:
-        least = max(budget, min(row[0] for row in tried))
-        within = [row for row in tried if row[0] <= least]
-        chosen[budget_name(budget)] = min(within, key=lambda row: (row[1], -row[0], row[2] - row[3]))
-    return {name: Thresholds(row[2], row[3]) for name, row in chosen.items()}
-
-
-def budget_name(budget: float) -> str:
-    return f"at most {100 * budget:.0f} % escalated"
-
-
-def _grid(scores: np.ndarray, end: float, threshold: float) -> list[float]:
-    """``end`` (nothing is decided on this side), the threshold (all is), and points midway between scores.
-
-    Rounded outwards, as they are printed: what is judged is what is used, and none passes the threshold.
-    """
-    distinct = np.unique(scores)
-    middles = (distinct[1:] + distinct[:-1]) / 2
-    if middles.size > GRID:
-        middles = middles[np.linspace(0, middles.size - 1, GRID).round().astype(int)]
-    outwards = np.floor if end < threshold else np.ceil
-    points = outwards(np.append(middles, threshold) * 1e4) / 1e4
-    return sorted({end, *np.clip(points, 0, 1).tolist()})
-
-
-def judge_cascades(judged: Judged, first: Candidate, whole: Candidate, costs: Costs) -> list[dict]:
-    """A row per rule for cascades that start with ``first``; figures by nested cross-fitting.
-
-    For each part the thresholds are learned on the others; ``low`` and ``high`` in the row are
-    those learned on all videos, to be used. Milliseconds per video: decoding and all views (they
-    are cut before the first score is known), the first members, and for the escalated share the
-    others. Fewer than two parts: no rows.
-    """
-    parts = sorted(set(judged.parts.tolist()))
-    if len(parts) < 2:
-        return []
-    early, full = judged.blend(list(first.columns)), judged.blend(list(whole.columns))
-    found = fit_cascades(early, full, judged.labels)
-    scores = {rule: np.empty(early.size) for rule in found}
-    escalated = {rule: np.empty(early.size, dtype=bool) for rule in found}
-    for part in parts:
-        here = judged.parts == part
-        for rule, between in fit_cascades(early[~here], full[~here], judged.labels[~here]).items():
-            scores[rule][here], escalated[rule][here] = cascade(early[here], full[here], between)
-    rest = costs.forward([name for name in whole.members if name not in first.members])
-    rows = []
-    for rule, between in found.items():
-        share = float(escalated[rule].mean())
-        compared = _compared(judged, scores[rule], full)
-        row = {"first": list(first.members), "rule": rule, "low": between.low, "high": between.high}
-        row |= {"milliseconds": whole.milliseconds - rest * (1 - share), "escalated": share}
-        row["escalated_interval"] = list(intervals.clopper_pearson(int(escalated[rule].sum()), early.size))
-        rows.append({**row, "eer": metrics.eer(judged.labels, scores[rule]).value, **compared})
-    return rows
-
-
-def chosen_cascade(rows: list[dict], milliseconds: float, tolerance: float) -> dict | None:
-    """The cheapest cascade that is not told to be worse and whose EER rises by at most ``tolerance``.
-
-    None where no such cascade takes less than ``milliseconds``, what all members take. One that
-    escalates nothing is no cascade: then the first members alone do, as the subsets say.
-    """
-    fit = [
-        row
-        for row in rows
-        if row["escalated"] > 0
-        and row["milliseconds"] < milliseconds
-        and row["against_full"] != "worse"
-        and row["difference"] <= tolerance
+def _select_out_of_fold(
+    table: pd.DataFrame, ensemble: Ensemble, recipes: dict[str, str]
+) -> tuple[ScoredVideos, dict[str, int]]:
+    """The videos that a member of every recipe held out and scored, and how many are left out and why."""
+    home = (table["fold"] >= 0).to_numpy()
+    by_recipe = [
+        table[[name for name, its in recipes.items() if its == recipe]].notna().any(axis=1)
+        for recipe in dict.fromkeys(recipes.values())
     ]
-    return min(fit, key=lambda row: (row["milliseconds"], row["eer"])) if fit else None
+    some, every = np.any(by_recipe, axis=0), np.all(by_recipe, axis=0)
+    videos = _take_rows(table[home & every], ensemble, table["fold"][home & every].to_numpy(int))
+    if min(np.bincount(videos.labels, minlength=2)) < _LEAST:
+        raise UserError(
+            f"{ensemble.name}: {int((home & every).sum())} videos have an out-of-fold score of every recipe; "
+            f"expected at least {_LEAST} live and {_LEAST} attack ones, so that recipes can be compared on them"
+        )
+    return videos, {"no_score": int((home & ~some).sum()), "not_of_every_recipe": int((home & some & ~every).sum())}
+
+
+def _select_holdout(table: pd.DataFrame, ensemble: Ensemble) -> ScoredVideos | None:
+    """The videos that no member was trained on (fold -1) and all scored; None without enough of them."""
+    names = [member_name(member.recipe, member.fold) for member in ensemble.members]
+    rows = table[(table["fold"] < 0) & table[names].notna().all(axis=1)]
+    if min(np.bincount(rows["label"].to_numpy(int), minlength=2)) < _LEAST:
+        return None
+    return _take_rows(rows, ensemble, deal_into_parts(rows["label"].to_numpy(int), rows["group"].to_numpy()))
+
+
+def _take_rows(rows: pd.DataFrame, ensemble: Ensemble, parts: np.ndarray) -> ScoredVideos:
+    weights = {member_name(member.recipe, member.fold): member.weight for member in ensemble.members}
+    scores = rows[list(weights)].reset_index(drop=True)
+    return ScoredVideos(rows["label"].to_numpy(int), rows["group"].to_numpy(), parts, scores, weights)
+
+
+def _search_videos(
+    videos: ScoredVideos, candidates: list[Candidate], names: list[str], costs: Costs, tolerance: float
+) -> dict:
+    """Subsets, the search's own pick, cascades: everything that one kind of videos can tell."""
+    whole = next(candidate for candidate in candidates if candidate.members == tuple(names))
+    # One fold of a recipe has the same score as all of them: to choose between the two is not to choose by error.
+    rivals = [candidate for candidate in candidates if candidate.folds != "one"]
+    firsts: dict[tuple, Candidate] = {}
+    for candidate in sorted(candidates, key=lambda candidate: candidate.milliseconds):
+        if candidate.size == 1 and candidate.columns != whole.columns:
+            firsts.setdefault(candidate.columns, candidate)
+    cascades = [row for first in firsts.values() for row in judge_cascades(videos, first, whole, costs)]
+    cascades.sort(key=lambda row: (row["milliseconds"], row["eer"]))
+    rows = judge_candidates(videos, candidates, names)
+    alike = [row for row in rows if row["folds"] != "one" and row["against_full"] != "worse"]
+    return {
+        "videos": len(videos.labels),
+        "groups": len(set(videos.groups)),
+        "tried": len(candidates),
+        "subsets": rows,
+        "cheapest_alike": min(alike, key=lambda row: (row["milliseconds"], row["eer"]))["members"],
+        "pick": judge_own_pick(videos, rivals, names),
+        "cascades": cascades,
+        "cascade": choose_cascade(cascades, whole.milliseconds, tolerance),
+    }
+
+
+def _judge_members(table: pd.DataFrame, ensemble: Ensemble, costs: Costs) -> list[dict]:
+    """Each member on its own held-out fold; folds differ, so these figures do not rank members of one recipe."""
+    rows = []
+    for member in ensemble.members:
+        name = member_name(member.recipe, member.fold)
+        mine = table[(table["fold"] == member.fold) & table[name].notna()]
+        videos = _take_rows(mine, ensemble, mine["fold"].to_numpy(int))
+        scores = videos.scores[name].to_numpy()
+        limits = intervals.bootstrap(videos.labels, scores, videos.clusters)["eer"].as_list()
+        row = {"name": name, "recipe": member.recipe, "fold": member.fold, "milliseconds": costs.members[name]}
+        rows.append({**row, "videos": len(mine), "eer": metrics.eer(videos.labels, scores).value, "interval": limits})
+    return rows

@@ -1,134 +1,324 @@
-"""What a stress does to the error: clean against stressed scores of the same videos.
+"""How much worse does an ensemble get on videos that are not like those at home? What ``liveness.shift`` does.
 
-Tables are indexed by file name with the columns label (1 = live), group and score (nan: none). A
-video without a score counts as prediction counts it: with NO_SCORE in the EER and the AUC, and as not
-accepted (abstained) in APCER and BPCER.
+    systems, members = choose_systems("demo", "mine")
+    for summary in measure_shift(systems, members, StressPlan("mine", list_stresses(["jpeg"], [2]))): ...
+
+Held-out videos are stressed in worker processes (stressed.py) and scored on the road of prediction, each by members
+that did not train on it. Reads data/<set>/{folds.csv,videos/}, runs/<set>/<member>/{oof.csv,config.json} and
+weights/<set>/; writes runs/<set>/<system>/{shift.json,shift.csv}.
 """
 
-import numpy as np
+import hashlib
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import pandas as pd
 
-from liveness.evaluation import intervals, metrics
-from liveness.evaluation.intervals import FEW_GROUPS, Interval
+from liveness.base.compose import load_ensemble
+from liveness.base.config import Ensemble, EnsembleMember
+from liveness.base.errors import UserError
+from liveness.base.files import workspace, write_json, write_text
+from liveness.base.tables import table_text
+from liveness.evaluation.combine import HOLDOUT, blend
+from liveness.laboratory import shift_figures
+from liveness.members.ensembles import in_set
+from liveness.members.names import member_name, operating_path, parse_recipe_fold, weights_path
+from liveness.members.trained import Trained, read_members
+from liveness.members.weights import digests_of
+from liveness.prediction.operating import Operating, read_operating
+from liveness.sets.fold_table import read_folds
+from liveness.simulation.stress import CLEAN, Stress
 
-NO_SCORE = 0.5  # as in a submission
-REPLICATES = 1000
+if TYPE_CHECKING:
+    pass
 
+_SECONDS, _GIB = 900.0, 4.0  # what one video may take under all stresses; see frames/workers.py
 
-def filled(table: pd.DataFrame) -> np.ndarray:
-    """The scores, NO_SCORE where there is none."""
-    return table["score"].fillna(NO_SCORE).to_numpy(dtype=np.float64)
-
-
-def groups_of(table: pd.DataFrame) -> np.ndarray | None:
-    """The groups to draw by, or None (draw by video) where they are too few for that."""
-    return table["group"].to_numpy() if table["group"].nunique() >= FEW_GROUPS else None
-
-
-def threshold_of(clean: pd.DataFrame) -> float:
-    """The equal-error threshold of the clean videos; nan where a class is absent."""
-    return metrics.eer(clean["label"], filled(clean)).threshold
-
-
-def presented(clean: pd.DataFrame, stressed: pd.DataFrame) -> pd.DataFrame:
-    """What is judged under a stress: ``stressed``, or for a simulated attack (label 0 throughout) the clean
-    live videos with it, the attacks' file names marked so that the index stays unique."""
-    if not len(stressed) or stressed["label"].any():
-        return stressed
-    return pd.concat([clean[clean["label"] == 1], stressed.rename(index=lambda name: f"attack: {name}")])
+Scores = dict[str, dict[Stress, dict[str, float]]]  # member -> stress -> file name -> score, nan without one
 
 
-def judge(clean: pd.DataFrame, stressed: pd.DataFrame, threshold: float) -> dict:
-    """The figures of one stress: EER with interval, AUC, APCER and BPCER at ``threshold``, and the change.
+@dataclass(frozen=True)
+class StressPlan:
+    """What befalls which videos. ``videos``: a seeded sample of so many, 0 for all; ``workers``: 0 = by the cores."""
 
-    ``stressed`` has the videos of ``clean`` with their labels, or, for a simulated attack, the live ones
-    with label 0: then these are the attacks against the clean live videos.
+    data: str
+    stresses: list[Stress]
+    seed: int = 1
+    videos: int = 0
+    workers: int = 0
+
+
+@dataclass
+class System:
+    """What is judged: some members and how they are weighed.
+
+    ``shipped``: a whole ensemble, whose ``operating`` point calibrates its members as at prediction.
+    Of others the scores are taken as they are.
     """
-    table = presented(clean, stressed)
-    change = _change(clean.loc[stressed.index], stressed) if table is stressed else _attack_change(clean, stressed)
-    return {**_figures(table, threshold), **change}
+
+    name: str
+    weights: dict[str, float]  # member name -> weight
+    shipped: bool = False
+    operating: Operating | None = None
 
 
-def _figures(table: pd.DataFrame, threshold: float) -> dict:
-    labels, scores, groups = table["label"].to_numpy(), filled(table), groups_of(table)
-    interval = intervals.bootstrap(labels, scores, groups, replicates=REPLICATES)["eer"]
-    accepted = (table["score"] >= threshold).to_numpy()  # no score is never accepted
-    return {
-        "eer": metrics.eer(labels, scores).value,
-        "interval": interval.as_list(),
-        "interval_method": interval.method,
-        "auc": metrics.auc(labels, scores),
-        "apcer": _share(accepted[labels == 0]),
-        "bpcer": _share(~accepted[labels == 1]),
-        "videos": len(table),
-        "no_score": int(table["score"].isna().sum()),
-    }
+def choose_systems(
+    name: str | None, data: str | None, wanted: list[str] | None = None, each: bool = False, against: str | None = None
+) -> tuple[list[System], list[EnsembleMember]]:
+    """What is judged, and every member that this needs, once.
+
+    name: of an ensemble, or None for the members ``wanted`` (RECIPE:FOLD) alone; each: every recipe is a system of its
+    own; against: the ensemble that is the second system. A UserError for what is no such name.
+    """
+    ensemble = in_set(name, data or "") if name else Ensemble(data=data or "")
+    members = ensemble.members
+    if wanted:
+        known = {(member.recipe, member.fold): member for member in members}
+        read = [EnsembleMember(*parse_recipe_fold(text)) for text in dict.fromkeys(wanted)]
+        members = [known.get((member.recipe, member.fold), member) for member in read]
+    if each:
+        recipes = dict.fromkeys(member.recipe for member in members)
+        return [_make_system(r, [m for m in members if m.recipe == r]) for r in recipes], members
+    title = name or "members"
+    systems = [_make_system(f"{title}-subset" if wanted else title, members, shipped=not wanted)]
+    if against:
+        others = in_set(against, ensemble.data).members
+        systems.append(_make_system(against, others, shipped=True))
+        members = list({(m.recipe, m.fold): m for m in [*members, *others]}.values())
+    return systems, members
 
 
-def _share(errors: np.ndarray) -> float:
-    return float(errors.mean()) if errors.size else float("nan")
+def _make_system(name: str, members: list[EnsembleMember], shipped: bool = False) -> System:
+    return System(name, {member_name(member.recipe, member.fold): member.weight for member in members}, shipped)
 
 
-def _change(clean: pd.DataFrame, stressed: pd.DataFrame) -> dict:
-    found = intervals.compare_eer(
-        stressed["label"].to_numpy(), filled(clean), filled(stressed), groups_of(stressed), replicates=REPLICATES
+def measure_shift(
+    systems: list[System], members: list[EnsembleMember], plan: StressPlan, compared: bool = False
+) -> Iterator[dict]:
+    """Stress and score the held-out videos of ``members`` in one pass, then judge and write each system.
+
+    Yields what shift.json holds, system by system; with ``compared`` of the first system only, against the second.
+    """
+    folds = read_home_folds(plan.data)
+    trained = read_members(plan.data, members)
+    _require_same_folds(plan.data, trained, folds)
+    for system in systems:
+        if system.shipped:
+            system.operating = _read_calibration(system, trained, plan.data)
+    videos = _sample_held_out(folds, trained, plan)
+    print(
+        f"{len(videos)} held-out videos of {plan.data}, {len(plan.stresses)} stresses, {len(trained)} members "
+        f"in {len(systems)} system{'s' if len(systems) > 1 else ''}",
+        flush=True,
     )
-    return _as_dict(found.difference, found.interval, found.verdict)
+    scores = _score_stressed(members, trained, videos, plan)
+    _warn_where_apart(scores, trained)
+    about: dict[str, Any] = {"data": plan.data, "data_hash": trained[0].data_hash, "seed": plan.seed}
+    about["weights_sha256"] = _weights_digests(trained, plan.data)
+    for judged in [systems] if compared else [[one] for one in systems]:
+        yield _judge_system(about, judged, scores, videos, plan.stresses)
 
 
-def compare(first: pd.DataFrame, second: pd.DataFrame) -> dict:
-    """Two systems' scores of the same presentations: the EER of ``first``, that of ``second`` less it, the verdict
-    on ``second``."""
-    return {"eer": metrics.eer(first["label"], filled(first)).value, **_change(first, second)}
+def shift_path(data: str, system: str, kind: str) -> Path:
+    """runs/<set>/<system>/shift.<kind>: ``csv`` with a row per video and stress, ``json`` with the figures."""
+    return workspace() / "runs" / data / system / f"shift.{kind}"
 
 
-def _as_dict(difference: float, interval: Interval, verdict: str) -> dict:
-    return {"difference": difference, "difference_interval": interval.as_list(), "verdict": verdict}
+def _weights_digests(trained: list[Trained], data: str) -> dict[str, str]:
+    return digests_of({member.name: weights_path(data, member.recipe, member.fold) for member in trained})
 
 
-def _attack_change(clean: pd.DataFrame, attacks: pd.DataFrame) -> dict:
-    """The EER with the simulated attacks less the EER with the real ones, the live videos being the same.
+def _read_calibration(system: System, trained: list[Trained], data: str) -> Operating:
+    """How prediction calibrates a shipped ensemble; a warning where its file says that something is amiss."""
+    digests = _weights_digests([member for member in trained if member.name in system.weights], data)
+    operating = read_operating(
+        operating_path(data, system.name),
+        list(system.weights),
+        trained[0].data_hash,
+        weights=system.weights,
+        digests=digests,
+        expected=load_ensemble(system.name).calibration,
+    )
+    if operating.lost:
+        print(f"warning: {system.name}: {operating.lost}", file=sys.stderr, flush=True)
+    return operating
 
-    Bootstrap: a drawn live video brings its simulated attack with it; the real attacks are drawn too.
+
+def read_home_folds(data: str) -> pd.DataFrame:
+    """filename, label, group, fold of the videos that are in a fold; those of the holdout belong to the evaluation."""
+    folds = read_folds(workspace() / "data" / data)
+    return folds[folds["fold"] != HOLDOUT].reset_index(drop=True)[["filename", "label", "group", "fold"]]
+
+
+def _require_same_folds(data: str, trained: list[Trained], folds: pd.DataFrame) -> None:
+    """A UserError unless every member held out the videos of today's fold."""
+    for member in trained:
+        held_out = set(member.frames["filename"][member.frames["fold"] == member.fold])
+        if held_out != set(folds["filename"][folds["fold"] == member.fold]):
+            raise UserError(
+                f"{member.name}: its oof.csv and data/{data}/folds.csv have different videos in fold "
+                f"{member.fold}: the folds changed since training; train this member again"
+            )
+
+
+def _sample_held_out(folds: pd.DataFrame, trained: list[Trained], plan: StressPlan) -> pd.DataFrame:
+    """The videos that some member held out, or a seeded sample of them, by file name; both classes."""
+    covered = folds[folds["fold"].isin({member.fold for member in trained})]
+    order = [int(hashlib.sha256(f"{plan.seed}\n{name}".encode()).hexdigest()[:12], 16) for name in covered["filename"]]
+    videos = shift_figures.sample_videos(covered, plan.videos, order)
+    if videos["label"].nunique() < 2:
+        raise UserError(f"{len(videos)} held-out videos, all of one class; an error rate needs live and attack videos")
+    return videos.set_index("filename")
+
+
+def _score_stressed(
+    members: list[EnsembleMember], trained: list[Trained], videos: pd.DataFrame, plan: StressPlan
+) -> Scores:
+    """Every member's score of every video that it held out, clean and under each stress; one pass."""
+    from liveness.base.machine import cores
+    from liveness.frames.workers import run_tasks
+    from liveness.laboratory.stressed import StressTask, score_stressed, stress_video
+    from liveness.prediction.engine import load_members
+
+    loaded = load_members(Ensemble("shift laboratory", plan.data, members), plan.data)
+    fold_of = {member.name: member.fold for member in trained}
+    holders = {f: [m for m in loaded.members if fold_of[m.name] == f] for f in fold_of.values()}
+    folder = workspace() / "data" / plan.data / "videos"
+
+    def tasks() -> Iterator[StressTask]:
+        for name, video in videos.iterrows():
+            wanted = {member.wanted.key: member.wanted for member in holders[video["fold"]]}
+            mine = [s for s in plan.stresses if s.kind != "attack" or video["label"] == 1]
+            yield StressTask(folder / str(name), tuple(wanted.values()), (CLEAN, *mine), plan.seed)
+
+    scores: Scores = {member.name: {stress: {} for stress in (CLEAN, *plan.stresses)} for member in loaded.members}
+    results = run_tasks(stress_video, tasks(), plan.workers or max(1, cores() - 1), _SECONDS, _GIB)
+    results = _with_progress(results, len(videos))
+    for name, stress, found in score_stressed(results, lambda name: holders[videos.loc[name, "fold"]], loaded.batches):
+        for member, score in found.items():
+            scores[member][stress][name] = score
+    loaded.close()
+    return scores
+
+
+def _with_progress(results: Iterator, total: int) -> Iterator:
+    """A bar on a terminal, a line every half minute elsewhere."""
+    from tqdm import tqdm
+
+    if sys.stderr.isatty():
+        yield from tqdm(results, total=total, unit="video", desc="shift")
+        return
+    started = told = time.monotonic()
+    for done, result in enumerate(results, 1):
+        yield result
+        if time.monotonic() - told > 30 or done == total:
+            told = time.monotonic()
+            print(f"  {done}/{total} videos, {told - started:.0f} s", file=sys.stderr, flush=True)
+
+
+def _warn_where_apart(scores: Scores, trained: list[Trained]) -> None:
+    """Say so where clean scores are not those of oof.csv: another road than at training, or another machine."""
+    for member in trained:
+        here = scores[member.name][CLEAN]
+        told = member.video_scores().videos.set_index("filename")["score"]
+        apart = {name: abs(here[name] - told[name]) for name in here if here[name] == here[name]}
+        lost = [name for name in here if math.isnan(here[name]) != math.isnan(told[name])]
+        worst = max(apart, key=lambda name: apart[name] if apart[name] == apart[name] else -1.0, default=None)
+        suspects = lost or ([worst] if worst and apart[worst] > 1e-3 else [])
+        for name in suspects[:1]:
+            print(
+                f"warning: {member.name}: {name} scores {here[name]:.4f} here, {told[name]:.4f} in oof.csv; "
+                "was it trained on another machine, or its data changed?",
+                file=sys.stderr,
+            )
+
+
+def _judge_system(
+    about: dict[str, Any], judged: list[System], scores: Scores, videos: pd.DataFrame, stresses: list[Stress]
+) -> dict:
+    """Judge the first system (against the second, if there is one) and write its files; what shift.json holds.
+
+    about: what is the same for all of a run: data, data_hash, seed, weights_sha256.
     """
-    labels, scores, groups = clean["label"].to_numpy().astype(bool), filled(clean), groups_of(clean)
-    place = clean.index.get_indexer(attacks.index)
-    live = np.flatnonzero(labels)
-    both_labels = np.concatenate([np.ones(live.size, bool), np.zeros(place.size, bool)])
-    both_scores = np.concatenate([scores[live], filled(attacks)])
-    difference = metrics.eer(both_labels, both_scores).value - metrics.eer(labels, scores).value
-    drawn = intervals.draw_counts(labels, groups, REPLICATES, np.random.default_rng(intervals.SEED))
-    before = metrics.eer_of_counts(*intervals.split_counts(drawn, labels, scores))[0]
-    again = np.concatenate([drawn[:, live], drawn[:, place]], axis=1)
-    after = metrics.eer_of_counts(*intervals.split_counts(again, both_labels, both_scores))[0]
-    changes = (after - before)[np.isfinite(after - before)]
-    if not changes.size or not np.isfinite(difference):
-        return _as_dict(difference, Interval(float("nan"), float("nan"), "none"), "cannot be told apart")
-    tail = 0.025 if groups is None else intervals.expanded_tail(len(set(groups)), 0.025)
-    interval = Interval(*(float(v) for v in np.quantile(changes, [tail, 1 - tail])), "paired bootstrap")
-    verdict = "worse" if interval.low > 0 else "better" if interval.high < 0 else "cannot be told apart"
-    return _as_dict(difference, interval, verdict)
+    first = judged[0]
+    tables = _tables_of(first, scores, videos, stresses)
+    others = _tables_of(judged[1], scores, videos, stresses) if judged[1:] else {}
+    clean = tables[CLEAN]
+    if clean["label"].nunique() < 2:
+        raise UserError(f"{first.name}: the held-out videos of its members are all of one class; expected both")
+    threshold = shift_figures.find_threshold(clean)
+    rows = []
+    for stress in stresses:
+        row = {"stressor": stress.name, "severity": stress.severity, "parameters": stress.parameters}
+        row |= shift_figures.judge_stress(clean, tables[stress], threshold)
+        rows.append(row | _against(judged, tables, others, stress))
+    plain = shift_figures.judge_stress(clean, clean, threshold)
+    summary = {
+        "version": 1,
+        "ensemble": first.name,
+        "members": list(first.weights),
+        **about,
+        "weights_sha256": {name: value for name, value in about["weights_sha256"].items() if name in first.weights},
+        "videos": len(clean),
+        "clean": {
+            **{key: plain[key] for key in ("eer", "interval", "auc", "videos", "no_score")},
+            "groups": int(clean["group"].nunique()),
+            "threshold": threshold,
+            **_against(judged, tables, others, CLEAN),
+        },
+        "rows": shift_figures.sort_worst_first(rows),
+    }
+    write_text(shift_path(about["data"], first.name, "csv"), table_text(_join_tables(tables)))
+    write_json(shift_path(about["data"], first.name, "json"), summary)
+    return summary
 
 
-def worst_first(rows: list[dict]) -> list[dict]:
-    """Rows by falling EER; equal ones by falling APCER + BPCER, then by name and severity."""
-    return sorted(rows, key=lambda r: (-_low(r["eer"]), -_low(r["apcer"] + r["bpcer"]), r["stressor"], r["severity"]))
+def _against(
+    judged: list[System],
+    tables: dict[Stress, pd.DataFrame],
+    others: dict[Stress, pd.DataFrame],
+    stress: Stress,
+) -> dict:
+    """The other system's EER under the same stress, and whether the first one differs from it."""
+    if not others:
+        return {}
+    mine, theirs = (shift_figures.select_presented(its[CLEAN], its[stress]) for its in (tables, others))
+    both = mine.index.intersection(theirs.index)
+    found = shift_figures.compare_systems(theirs.loc[both], mine.loc[both])
+    return {"against": {"ensemble": judged[1].name, "videos": len(both), **found}}
 
 
-def _low(value: float) -> float:
-    return value if np.isfinite(value) else -1.0
+def _tables_of(
+    system: System, scores: Scores, videos: pd.DataFrame, stresses: list[Stress]
+) -> dict[Stress, pd.DataFrame]:
+    return {stress: _table_of(system, stress, scores, videos) for stress in (CLEAN, *stresses)}
 
 
-def sample(videos: pd.DataFrame, count: int, order: list[int]) -> pd.DataFrame:
-    """``count`` of the videos (all for 0), each label and fold in proportion, in the table's order.
+def _table_of(system: System, stress: Stress, scores: Scores, videos: pd.DataFrame) -> pd.DataFrame:
+    """label, group, fold and the blended score of every video that a member of the system held out.
 
-    order: a number per video; within a label and fold those with the smallest are taken. So a larger
-    sample of the same order holds the smaller one as far as the proportions allow.
+    Under an attack only the live videos, with label 0.
     """
-    if not 0 < count < len(videos):
-        return videos
-    keyed = videos.assign(order=order)
-    strata = keyed.groupby(["label", "fold"])["order"]
-    keyed["place"] = (strata.rank(method="first") - 0.5) / strata.transform("size")
-    chosen = keyed.sort_values(["place", "order"]).index[:count]
-    return videos.loc[videos.index.isin(chosen)]
+    columns = pd.DataFrame({name: pd.Series(scores[name][stress], dtype=float) for name in system.weights})
+    if system.operating:
+        for name in columns:
+            columns[name] = [system.operating.calibrate(name, score) for score in columns[name]]
+    held = {filename for name in system.weights for filename in scores[name][CLEAN]}
+    table = videos.loc[videos.index.isin(held)]
+    if stress.kind == "attack":
+        table = table[table["label"] == 1].assign(label=0)
+    return table.assign(score=blend(columns.reindex(table.index), system.weights))
+
+
+def _join_tables(tables: dict[Stress, pd.DataFrame]) -> pd.DataFrame:
+    """One row per stress and video."""
+    parts = [
+        table.reset_index().assign(stressor=stress.name, severity=stress.severity) for stress, table in tables.items()
+    ]
+    columns = ["stressor", "severity", "filename", "label", "group", "fold", "score"]
+    return pd.concat(parts, ignore_index=True)[columns]

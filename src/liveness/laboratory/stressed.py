@@ -1,13 +1,14 @@
-"""One video -> the views that each member wants of it, clean and under every stress, in a worker process.
+"""One video -> the views that each member wants of it, clean and under every stress, in a worker process; their scores.
 
 The video is decoded once; a stressed frame goes the way of every frame at prediction: JPEG round
 trip, face detection on the result, crop, resize. Nothing here imports torch.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,11 +16,18 @@ from liveness.base.config import FramePlan
 from liveness.base.errors import UserError
 from liveness.frames.rules import NEWEST
 from liveness.frames.views import VideoViews, ViewRequest, cut_requests, decode_by_version
-from liveness.simulation.stress import NEIGHBOURS, Draws, Stress, change, kept
+from liveness.frames.workers import Failed
+from liveness.simulation.stress import NEIGHBOURS, Draws, Stress, keep_frames, stress_frame
+
+if TYPE_CHECKING:
+    from liveness.frames.video import Decoded
+    from liveness.models.batches import Batches
+    from liveness.models.score import Job
+    from liveness.prediction.engine import Member
 
 
 @dataclass(frozen=True)
-class Task:
+class StressTask:
     """A video, what its members want of it, and what befalls it."""
 
     path: Path
@@ -31,11 +39,12 @@ class Task:
         return Draws(self.seed, self.path.name, stress)
 
 
-def stress_task(task: Task) -> dict[Stress, VideoViews]:
+def stress_video(task: StressTask) -> dict[Stress, VideoViews]:
     """The video's views under each stress. Never raises for the video's own faults."""
     from liveness.frames.video import Decoded, VideoError
 
-    plans, found = [item.plan for item in task.wanted], {}
+    plans = [item.plan for item in task.wanted]
+    found: dict[Stress, VideoViews] = {}
     try:
         for decoded, items in decode_by_version(list(task.wanted), lambda version: _decode(task, plans, version)):
             for stress in task.stresses:
@@ -50,11 +59,38 @@ def stress_task(task: Task) -> dict[Stress, VideoViews]:
     return found
 
 
-def stressed_frames(path: Path, plan: FramePlan, stresses: list[Stress], seed: int) -> Iterator[np.ndarray]:
+def score_stressed(
+    results: Iterator[tuple[StressTask, dict[Stress, VideoViews] | Failed]],
+    members_of: Callable[[str], list["Member"]],
+    batches: "Batches",
+) -> Iterator[tuple[str, Stress, dict[str, float]]]:
+    """The results of many ``stress_video``: file name, stress, and each member's score, nan without one.
+
+    members_of: file name -> its members, which are loaded.
+    """
+    from liveness.evaluation.combine import frames_to_video
+    from liveness.models.score import Job, score_jobs
+    from liveness.prediction.engine import requests_for
+
+    def jobs() -> Iterator["Job[tuple[str, Stress]]"]:
+        for task, found in results:
+            name = task.path.name
+            if isinstance(found, Failed):
+                print(f"warning: {name}: {found.reason}", file=sys.stderr)
+                found = {stress: VideoViews(task.path, "crashed", found.reason) for stress in task.stresses}
+            for stress, video in found.items():
+                yield Job((name, stress), requests_for(members_of(name), video))
+
+    for job in score_jobs(jobs(), batches):
+        name, stress = job.item
+        yield name, stress, {m.name: frames_to_video(job.scores[m.name], m.combine) for m in members_of(name)}
+
+
+def read_stressed_frames(path: Path, plan: FramePlan, stresses: list[Stress], seed: int) -> Iterator[np.ndarray]:
     """The first frame of the plan under each stress (uint8 RGB): for people to look at."""
     from liveness.frames.video import VideoError
 
-    task = Task(path, (), tuple(stresses), seed)
+    task = StressTask(path, (), tuple(stresses), seed)
     try:
         decoded = _decode(task, [plan], NEWEST)
     except VideoError as error:
@@ -64,14 +100,14 @@ def stressed_frames(path: Path, plan: FramePlan, stresses: list[Stress], seed: i
         yield frames[next(iter(frames))]
 
 
-def _decode(task: Task, plans: list[FramePlan], version: int) -> Any:
+def _decode(task: StressTask, plans: list[FramePlan], version: int) -> "Decoded":
     """The frames that any of the stresses needs, and those before them that re-encoding needs."""
     from liveness.frames.video import choose_frames, probe, read_frames
 
     extra: set[int] = set()
     info = probe(task.path, version)
     for stress in task.stresses:
-        left, times, duration = kept(stress, info.times, info.duration, task.draws(stress))
+        left, times, duration = keep_frames(stress, info.times, info.duration, task.draws(stress))
         wanted = {int(left[i]) for plan in plans for i in choose_frames(plan, times, duration)}
         if stress.kind == "time":
             extra |= wanted
@@ -85,18 +121,18 @@ def _decode(task: Task, plans: list[FramePlan], version: int) -> Any:
 
 
 def _stressed(
-    decoded: Any, stress: Stress, plans: list[FramePlan], draws: Draws
+    decoded: "Decoded", stress: Stress, plans: list[FramePlan], draws: Draws
 ) -> tuple[np.ndarray, float, dict[int, np.ndarray]]:
     """The stressed video: its frames' times, its duration, and those of its frames that the plans choose."""
     from liveness.frames.video import choose_frames
 
     info, there = decoded.info, np.array(sorted(decoded.frames))
-    left, times, duration = kept(stress, info.times, info.duration, draws)
+    left, times, duration = keep_frames(stress, info.times, info.duration, draws)
     frames: dict[int, np.ndarray] = {}
     for place in dict.fromkeys(i for plan in plans for i in choose_frames(plan, times, duration)):
         # A damaged file can decode to fewer frames than it announced: then the nearest one stands in.
         index = int(left[place])
         index = index if index in decoded.frames else int(there[np.abs(there - index).argmin()])
         before = [decoded.frames[i] for i in range(index - NEIGHBOURS, index) if i in decoded.frames]
-        frames[place] = change(stress, [*before, decoded.frames[index]], draws, index, float(info.times[index]))
+        frames[place] = stress_frame(stress, [*before, decoded.frames[index]], draws, index, float(info.times[index]))
     return times, duration, frames

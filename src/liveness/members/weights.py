@@ -96,7 +96,7 @@ def load_member(path: Path) -> tuple[Any, dict[str, Any]]:
     """
     from safetensors.torch import load_file
 
-    from liveness.models.build import build, without_weights
+    from liveness.models.build import build, build_without_weights
 
     description = describe_member(path)
     config = from_dict(Model, description["recipe"]["model"], str(path))
@@ -106,7 +106,7 @@ def load_member(path: Path) -> tuple[Any, dict[str, Any]]:
     state = {key: value.clone() for key, value in load_file(path).items()}
     if description.get("weights_sha256", digest := digest_of(state)) != digest:
         raise UserError(f"{path}: its weights are damaged (SHA-256 differs from its description); copy the file again")
-    model = without_weights(config, size, fits=True)
+    model = build_without_weights(config, size, fits=True)
     if model is not None:
         load_strictly(model, state, str(path), assign=True)
     if model is None or any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):

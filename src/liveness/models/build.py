@@ -1,12 +1,15 @@
 """timm models with one logit, the log-odds of live."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from liveness.base.config import Model, nearest
 from liveness.base.errors import UserError, first_line
 
+if TYPE_CHECKING:
+    import torch
 
-def build(config: Model, size: int, fits: bool = False) -> Any:
+
+def build(config: Model, size: int, fits: bool = False) -> "torch.nn.Module":
     """A timm model: float32 images (N x 3 x size x size) -> logits (N x 1), with random weights.
 
     fits: it is known to take that size, as it was trained on it.
@@ -33,11 +36,11 @@ def build(config: Model, size: int, fits: bool = False) -> Any:
         _require_fit(config.name, kwargs, size)
     _calm_head(model)
     if config.freeze_norm:
-        freeze_norm(model)
+        _freeze_norm(model)
     return model
 
 
-def without_weights(config: Model, size: int, fits: bool = False) -> Any | None:
+def build_without_weights(config: Model, size: int, fits: bool = False) -> "torch.nn.Module | None":
     """The model by its shapes alone, on the meta device: random weights would take seconds to draw.
 
     None where it cannot be built so. Errors as those of ``build``.
@@ -66,12 +69,13 @@ def _require_fit(name: str, kwargs: dict[str, Any], size: int) -> None:
         raise UserError(f"model {name} cannot take view.size={size}: {first_line(error)[:160]}") from error
 
 
-def _calm_head(model: Any) -> None:
+def _calm_head(model: "torch.nn.Module") -> None:
     """Start the one-logit head near zero, as ConvNeXt's does: some families scale their first weights by
     the number of classes, which with a single one gives losses of 3 and a lost first epoch."""
     import torch
 
-    heads = model.pretrained_cfg["classifier"]
+    about: Any = model.pretrained_cfg  # timm's
+    heads = about["classifier"]
     for name in [heads] if isinstance(heads, str) else heads:
         head = model.get_submodule(name)
         if isinstance(head, torch.nn.Linear | torch.nn.Conv2d):
@@ -80,7 +84,7 @@ def _calm_head(model: Any) -> None:
                 torch.nn.init.zeros_(head.bias)
 
 
-def freeze_norm(model: Any) -> None:
+def _freeze_norm(model: "torch.nn.Module") -> None:
     """Keep every batch norm at its running statistics, in training mode too.
 
     Small batches spoil the statistics, and they are the one thing that couples samples of a
@@ -91,8 +95,10 @@ def freeze_norm(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.eval()
-            module.train = lambda mode=True, module=module: module  # stays in evaluation mode
+            # It stays in evaluation mode.
+            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign,misc]
 
 
-def parameter_count(model: Any) -> int:
+def count_parameters(model: "torch.nn.Module") -> int:
+    """How many numbers a model learns."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -5,21 +5,19 @@ over processes and kept in another. Here each residual branch asks a counter-bas
 (sample seed, number of the branch): N processes train what one process trains.
 """
 
-from typing import Any
-
 import torch
 
 # Constants of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014),
 # as signed 64-bit integers, whose products wrap in torch as they should.
-GOLDEN, MIX_1, MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
+_GOLDEN, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
 
 
-def uniform(seeds: torch.Tensor, number: int) -> torch.Tensor:
+def _draw_uniform(seeds: torch.Tensor, number: int) -> torch.Tensor:
     """Numbers in [0, 1) from int64 seeds (N,) and the number of a draw: float32 (N,)."""
-    z = seeds + (number + 1) * torch.tensor(GOLDEN, device=seeds.device)
+    z = seeds + (number + 1) * torch.tensor(_GOLDEN, device=seeds.device)
     # The right shifts are logical: what the sign bit drags in is masked away.
-    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * MIX_1
-    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * MIX_2
+    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * _MIX_1
+    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * _MIX_2
     z = z ^ ((z >> 31) & 0x1FFFFFFFF)
     return ((z >> 40) & 0xFFFFFF).to(torch.float32) / (1 << 24)
 
@@ -36,14 +34,14 @@ class SampleDropPath(torch.nn.Module):
         if not self.training or self.rate == 0:
             return x
         seeds = self.shared["seeds"]
-        kept = (uniform(seeds, self.number) >= self.rate).to(x.dtype) / (1 - self.rate)
+        kept = (_draw_uniform(seeds, self.number) >= self.rate).to(x.dtype) / (1 - self.rate)
         return x * kept.view(-1, *[1] * (x.ndim - 1))
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"
 
 
-def replace_drop_path(model: Any) -> dict[str, torch.Tensor]:
+def replace_drop_path(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Put a SampleDropPath in the place of each of timm's. Returns what holds their "seeds", one a sample."""
     from timm.layers import DropPath
 

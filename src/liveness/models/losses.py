@@ -1,11 +1,16 @@
 """The training loss on logits."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from liveness.base.config import Train
 
+if TYPE_CHECKING:
+    import torch
 
-def sample_losses(logits: Any, labels: Any, config: Train, weights: tuple[float, float] = (1.0, 1.0)) -> Any:
+
+def sample_losses(
+    logits: "torch.Tensor", labels: "torch.Tensor", config: Train, weights: tuple[float, float] = (1.0, 1.0)
+) -> "torch.Tensor":
     """The loss of each sample, shape (N,), from logits and labels of shape (N,), both float.
 
     Binary cross-entropy with label smoothing: the targets are s/2 and 1 - s/2, which is what

@@ -2,7 +2,7 @@
 
     loaded = load_members(load_ensemble("demo"))
     row = score_one(Path("clips/7.mp4"), loaded)
-    for row in score_videos(find_videos(Path("clips")), loaded): ...
+    for row in score_paths(find_videos(Path("clips")), loaded): ...
 
 Worker processes decode ahead while the models score; each video is decoded once for all members.
 ``read_ensemble`` needs only what the weights' files say about themselves, so that decoding can begin
@@ -10,11 +10,10 @@ while ``load_weights`` still imports torch and builds the models.
 """
 
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,20 +25,27 @@ from liveness.frames.notes import with_notes
 from liveness.frames.views import VideoViews, ViewRequest, make_request, prepare_task
 from liveness.frames.workers import Failed, run_tasks
 from liveness.members.names import member_name, operating_path, parse_recipe_fold, weights_path
+from liveness.models.backend import Backend
+from liveness.models.batches import Batches, batches_for
+from liveness.models.score import Job, Request, score_jobs
 from liveness.prediction import memory
 from liveness.prediction.operating import Operating, read_operating
 from liveness.prediction.ready import WeightsMissing
 from liveness.prediction.rows import NO_SCORE, Row
 
-SECONDS, GIB = 120.0, 4.0  # what one video may take to decode; see frames/workers.py
+if TYPE_CHECKING:
+    import torch
+
+DECODE_SECONDS, DECODE_GIB = 120.0, 4.0  # what one video may take; see frames/workers.py
 # While the members take turns, the videos between two rows on the disk: at most so many, and so many bytes of views.
-TURN, CHUNK = 100, 1 << 30
-MODES = ("auto", "resident", "turns")
+TURN_VIDEOS, TURN_BYTES = 100, 1 << 30
+
+VideoJob = Job[VideoViews]
 
 
 @dataclass
 class Member:
-    """A model with all that scoring with it takes. ``scorer``: a model.score.Scorer once it is loaded."""
+    """A model with all that scoring with it takes. ``backend``: the model itself, once it is loaded."""
 
     name: str
     weight: float
@@ -47,21 +53,23 @@ class Member:
     combine: str
     path: Path
     amp: bool
-    scorer: Any = None
+    backend: Backend | None = None
+
+    def loaded(self) -> Backend:
+        """``backend``, where it has to be there."""
+        if self.backend is None:
+            raise RuntimeError(f"{self.name}: its weights are not loaded")
+        return self.backend
 
 
 @dataclass
-class LoadedEnsemble:
-    """``lanes`` (models/score.py) stand once the weights are loaded; None before."""
+class EnsembleDescription:
+    """An ensemble as its files describe it: what it needs of a video, and how its scores become a decision."""
 
     name: str
     members: list[Member]
     operating: Operating
     cascade: Cascade = field(default_factory=Cascade)
-    device: Any = None
-    threads: int = 1
-    resident: bool = True
-    lanes: Any = None
 
     def wanted(self) -> list[ViewRequest]:
         """What the members need of a video, equal needs once."""
@@ -72,9 +80,25 @@ class LoadedEnsemble:
         names = {member_name(*parse_recipe_fold(entry, "cascade.first")) for entry in self.cascade.first}
         return [member for member in self.members if not names or member.name in names]
 
+
+@dataclass(kw_only=True)
+class LoadedEnsemble(EnsembleDescription):
+    """An ensemble that is ready to score. ``resident``: all members are loaded; else they take turns."""
+
+    device: "torch.device"
+    threads: int  # forward passes side by side on the CPU
+    resident: bool
+    batches: Batches
+
     def close(self) -> None:
-        if self.lanes is not None:
-            self.lanes.close()
+        """Give the scoring threads back."""
+        self.batches.close()
+
+    def __enter__(self) -> "LoadedEnsemble":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 # --- loading ---------------------------------------------------------------------------------------
@@ -89,7 +113,7 @@ def load_members(ensemble: Ensemble, data: str = "", memory: str = "resident", p
     return load_weights(read_ensemble(ensemble, data, point), memory)
 
 
-def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> LoadedEnsemble:
+def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> EnsembleDescription:
     """An ensemble by its files' own descriptions, checked; no weights are read yet."""
     from liveness.members.ensembles import in_weights
     from liveness.members.weights import describe_member
@@ -100,11 +124,13 @@ def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> Loa
     missing = [path for path in paths.values() if not path.is_file()]
     if missing:
         raise WeightsMissing(missing, ensemble.name, data)
-    members, hashes, digests = [], [], {}
+    members: list[Member] = []
+    hashes: list[str] = []
+    digests: dict[str, str] = {}
     for member in ensemble.members:
         path = paths[member.recipe, member.fold]
         description = describe_member(path)
-        members.append(_described(path, description, member.recipe, member.fold, member.weight))
+        members.append(_describe(path, description, member.recipe, member.fold, member.weight))
         hashes.append(str(description.get("data_hash") or ""))
         if digest := description.get("weights_sha256"):
             digests[members[-1].name] = digest
@@ -119,10 +145,10 @@ def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> Loa
     operating = read_operating(
         operating_path(data, ensemble.name), list(weights), of_data, point, weights, digests, expected
     )
-    return LoadedEnsemble(ensemble.name, members, operating, ensemble.cascade)
+    return EnsembleDescription(ensemble.name, members, operating, ensemble.cascade)
 
 
-def _described(path: Path, description: dict, recipe: str, fold: int, weight: float) -> Member:
+def _describe(path: Path, description: dict, recipe: str, fold: int, weight: float) -> Member:
     from liveness.frames.contract import read_contract
     from liveness.frames.faces import detector_digest, detector_path
 
@@ -143,31 +169,34 @@ def _described(path: Path, description: dict, recipe: str, fold: int, weight: fl
     return Member(member_name(recipe, fold), weight, wanted, contract["combine"], path, amp)
 
 
-def load_weights(loaded: LoadedEnsemble, mode: str = "resident") -> LoadedEnsemble:
-    """Take the device and, unless the members are to take turns, build every model."""
-    from liveness.models.score import lanes_of, pick_device, share_of_cores, use_all_cores
+def load_weights(described: EnsembleDescription, mode: str = "resident") -> LoadedEnsemble:
+    """Take the device and, unless the members are to take turns, build every model.
+
+    mode: ``memory`` of ``load_members``.
+    """
+    from liveness.models.device import pick_device, share_of_cores, use_all_cores
 
     ranks = launch.local_world()
     use_all_cores(ranks)
-    loaded.device, loaded.threads = pick_device(launch.local_rank()), share_of_cores(ranks)
-    sizes = [memory.taken(member.path, loaded.device, member.amp) for member in loaded.members]
-    loaded.resident = mode == "resident" or (
-        mode == "auto" and memory.fits(sizes, loaded.device, ranks, loaded.threads)
-    )
-    for member in loaded.members if loaded.resident else ():
-        member.scorer = _scorer(member, loaded.device)
-    loaded.lanes = lanes_of(loaded.device, loaded.threads)
-    return loaded
+    device, threads = pick_device(launch.local_rank()), share_of_cores(ranks)
+    sizes = [memory.weight_bytes(member.path, device, member.amp) for member in described.members]
+    resident = mode == "resident" or (mode == "auto" and memory.fits(sizes, device, ranks, threads))
+    members = [replace(m, backend=_load_backend(m, device)) if resident else m for m in described.members]
+    return LoadedEnsemble(
+        described.name, members, described.operating, described.cascade,
+        device=device, threads=threads, resident=resident, batches=batches_for(device, threads),
+    )  # fmt: skip
 
 
-def _scorer(member: Member, device: Any) -> Any:
+def _load_backend(member: Member, device: "torch.device") -> Backend:
     from liveness.members.weights import load_member
-    from liveness.models.score import Scorer, halve
+    from liveness.models.backend import TorchBackend
+    from liveness.models.device import halve
 
     model, _ = load_member(member.path)
     if device.type == "cuda" and member.amp:
         halve(model)
-    return Scorer(model, device, member.amp)
+    return TorchBackend(model, device, member.amp)
 
 
 # --- scoring ---------------------------------------------------------------------------------------
@@ -182,7 +211,7 @@ def score_one(path: Path, loaded: LoadedEnsemble) -> Row:
     return replace(row, milliseconds=prepared.milliseconds + 1000 * (time.perf_counter() - started))
 
 
-def score_videos(paths: list[Path], loaded: LoadedEnsemble, workers: int = 0) -> Iterator[Row]:
+def score_paths(paths: list[Path], loaded: LoadedEnsemble, workers: int = 0) -> Iterator[Row]:
     """Score videos; yields one row for each path, in the given order, whatever happens to it.
 
     ``workers``: decoding processes; 0 = one per core.
@@ -198,24 +227,24 @@ def score_videos(paths: list[Path], loaded: LoadedEnsemble, workers: int = 0) ->
             due = next(order, None)
 
 
-def decode_ahead(paths: list[Path], wanted: list[ViewRequest], workers: int = 0) -> Iterator[VideoViews]:
+def decode_ahead(paths: list[Path], wanted: list[ViewRequest], workers: int = 0) -> Generator[VideoViews, None, None]:
     """``prepare`` every video in worker processes, which begin at once; yields them as they get done.
 
     A video that kills its worker, hangs or eats its memory is tried once more when all others are
     done, alone; then it is given up.
     """
     tasks = ((path, wanted) for path in paths)
-    return _decoded(run_tasks(prepare_task, tasks, workers, SECONDS, GIB), wanted)
+    return _decoded(run_tasks(prepare_task, tasks, workers, DECODE_SECONDS, DECODE_GIB), wanted)
 
 
-def _decoded(results: Iterator[tuple[Any, Any]], wanted: list[ViewRequest]) -> Iterator[VideoViews]:
+def _decoded(results: Iterator[tuple[Any, Any]], wanted: list[ViewRequest]) -> Generator[VideoViews, None, None]:
     failed: list[Path] = []
     for (path, _), result in results:
         if isinstance(result, Failed):
             failed.append(path)
         else:
             yield result
-    for (path, _), result in run_tasks(prepare_task, ((p, wanted) for p in failed), 1, SECONDS, GIB):
+    for (path, _), result in run_tasks(prepare_task, ((p, wanted) for p in failed), 1, DECODE_SECONDS, DECODE_GIB):
         yield VideoViews(path, "crashed", f"{result.reason}, twice") if isinstance(result, Failed) else result
 
 
@@ -227,185 +256,118 @@ def score_video(prepared: VideoViews, loaded: LoadedEnsemble) -> Row:
 
 def score_prepared(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iterator[tuple[VideoViews, Row]]:
     """Score prepared videos, several at a time; yields each with its row as it gets done."""
-    for video in (_resident if loaded.resident else _in_turns)(videos, loaded):
-        yield video.prepared, _row(video, loaded)
+    for job in (_score_resident if loaded.resident else _score_in_turns)(videos, loaded):
+        yield job.item, _make_row(job, loaded)
 
 
-@dataclass
-class _Video:
-    """A video on its way through the members."""
-
-    prepared: VideoViews
-    scores: dict[str, float] = field(default_factory=dict)  # member -> video score, nan without one
-    tickets: dict[str, Any] = field(default_factory=dict)  # member -> future of its views' scores
-    most_frames: int = 0  # the most that any member scored
-    broken: list[str] = field(default_factory=list)  # members that gave a view no finite score
-    milliseconds: float = 0.0
-
-    def ready(self) -> bool:
-        return all(future.done() for future in self.tickets.values())
-
-
-def _resident(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iterator[_Video]:
+def _score_resident(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iterator[VideoJob]:
     """Every video through the first members at once, and through the others if those leave it open."""
-    waiting: deque[_Video] = deque()
-    for prepared in videos:
-        video = _Video(prepared)
-        _submit(video, loaded.first(), loaded.lanes)
-        waiting.append(video)
-        yield from _advance(waiting, loaded)
-        while len(waiting) > loaded.lanes.ahead:
-            _await(waiting[0], loaded.lanes)
-            yield from _advance(waiting, loaded)
-    while waiting:
-        _await(waiting[0], loaded.lanes)
-        yield from _advance(waiting, loaded)
+
+    def ask_the_others(job: VideoJob) -> list[Request]:
+        others = [member for member in loaded.members if member.name not in job.scores]
+        return requests_for(others, job.item) if others and _is_open(job, loaded) else []
+
+    jobs = (Job(views, requests_for(loaded.first(), views)) for views in videos)
+    return score_jobs(jobs, loaded.batches, ask_the_others)
 
 
-def _advance(waiting: deque[_Video], loaded: LoadedEnsemble) -> Iterator[_Video]:
-    """Take what is done out of ``waiting``; videos that are still open go on to the other members."""
-    for video in list(waiting):
-        if not video.ready():
-            continue
-        _collect(video, loaded)
-        rest = [member for member in loaded.members if member.name not in video.scores]
-        if rest and _open(video, loaded):
-            _submit(video, rest, loaded.lanes)
-        else:
-            waiting.remove(video)
-            yield video
-
-
-def _in_turns(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iterator[_Video]:
-    """Chunk by chunk: a member is loaded, scores the chunk, and makes room for the next one."""
+def _score_in_turns(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iterator[VideoJob]:
+    """Some videos at a time: a member is loaded, scores them, and makes room for the next one."""
     first = loaded.first()
     order = [*first, *(member for member in loaded.members if member not in first)]
-    for chunk in _chunks(videos):
-        left = chunk
+    for jobs in _rounds(videos):
+        left = jobs
         for number, member in enumerate(order):
             if number == len(first):  # once: what the others say must not close a video for those after them
-                left = [video for video in chunk if _open(video, loaded)]
+                left = [job for job in jobs if _is_open(job, loaded)]
             if left:
-                _one_turn(left, member, loaded)
-        yield from chunk
+                _take_turn(member, left, loaded)
+        yield from jobs
 
 
-def _one_turn(videos: list[_Video], member: Member, loaded: LoadedEnsemble) -> None:
-    from liveness.models.score import lanes_of
-
-    loads = replace(member, scorer=_scorer(member, loaded.device))
-    with lanes_of(loaded.device, loaded.threads) as lanes:
-        waiting: deque[_Video] = deque()
-        for video in videos:
-            _submit(video, [loads], lanes)
-            waiting.append(video)
-            if len(waiting) > lanes.ahead:
-                _await(waiting[0], lanes)
-            while waiting and waiting[0].ready():
-                _collect(waiting.popleft(), loaded)
-        lanes.flush()
-        while waiting:
-            _await(waiting[0], lanes)
-            _collect(waiting.popleft(), loaded)
+def _take_turn(member: Member, jobs: list[VideoJob], loaded: LoadedEnsemble) -> None:
+    member = replace(member, backend=_load_backend(member, loaded.device))
+    for job in jobs:
+        job.requests = requests_for([member], job.item)
+    with batches_for(loaded.device, loaded.threads) as batches:
+        for _ in score_jobs(jobs, batches):
+            pass
 
 
-def _chunks(videos: Iterable[VideoViews]) -> Iterator[list[_Video]]:
-    chunk, size = [], 0
-    for prepared in videos:
-        chunk.append(_Video(prepared))
-        size += sum(views.nbytes for views in prepared.views.values())
-        if size >= CHUNK or len(chunk) == TURN:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
+def _rounds(videos: Iterable[VideoViews]) -> Iterator[list[VideoJob]]:
+    """The videos that every member scores before the first one does again."""
+    jobs: list[VideoJob] = []
+    size = 0
+    for video in videos:
+        jobs.append(Job(video, []))
+        size += sum(views.nbytes for views in video.views.values())
+        if size >= TURN_BYTES or len(jobs) == TURN_VIDEOS:
+            yield jobs
+            jobs, size = [], 0
+    if jobs:
+        yield jobs
 
 
-def _submit(video: _Video, members: list[Member], lanes: Any) -> None:
-    """Send a video's views on to some members; those of one view share a batch."""
+def requests_for(members: list[Member], video: VideoViews) -> list[Request]:
+    """What loaded members are to score of a video; those of one view share it."""
     by_view: dict[str, list[Member]] = {}
     for member in members:
         by_view.setdefault(member.wanted.key, []).append(member)
-    started = time.perf_counter()
-    for key, group in by_view.items():
-        if key not in video.prepared.views:
-            video.scores.update({member.name: float("nan") for member in group})
-            continue
-        views = _tensors(video.prepared.views[key], group[0].wanted)
-        futures = lanes.submit([member.scorer for member in group], views)
-        video.tickets.update({member.name: future for member, future in zip(group, futures, strict=True)})
-    video.milliseconds += 1000 * (time.perf_counter() - started)
+    return [
+        Request(
+            {member.name: member.loaded() for member in group},
+            video.views.get(key),
+            len(video.frames_of.get(key, ())),
+            group[0].wanted.view,
+        )
+        for key, group in by_view.items()
+    ]
 
 
-def _await(video: _Video, lanes: Any) -> None:
-    for future in video.tickets.values():
-        lanes.result(future)
+# --- from scores to rows ---------------------------------------------------------------------------
 
 
-def _collect(video: _Video, loaded: LoadedEnsemble) -> None:
-    """The members' scores of views -> their calibrated scores of the video."""
-    from liveness.evaluation.combine import frames_to_video
-    from liveness.models.score import frame_scores
-
-    for member in loaded.members:
-        future = video.tickets.pop(member.name, None)
-        if future is None:
-            continue
-        done = future.result()
-        frames = frame_scores(done.scores, len(video.prepared.frames_of[member.wanted.key]))
-        if not np.isfinite(frames).all():
-            video.broken.append(member.name)
-        score = frames_to_video(frames, member.combine)
-        video.scores[member.name] = loaded.operating.calibrate(member.name, score)
-        video.most_frames = max(video.most_frames, int(np.isfinite(frames).sum()))
-        video.milliseconds += done.milliseconds
-
-
-def _open(video: _Video, loaded: LoadedEnsemble) -> bool:
+def _is_open(job: VideoJob, loaded: LoadedEnsemble) -> bool:
     """Whether the members that have scored a video leave it to the others."""
-    score = _blend(video, loaded)
+    score = _blend_members(job, loaded)
     return not (score <= loaded.cascade.low or score >= loaded.cascade.high)  # nan is open too
 
 
-def _blend(video: _Video, loaded: LoadedEnsemble) -> float:
-    import pandas as pd
+def _blend_members(job: VideoJob, loaded: LoadedEnsemble) -> float:
+    """The score of a video by those members that were asked: calibrated and weighed; nan where none has one."""
+    from liveness.evaluation.combine import blend_rows, frames_to_video
 
-    from liveness.evaluation.combine import blend
+    asked = [member for member in loaded.members if member.name in job.scores]
+    scores = [loaded.operating.calibrate(m.name, frames_to_video(job.scores[m.name], m.combine)) for m in asked]
+    return float(blend_rows(np.array([scores]), np.array([member.weight for member in asked]))[0])
 
-    weights = {member.name: member.weight for member in loaded.members if member.name in video.scores}
-    return float(blend(pd.DataFrame([video.scores])[list(weights)], weights).iloc[0])
 
-
-def _row(video: _Video, loaded: LoadedEnsemble) -> Row:
-    prepared, score = video.prepared, _blend(video, loaded)
-    status, reason = _status(video, loaded)
+def _make_row(job: VideoJob, loaded: LoadedEnsemble) -> Row:
+    video, score = job.item, _blend_members(job, loaded)
+    status, reason = _judge_status(job, loaded)
     reason = "; ".join(filter(None, (reason, loaded.operating.lost)))
     if not np.isfinite(score):
         score = NO_SCORE
-    faces, most = (None if count < 0 else count for count in (prepared.faces, prepared.most_faces))
+    faces, most = (None if count < 0 else count for count in (video.faces, video.most_faces))
     several = [f"several_faces={most}"] if most and most > 1 else []
-    reason = with_notes(reason, [*prepared.notes, *several])
-    decision = loaded.operating.decide(score, status, video.most_frames)
-    milliseconds = prepared.milliseconds + video.milliseconds
-    return Row(prepared.path.name, score, decision, status, reason, prepared.frames, faces, milliseconds, most)
+    reason = with_notes(reason, [*video.notes, *several])
+    most_frames = max((int(np.isfinite(frames).sum()) for frames in job.scores.values()), default=0)
+    decision = loaded.operating.decide(score, status, most_frames)
+    milliseconds = video.milliseconds + job.milliseconds
+    return Row(video.path.name, score, decision, status, reason, video.frames, faces, milliseconds, most)
 
 
-def _tensors(views: np.ndarray, wanted: ViewRequest) -> Any:
-    from liveness.frames.contract import stack, to_tensor
-
-    return stack([to_tensor(view, wanted.view) for view in views])
-
-
-def _status(video: _Video, loaded: LoadedEnsemble) -> tuple[str, str]:
-    prepared = video.prepared
-    if prepared.status not in ("ok", "partial"):
-        return prepared.status, prepared.reason
-    if video.broken:
-        return "failed", f"no finite score from {', '.join(video.broken)}: damaged weights, or an overflow"
-    key_of = {member.name: member.wanted.key for member in loaded.members}
-    without = [name for name in video.scores if key_of[name] not in prepared.views]
+def _judge_status(job: VideoJob, loaded: LoadedEnsemble) -> tuple[str, str]:
+    """Status and reason of a video's row (prediction/rows.py)."""
+    video = job.item
+    if video.status not in ("ok", "partial"):
+        return video.status, video.reason
+    broken = [m.name for m in loaded.members if not np.isfinite(job.scores.get(m.name, 0.0)).all()]
+    if broken:
+        return "failed", f"no finite score from {', '.join(broken)}: damaged weights, or an overflow"
+    without = [name for name, frames in job.scores.items() if not len(frames)]
     if without:
-        others = len(video.scores) - len(without)
+        others = len(job.scores) - len(without)
         extra = f"; scored by the {others} members that see the whole frame" if others else ""
-        return "no_face", f"no face found in {prepared.frames} frames{extra}"
-    return prepared.status, prepared.reason
+        return "no_face", f"no face found in {video.frames} frames{extra}"
+    return video.status, video.reason

@@ -4,37 +4,40 @@ Reads the sizes of the weights' files and what the system and its container leav
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from liveness.base.machine import free_memory
 
-GIB = 1 << 30
-# Besides the weights: libraries, views on their way and activations. On the CPU each lane adds its own: the
-# activations of one video's views, and a decoding process beside it.
-WORK = {"cuda": 2 * GIB, "cpu": GIB // 2}
-PER_LANE = GIB // 2
+if TYPE_CHECKING:
+    import torch
+
+_GIB = 1 << 30
+# Besides the weights: libraries, views on their way and activations. On the CPU each scoring thread adds its own:
+# the activations of one video's views, and a decoding process beside it.
+_WORK = {"cuda": 2 * _GIB, "cpu": _GIB // 2}
+_WORK_PER_THREAD = _GIB // 2
 
 
-def taken(path: Path, device: Any, amp: bool) -> int:
+def weight_bytes(path: Path, device: "torch.device", amp: bool) -> int:
     """Bytes of a member's weights on the device: its file's (float32), half of them in mixed precision."""
     size = path.stat().st_size
     return size // 2 if device.type == "cuda" and amp else size
 
 
-def fits(sizes: list[int], device: Any, ranks: int = 1, lanes: int = 1, free: int | None = None) -> bool:
+def fits(sizes: list[int], device: "torch.device", ranks: int = 1, threads: int = 1, free: int | None = None) -> bool:
     """Whether members of these sizes leave room to work in.
 
-    On the CPU ``ranks`` processes share what is free, and each scores on ``lanes`` threads. ``free``: bytes
+    On the CPU ``ranks`` processes share what is free, and each scores on ``threads`` threads. ``free``: bytes
     (default: what the device has left).
     """
     if free is None:
-        free = free_on_gpu(device) if device.type == "cuda" else free_memory()
+        free = _free_on_gpu(device) if device.type == "cuda" else free_memory()
     if device.type == "cuda":
-        return sum(sizes) + WORK["cuda"] <= free
-    return ranks * (sum(sizes) + WORK["cpu"] + lanes * PER_LANE) <= free
+        return sum(sizes) + _WORK["cuda"] <= free
+    return ranks * (sum(sizes) + _WORK["cpu"] + threads * _WORK_PER_THREAD) <= free
 
 
-def free_on_gpu(device: Any) -> int:
+def _free_on_gpu(device: "torch.device") -> int:
     import torch
 
     return torch.cuda.mem_get_info(device)[0]

@@ -17,8 +17,6 @@ from liveness.base.errors import UserError
 from liveness.evaluation.calibration import Calibration, read_calibration
 from liveness.prediction.rows import SCORED
 
-POINTS = ("eer", "apcer1", "apcer5", "apcer10", "bpcer1", "bpcer5")
-
 
 @dataclass
 class Operating:

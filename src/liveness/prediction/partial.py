@@ -19,23 +19,23 @@ from typing import Any
 from liveness.base.errors import UserError
 from liveness.base.files import digest_of, written_aside
 from liveness.frames.views import state_of
-from liveness.prediction.engine import LoadedEnsemble
-from liveness.prediction.rows import COLUMNS, Row, row_from, row_text
+from liveness.prediction.engine import EnsembleDescription
+from liveness.prediction.rows import ROW_COLUMNS, Row, parse_row, row_text
 
-NAME = "predictions.partial.csv"
+PARTIAL_FILE = "predictions.partial.csv"
 # Distributions on a video's way to its score: another version of one may give other last bits.
-LIBRARIES = ("torch", "timm", "av", "opencv-python-headless", "numpy", "pillow", "scipy", "pandas")
+_LIBRARIES = ("torch", "timm", "av", "opencv-python-headless", "numpy", "pillow", "scipy", "pandas")
 # Settings of theirs that choose among kernels; by how their names begin.
-SWITCHES = ("ATEN_", "CUBLAS_", "CUDNN_", "DNNL_", "MKL_", "NVIDIA_TF32", "ONEDNN_", "OPENBLAS_CORETYPE", "OPENCV_",
+_SWITCHES = ("ATEN_", "CUBLAS_", "CUDNN_", "DNNL_", "MKL_", "NVIDIA_TF32", "ONEDNN_", "OPENBLAS_CORETYPE", "OPENCV_",
             "TORCH_ALLOW_TF32", "TORCH_BLAS", "TORCH_CUDNN")  # fmt: skip
-AGAIN = ("crashed",)  # what may have been the machine's fault is tried again
+_AGAIN = ("crashed",)  # what may have been the machine's fault is tried again
 
 
 class Partial:
     """The file of one folder of results."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.path, self.fingerprint = folder / NAME, fingerprint
+        self.path, self.fingerprint = folder / PARTIAL_FILE, fingerprint
         self._handle: int | None = None
         self.rows: dict[str, tuple[Row, str]] = {}  # file name -> its row, and the state of the file then
 
@@ -45,12 +45,14 @@ class Partial:
         self.rows = {
             path.name: found[path.name]
             for path in videos
-            if path.name in found and found[path.name][1] == state_of(path) and found[path.name][0].status not in AGAIN
+            if path.name in found and found[path.name][1] == state_of(path) and found[path.name][0].status not in _AGAIN
         }
         lines = [_line([*row_text(row), state]) for row, state in self.rows.values()]
         try:
             with written_aside(self.path) as side, open(side, "wb") as file:
-                file.write(f"# {json.dumps({'fingerprint': self.fingerprint})}\n".encode() + _line([*COLUMNS, "file"]))
+                file.write(
+                    f"# {json.dumps({'fingerprint': self.fingerprint})}\n".encode() + _line([*ROW_COLUMNS, "file"])
+                )
                 file.writelines(lines)
         except OSError as error:
             raise UserError(f"{self.path}: {error.strerror}; expected room for a row per video") from error
@@ -90,10 +92,6 @@ class Partial:
             os.close(self._handle)
             self._handle = None
 
-    def remove(self) -> None:
-        self.close()
-        self.path.unlink(missing_ok=True)
-
     def _read(self) -> dict[str, tuple[Row, str]]:
         """The rows of the file; none where it is absent, damaged from the start, or of another fingerprint."""
         try:
@@ -109,7 +107,7 @@ class Partial:
         for values in csv.reader(io.StringIO(rest[: rest.rfind("\n") + 1], newline="")):
             try:
                 *values, state = values
-                rows[values[0]] = (row_from(values), state)
+                rows[values[0]] = (parse_row(values), state)
             except (ValueError, IndexError):
                 continue  # the header, or a row that was torn
         return rows
@@ -121,19 +119,19 @@ def _line(values: list[str]) -> bytes:
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-def fingerprint_of(loaded: LoadedEnsemble, settings: dict[str, Any]) -> str:
+def fingerprint_of(described: EnsembleDescription, settings: dict[str, Any]) -> str:
     """Whatever a score or a decision depends on besides the video: weights, contracts, cascade, operating point,
     this code, its libraries and their settings, hardware."""
     from liveness.frames.rules import NEWEST
 
     about = {
         "contract": NEWEST,
-        "members": [[m.name, m.weight, m.combine, m.wanted.key, m.amp, digest_of(m.path)] for m in loaded.members],
-        "operating": repr(loaded.operating),
-        "cascade": asdict(loaded.cascade),
+        "members": [[m.name, m.weight, m.combine, m.wanted.key, m.amp, digest_of(m.path)] for m in described.members],
+        "operating": repr(described.operating),
+        "cascade": asdict(described.cascade),
         "code": _code(),
-        "libraries": [f"{name} {_version(name)}" for name in LIBRARIES],
-        "switches": sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(SWITCHES)),
+        "libraries": [f"{name} {_version(name)}" for name in _LIBRARIES],
+        "switches": sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(_SWITCHES)),
         "hardware": _hardware(),
         **settings,
     }

@@ -12,7 +12,7 @@ from liveness.base.files import workspace
 from liveness.members.ensembles import in_weights
 from liveness.members.names import parse_member_name, weights_path
 
-MOST = 3  # ready ensembles that are named
+_MOST_SHOWN = 3  # ready ensembles that are named
 
 
 class WeightsMissing(UserError):
@@ -49,8 +49,8 @@ def _ways_to_get(missing: list[Path], ensemble: str, data: str, videos: str) -> 
     shown = ", ".join(str(path) for path in missing)
     # Another set's members of this very ensemble first: then DATA was forgotten, or mistyped.
     ready = sorted(ready_ensembles(), key=lambda pair: pair[1] != ensemble)
-    commands = [f"DATA={of} ENSEMBLE={name} bash predict.sh {videos}".rstrip() for of, name in ready[:MOST]]
-    more = f" (and {len(ready) - MOST} more)" if len(ready) > MOST else ""
+    commands = [f"DATA={of} ENSEMBLE={name} bash predict.sh {videos}".rstrip() for of, name in ready[:_MOST_SHOWN]]
+    more = f" (and {len(ready) - _MOST_SHOWN} more)" if len(ready) > _MOST_SHOWN else ""
     there = f"; ready to use: {'; or: '.join(commands)}{more}" if commands else ""
     published = "bash download_weights.sh zalo2022_published"
     if ensemble == "zalo2022_published":

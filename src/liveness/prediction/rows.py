@@ -8,9 +8,12 @@ import csv
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from liveness.base.files import written_aside
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NO_SCORE = 0.5
 # What can happen to a video. These two are scored whole; "no_face" (a member needs a face and found
@@ -19,7 +22,7 @@ NO_SCORE = 0.5
 SCORED = ("ok", "partial")
 FILES = ("submission.csv", "predictions.csv")
 PREVIOUS = "previous_"  # before the names of an earlier run's files
-COLUMNS = ("fname", "score", "decision", "status", "reason", "frames", "faces", "milliseconds", "faces_in_frame")
+ROW_COLUMNS = ("fname", "score", "decision", "status", "reason", "frames", "faces", "milliseconds", "faces_in_frame")
 
 
 @dataclass
@@ -37,16 +40,16 @@ class Row:
     faces_in_frame: int | None = None  # the most faces in one frame that was scored; None where no member looks for one
 
 
-def table(rows: Iterable[Row]) -> Any:
+def rows_to_table(rows: Iterable[Row]) -> "pd.DataFrame":
     """The rows as a pandas DataFrame with the columns of predictions.csv."""
     import pandas as pd
 
-    return pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS))
+    return pd.DataFrame([asdict(row) for row in rows], columns=list(ROW_COLUMNS))
 
 
-def write(rows: list[Row], folder: Path) -> Path:
+def write_results(rows: list[Row], folder: Path) -> Path:
     """Write predictions.csv, then submission.csv (whose presence means that all is there)."""
-    _write(folder / "predictions.csv", COLUMNS, map(row_text, rows))
+    _write(folder / "predictions.csv", ROW_COLUMNS, map(row_text, rows))
     return write_submission(rows, folder / "submission.csv")
 
 
@@ -61,20 +64,20 @@ def write_times(rows: list[Row], path: Path) -> Path:
 
 
 def row_text(row: Row) -> list[str]:
-    """A row's values as predictions.csv holds them, in the order of COLUMNS."""
+    """A row's values as predictions.csv holds them, in the order of ROW_COLUMNS."""
     faces, most = ("" if count is None else str(count) for count in (row.faces, row.faces_in_frame))
     fixed = [row.fname, score_text(row.score), row.decision, row.status, row.reason, str(row.frames), faces]
     return [*fixed, f"{row.milliseconds:.1f}", most]
 
 
-def row_from(values: list[str]) -> Row:
+def parse_row(values: list[str]) -> Row:
     """The inverse of ``row_text``; ValueError where the values are none."""
     fname, score, decision, status, reason, frames, faces, milliseconds, most = values
     with_face, in_frame = (None if count == "" else int(count) for count in (faces, most))
     return Row(fname, float(score), decision, status, reason, int(frames), with_face, float(milliseconds), in_frame)
 
 
-def _write(path: Path, header: tuple[str, ...], rows: Iterable) -> Path:
+def _write(path: Path, header: tuple[str, ...], rows: Iterable[Iterable[str]]) -> Path:
     with written_aside(path) as side, _opened(side) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)

@@ -16,11 +16,11 @@ from liveness.base.files import plain_name
 from liveness.prediction.inputs import warn
 from liveness.prediction.rows import NO_SCORE, Row
 
-NAME = "sample_submission.csv"
-HEADS = ("fname", "filename")
+_SAMPLE_FILE = "sample_submission.csv"
+_HEADS = ("fname", "filename")
 
 
-def order_of(source: Path, videos: list[Path], sample: Path | None = None) -> list[str]:
+def find_order(source: Path, videos: list[Path], sample: Path | None = None) -> list[str]:
     """The names in their order: those of ``sample``, where one is given, else of what lies beside the videos.
 
     A given one that cannot be read is a UserError. One that was only found costs no run its results: a note
@@ -30,8 +30,8 @@ def order_of(source: Path, videos: list[Path], sample: Path | None = None) -> li
         return read_names([sample])
     if source.is_file():
         return []
-    readable = []
-    for path in find_samples(source, videos):
+    readable: list[Path] = []
+    for path in _find_samples(source, videos):
         try:
             read_names([*readable, path])
             readable.append(path)
@@ -40,12 +40,12 @@ def order_of(source: Path, videos: list[Path], sample: Path | None = None) -> li
     return read_names(readable)
 
 
-def find_samples(source: Path, videos: list[Path]) -> list[Path]:
+def _find_samples(source: Path, videos: list[Path]) -> list[Path]:
     """sample_submission.csv in the folder that was named, in those of the videos, and beside a ``videos/``."""
     folders = [source, *dict.fromkeys(path.parent for path in videos)]
     folders += [folder.parent for folder in folders if folder.name == "videos"]
-    found = {(folder / NAME).resolve(): folder / NAME for folder in folders if (folder / NAME).is_file()}
-    return list(found.values())
+    samples = [folder / _SAMPLE_FILE for folder in folders]
+    return list({path.resolve(): path for path in samples if path.is_file()}.values())
 
 
 def read_names(paths: Iterable[Path]) -> list[str]:
@@ -54,7 +54,7 @@ def read_names(paths: Iterable[Path]) -> list[str]:
     for path in paths:
         rows = _read(path)
         head = rows[0][0].strip() if rows else ""
-        if head not in HEADS:
+        if head not in _HEADS:
             shown = f"found {head[:40]!r}" if rows else "the file is empty"
             raise UserError(f"{path}: expected the header fname,liveness_score and commas between; {shown}")
         for row in rows[1:]:
@@ -75,17 +75,17 @@ def _read(path: Path) -> list[list[str]]:
         raise UserError(f"{path}: not a csv file ({error}); expected a sample submission") from error
 
 
-def arrange(rows: dict[str, Row], videos: list[Path], names: list[str]) -> list[Row]:
+def arrange_rows(rows: dict[str, Row], videos: list[Path], names: list[str]) -> list[Row]:
     """One row per name of the sample, as the sample spells it, then one per video that it does not name.
 
     A name without a video has the score 0.5 and the status ``missing``.
     """
-    found = matched(videos, names)
+    found = _match_names(videos, names)
     named = [replace(rows[found[name]], fname=name) if name in found else _missing(name) for name in names]
-    return named + [rows[name] for name in unnamed(videos, names)]
+    return named + [rows[name] for name in list_unnamed(videos, names)]
 
 
-def matched(videos: list[Path], names: list[str]) -> dict[str, str]:
+def _match_names(videos: list[Path], names: list[str]) -> dict[str, str]:
     """Name in the sample -> name of its video: the same, else the same but for how letters are composed and
     blanks at the ends, where one video has it."""
     there = {path.name for path in videos}
@@ -100,9 +100,9 @@ def matched(videos: list[Path], names: list[str]) -> dict[str, str]:
     return found
 
 
-def unnamed(videos: list[Path], names: list[str]) -> list[str]:
+def list_unnamed(videos: list[Path], names: list[str]) -> list[str]:
     """The videos that the sample does not name, in their order."""
-    taken = set(matched(videos, names).values())
+    taken = set(_match_names(videos, names).values())
     return [path.name for path in videos if path.name not in taken]
 
 

@@ -14,16 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
-import numpy as np
 
-from liveness.base.config import Data, Detector, FramePlan, to_dict
+from liveness.base.config import Data, Detector, FramePlan, View, to_dict
 from liveness.base.errors import UserError
 from liveness.base.files import sha256_of, written_aside
-from liveness.frames.boxes import choose_face, crop_square, draw_faces
+from liveness.frames.boxes import draw_faces
 from liveness.frames.contract import require_known
-from liveness.frames.faces import detector_digest, find_faces
+from liveness.frames.faces import detector_digest
 from liveness.frames.rules import NEWEST
 from liveness.frames.video import VideoError, choose_frames, jpeg_decode, jpeg_encode, read_jpegs
+from liveness.frames.views import StoredFrame, cut_stored
 from liveness.sets.duplicates import frames_to_hash, hash_frame
 
 RECORD_VERSION = 5  # of the records; another one makes every video anew
@@ -224,10 +224,10 @@ def _finish(task: ExtractTask, record: dict, frames: dict[int, bytes], old: dict
     for place, row in enumerate(record["frames"]):
         name = f"{task.video.stem}-{row['frame_id']}"
         data = frames[row["frame_id"]]
+        frame = StoredFrame(data)
         written["frames"][f"frames/{name}.jpg"] = _put(task.folder / "frames" / f"{name}.jpg", data)
-        rgb = jpeg_decode(data)
-        rows.append(row | _write_faces(task, name, rgb, written["faces"]))
-        rows[-1]["hashes"] = hash_frame(rgb) if place in hashed else []
+        rows.append(row | _write_faces(task, name, frame, written["faces"]))
+        rows[-1]["hashes"] = hash_frame(frame.rgb) if place in hashed else []
     record = record | {"frames": rows, "files": written, **keys(task)}
     if old:
         keep = {**written["frames"], **written["faces"]}
@@ -240,22 +240,20 @@ def _finish(task: ExtractTask, record: dict, frames: dict[int, bytes], old: dict
     return record
 
 
-def _write_faces(task: ExtractTask, name: str, rgb: np.ndarray, written: dict[str, list[int]]) -> dict:
+def _write_faces(task: ExtractTask, name: str, frame: StoredFrame, written: dict[str, list[int]]) -> dict:
     """Find the faces of one stored frame, write its files; its columns of labels_bbox.csv."""
-    faces = find_faces(rgb, task.detector)
-    chosen = choose_face(faces, rgb.shape[1], rgb.shape[0], task.version)
-    lines = [f"face {f.confidence} {f.x} {f.y} {f.w} {f.h}\n" for f in faces]
+    cuts = cut_stored(frame, View("face", scales=[task.crop_scale]), task.detector, task.version)
+    lines = [f"face {f.confidence} {f.x} {f.y} {f.w} {f.h}\n" for f in cuts.faces]
     files = {f"faces/bbox/{name}.txt": "".join(lines).encode()}
-    if chosen:
-        crop = crop_square(rgb, chosen, task.crop_scale)
+    for crop in cuts.pieces:
         if task.crop_size:
             way = cv2.INTER_AREA if len(crop) > task.crop_size else cv2.INTER_CUBIC
             crop = cv2.resize(crop, (task.crop_size, task.crop_size), interpolation=way)
         files[f"faces/crop/{name}.jpg"] = jpeg_encode(crop, task.jpeg_quality)
-        files[f"faces/viz/{name}.jpg"] = jpeg_encode(draw_faces(rgb, faces, chosen), VIZ_QUALITY)
+        files[f"faces/viz/{name}.jpg"] = jpeg_encode(draw_faces(frame.rgb, cuts.faces, cuts.face), VIZ_QUALITY)
     for path, content in files.items():
         written[path] = _put(task.folder / path, content)
-    return {"n_faces": len(faces), "face": asdict(chosen) if chosen else None}
+    return {"n_faces": len(cuts.faces), "face": asdict(cuts.face) if cuts.face else None}
 
 
 def _stored_frames(task: ExtractTask, record: dict) -> dict[int, bytes] | None:

@@ -21,8 +21,8 @@ import numpy as np
 
 from liveness.base.errors import UserError
 from liveness.simulation.camera import Camera
-from liveness.simulation.scenes import clouds, scene
-from liveness.simulation.warp import Sway, dense, homography_points, nodes
+from liveness.simulation.scenes import draw_clouds, draw_scene
+from liveness.simulation.warp import Sway, apply_homography, place_nodes, upsample_nodes
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Holding:
 
     def read_at(self, height: int, width: int, t: float) -> np.ndarray:
         """Coarse nodes (rows x columns x 2): where on the flat picture, in pixels, each node of the frame reads."""
-        x, y = nodes(height, width)
+        x, y = place_nodes(height, width)
         sway = Sway(np.random.default_rng(self.seed), [0.012, 0.012, 0.014, 0.012, 0.02, 0.02, 0.25])(t) * self.shake
         angle, size = self.turn + sway[2], self.fill * (1 + sway[3])
         across, along = self.tilt[0] + sway[4], self.tilt[1] + sway[5]
@@ -65,7 +65,7 @@ class Holding:
         v = y / height - 0.5 - self.shift[1] - sway[1]
         rotation = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
         perspective = np.array([[1, 0, 0], [0, 1, 0], [across, along, 1.0]])
-        u, v = homography_points(np.diag([1 / size, 1 / size, 1.0]) @ perspective @ rotation, u, v)
+        u, v = apply_homography(np.diag([1 / size, 1 / size, 1.0]) @ perspective @ rotation, u, v)
         if self.bend:
             s = u * np.cos(self.bend_angle) + v * np.sin(self.bend_angle)
             amount = self.bend * (1 + sway[6])
@@ -82,13 +82,13 @@ def _inside(read: np.ndarray, height: int, width: int, margin: float) -> np.ndar
 @lru_cache(maxsize=4)
 def _surroundings(seed: int, height: int, width: int) -> np.ndarray:
     # A quarter of the size is enough for what is out of focus.
-    small = scene(np.random.default_rng(seed), max(height // 2, 16), max(width // 2, 16), 1.2)
+    small = draw_scene(np.random.default_rng(seed), max(height // 2, 16), max(width // 2, 16), 1.2)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32) / np.float32(255)
 
 
 @lru_cache(maxsize=4)
 def _texture(seed: int, height: int, width: int, cell: float) -> np.ndarray:
-    return clouds(np.random.default_rng(seed), height, width, cell, 2)[..., None].repeat(3, 2)
+    return draw_clouds(np.random.default_rng(seed), height, width, cell, 2)[..., None].repeat(3, 2)
 
 
 @lru_cache(maxsize=4)
@@ -159,7 +159,7 @@ class PrintAttack:
         x = np.float32(self.black) + np.clip(x, 0, 1) * np.float32(1 - self.black)
         x *= np.float32(self.paper)
         if self.banding:
-            lines = clouds(np.random.default_rng(self.holding.seed + 2), height, 1, 3.0, 2)
+            lines = draw_clouds(np.random.default_rng(self.holding.seed + 2), height, 1, 3.0, 2)
             x *= 1 + np.float32(self.banding) * lines[:, :, None]
         if self.grain:
             x *= 1 + np.float32(self.grain) * _texture(self.holding.seed + 1, height, width, 2.0)
@@ -169,15 +169,15 @@ class PrintAttack:
         """Shoot a sheet from ``surface`` at time ``t`` (s): uint8 RGB of its shape."""
         height, width = sheet.shape[:2]
         read = self.holding.read_at(height, width, t)
-        field_ = dense(read, height, width)
+        field_ = upsample_nodes(read, height, width)
         paper = [float(v) for v in self.paper]
         x = cv2.remap(sheet, field_, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=paper)
         x = _defocused(x, self.defocus)
         u, v = read[..., 0] / width - 0.5, read[..., 1] / height - 0.5
         shade = _sheet_light(self.holding, self.glare, u, v, t)
-        x *= dense(shade[0], height, width)[..., None]
+        x *= upsample_nodes(shade[0], height, width)[..., None]
         if self.glare:
-            x += dense(shade[1], height, width)[..., None]
+            x += upsample_nodes(shade[1], height, width)[..., None]
         coarse = _inside(read, height, width, self.margin * width)
         if coarse.min() < 2:
             x = _before_surroundings(x, coarse, self.holding, height, width)
@@ -248,7 +248,7 @@ class ReplayAttack:
         """Shoot a screen from ``surface`` at time ``t`` (s): uint8 RGB of its shape."""
         height, width = screen.shape[:2]
         read = self.holding.read_at(height, width, t)
-        position = dense(read, height, width)
+        position = upsample_nodes(read, height, width)
         x = cv2.remap(screen, position, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
         # Before the grid: what the optics leave of the stripes is in `grid` already, and moire stays sharp.
         x = _defocused(x, self.defocus)
@@ -257,7 +257,7 @@ class ReplayAttack:
         x *= (1 + np.float32(self.banding) * np.sin(rows))[:, None, None]
         edge = _inside(read, height, width, 0.0)
         if edge.min() < 2:
-            lit = np.clip(dense(edge, height, width) + 0.5, 0, 1)[..., None]
+            lit = np.clip(upsample_nodes(edge, height, width) + 0.5, 0, 1)[..., None]
             x = x * lit + np.float32(0.03) * (1 - lit)
         if self.reflection:
             x += np.float32(self.reflection) * _reflection(self.holding, height, width, t)
@@ -339,8 +339,8 @@ def _sheet_light(holding: Holding, glare: float, u: np.ndarray, v: np.ndarray, t
 
 def _before_surroundings(x: np.ndarray, distance: np.ndarray, holding: Holding, height: int, width: int) -> np.ndarray:
     """Put what is inside (coarse signed distance > 0) before a scene, with a soft shadow round it."""
-    alpha = np.clip(dense(distance, height, width) * np.float32(holding.fill) + np.float32(0.5), 0, 1)
-    shadow = dense(1 - 0.35 * np.exp(np.minimum(distance, 0) / (0.03 * width)), height, width)
+    alpha = np.clip(upsample_nodes(distance, height, width) * np.float32(holding.fill) + np.float32(0.5), 0, 1)
+    shadow = upsample_nodes(1 - 0.35 * np.exp(np.minimum(distance, 0) / (0.03 * width)), height, width)
     return cv2.blendLinear(x, _surroundings(holding.seed + 4, height, width), alpha, shadow * (1 - alpha))
 
 
@@ -357,12 +357,12 @@ def _thumbs(x: np.ndarray, read: np.ndarray, holding: Holding, margin: float) ->
         along = np.cos(angle) * u + np.sin(angle) * v
         off = np.cos(angle) * v - np.sin(angle) * u
         distance = np.hypot(np.maximum(along - length, 0), off) - thick
-        rows, columns = np.nonzero(dense(distance, height, width) * width < 2)
+        rows, columns = np.nonzero(upsample_nodes(distance, height, width) * width < 2)
         if len(rows) == 0:
             continue
         part = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
-        alpha = np.clip(0.5 - dense(distance, height, width)[part] * width / 2, 0, 1)[..., None]
-        round_off = np.clip(1.05 - 0.35 * (dense(off, height, width)[part] / thick) ** 2, 0.3, 1.1)[..., None]
+        alpha = np.clip(0.5 - upsample_nodes(distance, height, width)[part] * width / 2, 0, 1)[..., None]
+        round_off = np.clip(1.05 - 0.35 * (upsample_nodes(off, height, width)[part] / thick) ** 2, 0.3, 1.1)[..., None]
         x[part] += (tone * round_off - x[part]) * alpha
 
 

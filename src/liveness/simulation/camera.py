@@ -11,7 +11,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Camera:
             x = x * _vignette(height, width, round(self.vignette, 3))
         matrix = self._tone(x)
         x = cv2.transform(x, matrix)
-        x += sensor_noise(height, width, rng) * np.float32(self.noise)
+        x += draw_sensor_noise(height, width, rng) * np.float32(self.noise)
         if self.sharpen > 0.05:
             x = cv2.addWeighted(x, 1 + self.sharpen, cv2.GaussianBlur(x, (0, 0), 1.2), -self.sharpen, 0)
         return to_bytes(x)
@@ -65,15 +65,15 @@ class Camera:
         middle = x[height // 5 : -height // 5 : 8, width // 5 : -width // 5 : 8].reshape(-1, 3)
         sample = np.concatenate([x[::8, ::8].reshape(-1, 3), middle])
         mean = sample.mean(0) + 1e-3
-        level = float(mean @ LUMA)
+        level = float(mean @ _LUMA)
         balance = (np.asarray(self.tint, np.float32) * level / mean) ** (0.5 * self.strength)
         gain = balance * (self.level / level) ** self.strength
         sample = sample * gain
-        luma = sample @ LUMA
+        luma = sample @ _LUMA
         stretch = np.clip((self.contrast / (luma.std() + 1e-3)) ** self.strength, 0.6, 1.6)
         spread = np.abs(sample - luma[:, None]).mean() * stretch
         vivid = np.clip((self.saturation / (spread + 1e-3)) ** self.strength, 0.5, 1.6)
-        colour = vivid * np.eye(3, dtype=np.float32) + (1 - vivid) * LUMA[None]
+        colour = vivid * np.eye(3, dtype=np.float32) + (1 - vivid) * _LUMA[None]
         matrix = (colour * stretch) @ np.diag(gain)
         centre = sample.mean(0)
         # Vividness acts round the grey axis, contrast round the mean colour.
@@ -103,7 +103,7 @@ def _noise_tile() -> np.ndarray:
     return tile / tile.std()
 
 
-def sensor_noise(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def draw_sensor_noise(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Noise of unit deviation, height x width x 3: a random window of a fixed tile, repeated when larger."""
     tile = _noise_tile()
     below, beside = max(0, height + 64 - tile.shape[0]), max(0, width + 64 - tile.shape[1])

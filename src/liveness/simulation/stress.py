@@ -1,9 +1,9 @@
 """What can befall a video between the camera and the model: stressors, each at three severities.
 
     stress = Stress("jpeg", 2)
-    worse = change(stress, [frame], Draws(seed, "7.mp4", stress), index=12, time=0.4)    # uint8 RGB HxWx3
+    worse = stress_frame(stress, [frame], Draws(seed, "7.mp4", stress), index=12, time=0.4)    # uint8 RGB HxWx3
 
-A stressor changes the pixels of frames, or the frames that a video has (``kept``). What is drawn at
+A stressor changes the pixels of frames, or the frames that a video has (``keep_frames``). What is drawn at
 random (a direction, an amount of noise, a print) follows from the seed, the video's file name, the
 stressor and its severity alone: the same video is always stressed in the same way, whichever frames
 are asked for and in whatever order. Nothing is read or written.
@@ -12,16 +12,20 @@ are asked for and in whatever order. Nothing is read or written.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from liveness.base.errors import UserError
+from liveness.frames.video import jpeg_round_trip
+from liveness.simulation.attacks import ATTACKS, PrintAttack, ReplayAttack
+from liveness.simulation.camera import draw_sensor_noise
+from liveness.simulation.recompress import RECORDED_CRF, reencode
 
 SEVERITIES = (1, 2, 3)
 NEIGHBOURS = 2  # frames before a frame that are encoded with it
-RECORDED_CRF = 23  # of the second camera's recording of a print or a screen
+_PRESET = "veryfast"  # of libx264, for a video that is sent on
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Stress:
 CLEAN = Stress()
 
 
-def all_stresses(names: list[str], severities: list[int]) -> list[Stress]:
+def list_stresses(names: list[str], severities: list[int]) -> list[Stress]:
     """Every named stressor at every severity that it has; a UserError for a name or severity unknown here."""
     for name in names:
         if name not in STRESSORS:
@@ -99,21 +103,23 @@ class Draws:
     filename: str
     stress: Stress
 
-    def video(self) -> np.random.Generator:
+    def video(self) -> Generator:
         """For what is one for all frames of the video."""
         return self._generator("video")
 
-    def frame(self, index: int) -> np.random.Generator:
+    def frame(self, index: int) -> Generator:
         """For what differs from frame to frame; ``index`` as in the untouched video."""
         return self._generator(str(index))
 
-    def _generator(self, part: str) -> np.random.Generator:
+    def _generator(self, part: str) -> Generator:
         text = "\n".join((str(self.seed), self.filename, self.stress.name, str(self.stress.severity), part))
         digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
         return np.random.default_rng(np.frombuffer(digest, np.uint32))
 
 
-def kept(stress: Stress, times: np.ndarray, duration: float, draws: Draws) -> tuple[np.ndarray, np.ndarray, float]:
+def keep_frames(
+    stress: Stress, times: np.ndarray, duration: float, draws: Draws
+) -> tuple[np.ndarray, np.ndarray, float]:
     """What is left of a video in time: (ascending indices of its frames, their times, its duration).
 
     times: seconds from 0, ascending. At least one frame is left.
@@ -122,25 +128,25 @@ def kept(stress: Stress, times: np.ndarray, duration: float, draws: Draws) -> tu
     if stress.kind != "time" or len(times) < 2:
         return left, times, duration
     if stress.name == "drop":
-        left = lost(len(times), stress.value, draws.video())
+        left = _drop_frames(len(times), stress.value, draws.video())
         return left, times[left], duration
-    left = cut_in_time(times, duration, stress.value, draws.video())
+    left = _cut_in_time(times, duration, stress.value, draws.video())
     return left, times[left] - times[left[0]], stress.value * duration
 
 
-def cut_in_time(times: np.ndarray, duration: float, share: float, rng: np.random.Generator) -> np.ndarray:
+def _cut_in_time(times: np.ndarray, duration: float, share: float, rng: Generator) -> np.ndarray:
     """The frames of a part as long as ``share`` of the video, from a random start; at least one."""
     start = rng.uniform(0, 1 - share) * duration
     left = np.flatnonzero((times >= start) & (times < start + share * duration))
     return left if left.size else np.array([int(np.abs(times - start).argmin())])
 
 
-def lost(count: int, share: float, rng: np.random.Generator) -> np.ndarray:
+def _drop_frames(count: int, share: float, rng: Generator) -> np.ndarray:
     """Which of ``count`` frames are left when a random ``share`` of them is lost; at least one."""
     return np.sort(rng.choice(count, max(1, round((1 - share) * count)), replace=False))
 
 
-def change(stress: Stress, frames: list[np.ndarray], draws: Draws, index: int, time: float) -> np.ndarray:
+def stress_frame(stress: Stress, frames: list[np.ndarray], draws: Draws, index: int, time: float) -> np.ndarray:
     """The last of ``frames`` (uint8 RGB HxWx3) under ``stress``; those before it are its predecessors in time.
 
     ``index`` and ``time`` (s): its place in the video. Only re-encoding looks at the predecessors.
@@ -150,55 +156,27 @@ def change(stress: Stress, frames: list[np.ndarray], draws: Draws, index: int, t
     if stress.kind in ("clean", "time"):
         return frame
     if stress.name == "reencode":
-        return reencode(frames, int(stress.value))
+        return reencode(frames, int(stress.value), _PRESET)
     if stress.kind == "attack":
-        return recapture(stress.name, stress.value, frame, draws, (index, time))
-    return np.ascontiguousarray(PIXELS[stress.name](frame, stress.value, draws.video(), draws.frame(index)))
+        return _recapture(stress.name, stress.value, frame, draws, (index, time))
+    return np.ascontiguousarray(_PIXELS[stress.name](frame, stress.value, draws.video(), draws.frame(index)))
 
 
-def reencode(frames: list[np.ndarray], crf: int) -> np.ndarray:
-    """Encode consecutive frames as H.264 (libx264, 4:2:0) and decode them: the last one.
-
-    The first is coded whole and the others from their predecessors, as in a video that is sent on.
-    One thread and no look-ahead: equal frames give equal bytes.
-    """
-    import av
-
-    height, width = frames[-1].shape[:2]
-    encoder = av.CodecContext.create("libx264", "w")
-    # 4:2:0 needs even sides; the row or column that is added is cut off again.
-    encoder.width, encoder.height, encoder.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
-    encoder.time_base, encoder.thread_count = Fraction(1, 25), 1
-    encoder.options = {"preset": "veryfast", "tune": "zerolatency", "crf": str(crf)}
-    packets = []
-    for number, frame in enumerate(frames):
-        even = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
-        picture.pts = number
-        packets += encoder.encode(picture)
-    packets += encoder.encode(None)
-    decoder = av.CodecContext.create("h264", "r")
-    decoder.thread_count = 1
-    decoded = [frame for packet in packets for frame in decoder.decode(packet)] + decoder.decode(None)
-    return np.ascontiguousarray(decoded[-1].to_ndarray(format="rgb24")[:height, :width])
-
-
-def recapture(kind: str, traces: float, frame: np.ndarray, draws: Draws, at: tuple[int, float]) -> np.ndarray:
+def _recapture(kind: str, traces: float, frame: np.ndarray, draws: Draws, at: tuple[int, float]) -> np.ndarray:
     """The frame printed, or played on a screen, and recorded by a second camera: uint8 of the same shape.
 
-    ``traces`` scales what gives the attack away: 1 as ``media.attacks`` draws it; below 1 it is made
+    ``traces`` scales what gives the attack away: 1 as ``simulation.attacks`` draws it; below 1 it is made
     with more care, and its edges are out of view. ``at``: index and time of the frame.
     """
-    from liveness.simulation.attacks import ATTACKS
-
     attack = ATTACKS[kind].draw(draws.video())
     if traces < 1:
-        attack = _careful(attack, traces)
+        attack = _make_careful(attack, traces)
     index, time = at
-    return reencode([attack.apply(frame, time, draws.frame(index))], RECORDED_CRF)
+    return reencode([attack.apply(frame, time, draws.frame(index))], sum(RECORDED_CRF) // 2, _PRESET)
 
 
-def _careful(attack, traces: float):
+def _make_careful(attack: PrintAttack | ReplayAttack, traces: float) -> PrintAttack | ReplayAttack:
+    """The same attack with its traces scaled, and its edges out of view."""
     names = ("dots", "grain", "banding", "glare", "grid", "rows", "blue", "reflection", "black")
     less: dict = {name: traces * getattr(attack, name) for name in names if hasattr(attack, name)}
     if hasattr(attack, "gamut"):
@@ -211,19 +189,17 @@ def _careful(attack, traces: float):
     return replace(attack, holding=held, **less)
 
 
-def _jpeg(frame: np.ndarray, quality: float, video, each) -> np.ndarray:
-    from liveness.frames.video import jpeg_round_trip
-
+def _jpeg(frame: np.ndarray, quality: float, video: Generator, each: Generator) -> np.ndarray:
     return jpeg_round_trip(frame, int(quality))
 
 
-def _downscale(frame: np.ndarray, share: float, video, each) -> np.ndarray:
+def _downscale(frame: np.ndarray, share: float, video: Generator, each: Generator) -> np.ndarray:
     height, width = frame.shape[:2]
     size = (max(16, round(share * width)), max(16, round(share * height)))
     return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
-def _crop(frame: np.ndarray, share: float, video, each) -> np.ndarray:
+def _crop(frame: np.ndarray, share: float, video: Generator, each: Generator) -> np.ndarray:
     """A window of the frame that lies at most half way off the middle."""
     (height, width), place = frame.shape[:2], video.uniform(0.25, 0.75, 2)
     rows, columns = max(1, round(share * height)), max(1, round(share * width))
@@ -231,19 +207,17 @@ def _crop(frame: np.ndarray, share: float, video, each) -> np.ndarray:
     return frame[top : top + rows, left : left + columns]
 
 
-def _blur(frame: np.ndarray, sigma: float, video, each) -> np.ndarray:
+def _blur(frame: np.ndarray, sigma: float, video: Generator, each: Generator) -> np.ndarray:
     sigma *= min(frame.shape[:2]) / 400
     return cv2.GaussianBlur(frame, (0, 0), sigma) if sigma > 0 else frame
 
 
-def _noise(frame: np.ndarray, deviation: float, video, each) -> np.ndarray:
-    from liveness.simulation.camera import sensor_noise
-
-    noisy = frame + np.float32(255 * deviation) * sensor_noise(*frame.shape[:2], each)
+def _noise(frame: np.ndarray, deviation: float, video: Generator, each: Generator) -> np.ndarray:
+    noisy = frame + np.float32(255 * deviation) * draw_sensor_noise(*frame.shape[:2], each)
     return cv2.convertScaleAbs(cv2.max(noisy, 0.0))
 
 
-def _cast(frame: np.ndarray, strength: float, video, each) -> np.ndarray:
+def _cast(frame: np.ndarray, strength: float, video: Generator, each: Generator) -> np.ndarray:
     """A wrong white balance: a gain for each channel in a random direction, the brightness kept."""
     towards = video.normal(size=3)
     towards -= towards.mean()
@@ -253,31 +227,31 @@ def _cast(frame: np.ndarray, strength: float, video, each) -> np.ndarray:
     return cv2.LUT(frame, tables[None])
 
 
-def _gamma(frame: np.ndarray, strength: float, video, each) -> np.ndarray:
+def _gamma(frame: np.ndarray, strength: float, video: Generator, each: Generator) -> np.ndarray:
     """Darker or brighter, by chance."""
     gamma = np.exp(strength * video.choice((-1, 1)))
     return (255 * (np.arange(256) / 255) ** gamma + 0.5).astype(np.uint8)[frame]
 
 
-def _contrast(frame: np.ndarray, share: float, video, each) -> np.ndarray:
+def _contrast(frame: np.ndarray, share: float, video: Generator, each: Generator) -> np.ndarray:
     mean = float(frame.mean())
     table = np.clip(mean + share * (np.arange(256) - mean) + 0.5, 0, 255).astype(np.uint8)
     return table[frame]
 
 
-def _rotation(frame: np.ndarray, degrees: float, video, each) -> np.ndarray:
+def _rotation(frame: np.ndarray, degrees: float, video: Generator, each: Generator) -> np.ndarray:
     """About the middle, to either side by chance; corners are filled with the mirrored border."""
     height, width = frame.shape[:2]
     turn = cv2.getRotationMatrix2D((width / 2 - 0.5, height / 2 - 0.5), degrees * int(video.choice((-1, 1))), 1)
     return cv2.warpAffine(frame, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
 
-def _mirror(frame: np.ndarray, value: float, video, each) -> np.ndarray:
+def _mirror(frame: np.ndarray, value: float, video: Generator, each: Generator) -> np.ndarray:
     return frame[:, ::-1]
 
 
-Pixels = Callable[[np.ndarray, float, np.random.Generator, np.random.Generator], np.ndarray]
-PIXELS: dict[str, Pixels] = {
+_Pixels = Callable[[np.ndarray, float, Generator, Generator], np.ndarray]
+_PIXELS: dict[str, _Pixels] = {
     "jpeg": _jpeg,
     "downscale": _downscale,
     "crop": _crop,

@@ -14,7 +14,7 @@ STEP = 8  # pixels between nodes: smooth bends need no more
 Field = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]
 
 
-def nodes(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def place_nodes(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixel coordinates (x, y) of the coarse grid, one node beyond the picture on every side."""
     rows, columns = -(-height // STEP) + 2, -(-width // STEP) + 2
     x = (np.arange(columns, dtype=np.float32) - 0.5) * STEP - 0.5
@@ -22,14 +22,14 @@ def nodes(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return np.meshgrid(x, y)
 
 
-def dense(coarse: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Upsample values at ``nodes(height, width)`` (rows x columns [x channels]) to every pixel, linearly."""
+def upsample_nodes(coarse: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Upsample values at ``place_nodes(height, width)`` (rows x columns [x channels]) to every pixel, linearly."""
     rows, columns = coarse.shape[:2]
     full = cv2.resize(coarse.astype(np.float32), (columns * STEP, rows * STEP), interpolation=cv2.INTER_LINEAR)
     return full[STEP : STEP + height, STEP : STEP + width]
 
 
-def homography_points(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def apply_homography(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Apply a 3x3 homography to coordinates."""
     z = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2]
     return (
@@ -38,7 +38,7 @@ def homography_points(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple
     )
 
 
-def thin_plate(image: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+def warp_thin_plate(image: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Warp ``image`` (HxWxC) so that the points ``source`` (n x 2, x and y) come to lie on ``target``.
 
     Thin-plate spline of Bookstein (1989), fitted from target to source because remap reads backwards.
@@ -53,10 +53,10 @@ def thin_plate(image: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.
     system[n:, :n] = system[:n, n:].T
     system[:n, :n] += np.eye(n) * 1e-6
     weights = np.linalg.solve(system, np.r_[q, np.zeros((3, 2))])
-    x, y = nodes(height, width)
+    x, y = place_nodes(height, width)
     at = np.stack([x.ravel(), y.ravel()], 1) / scale
     read = _kernel(at[:, None] - p[None]) @ weights[:n] + np.c_[np.ones(len(at)), at] @ weights[n:]
-    field = dense((read * scale).reshape(*x.shape, 2), height, width)
+    field = upsample_nodes((read * scale).reshape(*x.shape, 2), height, width)
     # remap takes at most four channels at once
     parts = [image[..., k : k + 3] for k in range(0, image.shape[2], 3)]
     return np.dstack([cv2.remap(p, field, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE) for p in parts])

@@ -22,8 +22,6 @@ from liveness.frames.contract import resize, to_tensor
 # Changes of pixels are made at up to this many times the model's resolution (per side): their traces
 # must pass the resize like those of a real video, and full-size frames would take too long.
 FINE = 2.0
-# Quality (x264's constant rate factor) of what a simulated second camera records.
-_RECORDED_CRF = (18, 28)
 
 Step = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -150,7 +148,7 @@ class Policy:
         traces tell nothing of the label."""
         from liveness.simulation.attacks import simulate
         from liveness.simulation.camera import Camera
-        from liveness.simulation.recompress import h264_round_trip
+        from liveness.simulation.recompress import RECORDED_CRF
 
         attack = label == 1 and self.config.attack_rate and rng.random() < self.config.attack_rate
         if not attack and not (self.config.camera and rng.random() < self.config.camera):
@@ -160,7 +158,7 @@ class Policy:
             rgb, label = simulate(rgb, self.kinds[int(rng.choice(len(self.kinds), p=self.shares))], rng), 0
         else:
             rgb = Camera.draw(rng).apply(rgb, rng)
-        return h264_round_trip(rgb, int(rng.integers(*_RECORDED_CRF, endpoint=True))), label
+        return _h264(rgb, int(rng.integers(*RECORDED_CRF, endpoint=True))), label
 
     def _crop(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A random part of the view: timm's random resized crop without the resizing, or the same in
@@ -272,10 +270,10 @@ def _blur(rgb: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray
 
 
 def _noise(rgb: np.ndarray, std: float, rng: np.random.Generator) -> np.ndarray:
-    from liveness.simulation.camera import sensor_noise
+    from liveness.simulation.camera import draw_sensor_noise
 
     height, width = rgb.shape[:2]
-    noisy = rgb + np.float32(std) * sensor_noise(height, width, rng)
+    noisy = rgb + np.float32(std) * draw_sensor_noise(height, width, rng)
     return np.clip(noisy + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
@@ -293,6 +291,6 @@ def _jpeg(rgb: np.ndarray, quality: int) -> np.ndarray:
 
 
 def _h264(rgb: np.ndarray, crf: int) -> np.ndarray:
-    from liveness.simulation.recompress import h264_round_trip
+    from liveness.simulation.recompress import reencode
 
-    return h264_round_trip(rgb, crf)
+    return reencode([rgb], crf)

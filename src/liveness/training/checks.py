@@ -20,7 +20,7 @@ from liveness.base.errors import UserError
 from liveness.base.files import unprepared, workspace
 from liveness.members.names import run_folder
 from liveness.members.weights import check_pretrained, pretrained_path
-from liveness.models.build import build, parameter_count, without_weights
+from liveness.models.build import build, build_without_weights, count_parameters
 from liveness.sets.dataset import load_set, split_set
 from liveness.training import tracking
 from liveness.training.runs import clear_run, describe_run, lock_run, same_run, weights_of
@@ -73,12 +73,12 @@ def _check_model(model: str, size: int, fresh: bool, activations: bool) -> int:
     config = from_dict(Model, json.loads(model), "model")
     if fresh and config.pretrained:
         pretrained_path(config)  # before the model is built, which takes seconds
-    found = without_weights(config, size) or build(config, size)
+    found = build_without_weights(config, size) or build(config, size)
     if activations:
         checkpoint_activations(found, config.name)
     if fresh:
         check_pretrained(found, config)
-    return parameter_count(found)
+    return count_parameters(found)
 
 
 def require_room(folder: Path, size: int) -> None:

@@ -26,7 +26,7 @@ from liveness.base import distributed
 from liveness.base.config import Train
 from liveness.base.errors import UserError
 from liveness.base.files import written_aside
-from liveness.models.score import half_type
+from liveness.models.device import half_type
 from liveness.training.schedule import ema_decay, learning_rate
 from liveness.training.task import Share, Task
 

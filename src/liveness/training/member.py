@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -32,8 +32,11 @@ from liveness.evaluation.combine import video_scores
 from liveness.frames.contract import make_contract
 from liveness.members.trained import OOF_COLUMNS, write_oof
 from liveness.members.weights import describe_member, load_pretrained, save_member
-from liveness.models.build import build, parameter_count
-from liveness.models.score import Scorer, pick_device, share_of_cores, use_all_cores
+from liveness.models.backend import TorchBackend
+from liveness.models.batches import batches_for
+from liveness.models.build import build, count_parameters
+from liveness.models.device import pick_device, share_of_cores, use_all_cores
+from liveness.models.score import Job, Request, score_jobs
 from liveness.sets.dataset import HeldOutVideos, PreparedSet, list_holdout, load_set, split_set
 from liveness.training import loop, lr_finder, passing, tracking
 from liveness.training.augment import Policy
@@ -191,7 +194,7 @@ def start_or_resume(task: Task, recipe: Recipe, device: torch.device, last: Path
 def _summary(run: Run, rows: pd.DataFrame) -> str:
     recipe, state = run.recipe, run.state
     return (
-        f"{recipe.model.name}, {parameter_count(state.model) / 1e6:.1f} M parameters, "
+        f"{recipe.model.name}, {count_parameters(state.model) / 1e6:.1f} M parameters, "
         f"{recipe.view.kind} {recipe.view.size} px, {len(rows)} frames of {rows.filename.nunique()} videos, "
         f"{len(run.videos)} videos held out, {recipe.train.epochs} epochs of {state.task.steps_per_epoch} steps, "
         f"lr {state.lr:g}, {distributed.size()} x {state.device.type}"
@@ -280,9 +283,9 @@ def _complete(run: Run) -> Outcome:
 
 
 def score_held_out(
-    model: Any,
-    device: Any,
-    videos: Any,
+    model: torch.nn.Module,
+    device: torch.device,
+    videos: HeldOutVideos,
     prepared: PreparedSet,
     recipe: Recipe,
     stopping: Callable[[], bool] = lambda: False,
@@ -292,30 +295,37 @@ def score_held_out(
     Videos are dealt to the ranks, and each is scored by itself, as in prediction. Stopped is raised
     between two videos where ``stopping()`` says so.
     """
-    from torch.utils.data import DataLoader, Subset
+    from torch.utils.data import DataLoader, Dataset, Subset
 
-    scorer = Scorer(model, device, recipe.train.amp)
-    processes = launch.local_world()
+    backend = TorchBackend(model, device, recipe.train.amp)
     mine = list(range(distributed.rank(), len(videos), distributed.size()))
     most = max((len(rows) for rows in videos.rows.values()), default=0)
     each = passing.bytes_of_batch(most * passing.views_per_frame(recipe.view), recipe.view)
     workers, pipes = passing.way(recipe.train.workers, each)
-    loader = DataLoader(
-        Subset(videos, mine),
+    collate: Callable[[Any], Any] = passing.pack_video if pipes else passing.as_it_is
+    loader: DataLoader[Any] = DataLoader(
+        Subset(cast(Dataset[Any], videos), mine),
         batch_size=None,
         num_workers=workers,
-        collate_fn=passing.pack_video if pipes else passing.as_it_is,
+        collate_fn=collate,
         worker_init_fn=passing.quiet_worker,
     )
     scored: list[tuple[str, int, float]] = []
     with torch.random.fork_rng(devices=[]):  # the loader draws a seed; training must not notice
         arriving = map(passing.unpack_video, loader) if pipes else loader
-        videos_of_mine = (((name, frame_ids), views, len(frame_ids)) for name, frame_ids, views in arriving)
-        for (name, frame_ids), scores in scorer.stream(videos_of_mine, share_of_cores(processes)):
-            scored += [(name, frame_id, float(score)) for frame_id, score in zip(frame_ids, scores, strict=True)]
-            if stopping():
-                raise Stopped
+        jobs = (Job((name, ids), [Request({"": backend}, views, len(ids))]) for name, ids, views in arriving)
+        with batches_for(device, share_of_cores(launch.local_world())) as batches:
+            for job in score_jobs(jobs, batches):
+                (name, ids), scores = job.item, job.scores[""]
+                scored += [(name, frame_id, float(score)) for frame_id, score in zip(ids, scores, strict=True)]
+                if stopping():
+                    raise Stopped
     found = {(name, frame_id): score for name, frame_id, score in distributed.gather(scored)}
+    return _oof_table(videos, prepared, found)
+
+
+def _oof_table(videos: HeldOutVideos, prepared: PreparedSet, found: dict[tuple[str, int], float]) -> pd.DataFrame:
+    """A row for every frame of the videos, from the scores by (file name, frame)."""
     rows = []
     for name in videos.filenames:
         video = prepared.videos.loc[name]
@@ -332,7 +342,9 @@ def score_held_out(
     return table
 
 
-def with_holdout(oof: pd.DataFrame, model: Any, device: Any, prepared: PreparedSet, recipe: Recipe) -> pd.DataFrame:
+def with_holdout(
+    oof: pd.DataFrame, model: torch.nn.Module, device: torch.device, prepared: PreparedSet, recipe: Recipe
+) -> pd.DataFrame:
     """``oof`` and below it the rows of the videos that no member trains on; scored once, by the finished model."""
     aside = HeldOutVideos(prepared, list_holdout(prepared), recipe.view)
     if not len(aside):

@@ -22,9 +22,9 @@ from torch import nn
 
 from liveness.base.config import Recipe, Train
 from liveness.base.errors import UserError
+from liveness.models.device import autocast
 from liveness.models.drop_path import replace_drop_path
 from liveness.models.losses import class_weights, sample_losses
-from liveness.models.score import autocast
 from liveness.training.augment import seed_of
 from liveness.training.samples import Key, Share, TrainingFrames, count_steps, load_batches, plan_shares
 

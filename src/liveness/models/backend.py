@@ -1,0 +1,89 @@
+"""What a loaded model has to be able to do in order to score, and the way to do it with torch.
+
+Another arithmetic (an exported model in another library) is another class with the methods of ``Backend``;
+the queues (models/batches.py) and the loop (models/score.py) ask for nothing else.
+"""
+
+import contextlib
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import numpy as np
+
+from liveness.base.config import View
+from liveness.models.device import autocast, one_thread
+
+if TYPE_CHECKING:
+    import torch
+
+# Views that go through a model at once: on a GPU always this many, on the CPU at most.
+MOST_VIEWS = 32
+
+# A batch of views in the form in which a backend computes: a torch.Tensor, or another library's array.
+Batch = TypeVar("Batch")
+
+
+class Backend(Protocol[Batch]):
+    """A model in evaluation mode that turns views into probabilities of live."""
+
+    device: "torch.device"
+
+    def to_batch(self, views: np.ndarray, view: View) -> Batch:
+        """uint8 views (V x H x W x 3) -> float32, normalised (V x 3 x H x W). Backends of one kind share the result."""
+        ...
+
+    def score_views(self, batch: Batch) -> np.ndarray:
+        """float32 views (V x 3 x H x W) -> float64 scores (V,), which depend on nothing else; on a CPU with one
+        thread."""
+        ...
+
+    def forward(self, batch: Batch) -> Batch:
+        """MOST_VIEWS views on the device -> float64 probabilities, still there."""
+        ...
+
+
+class TorchBackend:
+    """A torch model as a ``Backend``."""
+
+    def __init__(self, model: "torch.nn.Module", device: "torch.device", amp: bool = True) -> None:
+        """The model is moved to the device; ``amp``: in mixed precision there, if it is a GPU."""
+        import torch
+
+        self.model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.device, self.amp = device, amp
+
+    def to_batch(self, views: np.ndarray, view: View) -> "torch.Tensor":
+        """As ``Backend.to_batch``; the tensor stays in the main memory."""
+        import torch
+
+        from liveness.frames.contract import to_tensor
+
+        return torch.stack([to_tensor(one, view) for one in views])
+
+    def score_views(self, batch: "torch.Tensor") -> np.ndarray:
+        """As ``Backend.score_views``."""
+        self.model.eval()
+        with one_thread() if self.device.type == "cpu" else contextlib.nullcontext():
+            parts = [self.forward(self._place(part))[: len(part)].cpu().numpy() for part in batch.split(MOST_VIEWS)]
+        return np.concatenate(parts)
+
+    def forward(self, batch: "torch.Tensor") -> "torch.Tensor":
+        """As ``Backend.forward``; on the CPU the batch may be smaller."""
+        import torch
+
+        with torch.inference_mode(), autocast(self.device, self.amp):
+            return torch.sigmoid(self.model(batch).double()).flatten()
+
+    def _place(self, part: "torch.Tensor") -> "torch.Tensor":
+        import torch
+
+        if self.device.type == "cpu":
+            return part.contiguous(memory_format=torch.channels_last)
+        return pad(part).to(self.device, memory_format=torch.channels_last)
+
+
+def pad(batch: "torch.Tensor") -> "torch.Tensor":
+    """MOST_VIEWS views, of which the last are zeros."""
+    import torch
+
+    missing = MOST_VIEWS - len(batch)
+    return torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])]) if missing else batch

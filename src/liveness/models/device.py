@@ -1,0 +1,100 @@
+"""Where a network computes: the device, the arithmetic that is used on it, and this process's share of the cores.
+
+Training, out-of-fold scoring and prediction all ask here, so that they compute alike.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+from liveness.base.errors import UserError
+from liveness.base.machine import cores, unusable_gpu
+
+if TYPE_CHECKING:
+    import torch
+
+    Model = TypeVar("Model", bound=torch.nn.Module)
+
+
+def pick_device(local_rank: int = 0) -> "torch.device":
+    """This process's GPU, or the CPU. A UserError for a GPU that is there and cannot be used.
+
+    Whoever computes asks here first, so the arithmetic is set here too.
+    """
+    import torch
+
+    set_arithmetic()
+    if torch.cuda.is_available():
+        return torch.device("cuda", local_rank)
+    if why := unusable_gpu():
+        raise UserError(why)
+    return torch.device("cpu")
+
+
+def set_arithmetic() -> None:
+    """The global switches that move the digits of a float32 product on a GPU: one setting for training,
+    out-of-fold scoring and prediction, so that with train.amp=false oof.csv holds what prediction gives."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+
+
+def autocast(device: "torch.device", enabled: bool = True) -> "torch.autocast":
+    """Mixed precision on a GPU (bfloat16 where the hardware has it, else float16); float32 on the CPU."""
+    import torch
+
+    if device.type != "cuda":
+        return torch.autocast("cpu", enabled=False)
+    return torch.autocast("cuda", dtype=half_type(), enabled=enabled)
+
+
+def half_type() -> "torch.dtype":
+    """The half precision that ``autocast`` computes in on this GPU."""
+    import torch
+
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def halve(model: "Model") -> "Model":
+    """Keep the large weights in the type that ``autocast`` casts them to at each use: the same scores
+    from half the memory. For models that only score."""
+    import torch
+
+    for module in model.modules():
+        if type(module) in (torch.nn.Linear, torch.nn.Conv2d):  # subclasses may compute with their weights
+            module.to(half_type())
+    return model
+
+
+def share_of_cores(processes: int = 1) -> int:
+    """This process's share of the cores that it may use, unless OMP_NUM_THREADS decides."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    return max(1, cores() // processes)
+
+
+def use_all_cores(processes: int = 1) -> None:
+    """Give this process its share of the cores, unless OMP_NUM_THREADS decides."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(share_of_cores(processes))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for what the calling thread computes with torch."""
+    import torch
+
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
