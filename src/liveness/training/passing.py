@@ -22,7 +22,7 @@ _LEAST = 1 << 20  # the workers' semaphores lie there too: with less there can b
 _told = False
 
 
-Item = tuple[str, list[int], torch.Tensor | None]  # of HeldOutVideos
+HeldOutItem = tuple[str, list[int], torch.Tensor | None]  # of HeldOutVideos
 
 
 def bytes_of_batch(images: int, view: View) -> int:
@@ -77,18 +77,18 @@ def unpack_batch(batch: tuple[np.ndarray, np.ndarray], pinned: bool) -> tuple[to
     return (images.pin_memory(), labels.pin_memory()) if pinned else (images, labels)
 
 
-def pack_video(item: Item) -> tuple[str, list[int], np.ndarray | None]:
+def pack_video(item: HeldOutItem) -> tuple[str, list[int], np.ndarray | None]:
     """An item of HeldOutVideos with its views as an array, or None."""
     name, frame_ids, views = item
     return name, frame_ids, None if views is None else views.numpy()
 
 
-def unpack_video(item: tuple[str, list[int], np.ndarray | None]) -> Item:
+def unpack_video(item: tuple[str, list[int], np.ndarray | None]) -> HeldOutItem:
     name, frame_ids, views = item
     return name, frame_ids, None if views is None else torch.from_numpy(views)
 
 
-def as_it_is(item: Item) -> Item:
+def as_it_is(item: HeldOutItem) -> HeldOutItem:
     return item
 
 
