@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from liveness.base.config import Data, Folds, check
+from liveness.base.config import Data, Folds
 from liveness.base.errors import UserError
 from liveness.base.files import sweep, workspace
 from liveness.base.tables import read_table, table_text
@@ -37,7 +37,6 @@ def check_and_fix(name: str, fix: bool) -> bool:
             f"{folder}/prepare.json: no such file; prepare the set first: bash prepare_data.sh {name}{other_sets(name)}"
         )
     data = read_settings(folder).data
-    check(data, str(folder / "prepare.json"))
     raw = find_set(name)
     troubles, damaged = check_set(folder, raw, data)
     _print_troubles(name, troubles)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from liveness.base.compose import from_dict
+from liveness.base.compose import data_from_dict
 from liveness.base.config import Data, to_dict
 from liveness.base.errors import UserError
 from liveness.frames.contract import require_known
@@ -33,17 +33,18 @@ def describe_settings(data: Data, version: int) -> dict[str, Any]:
 
 
 def read_settings(folder: Path) -> Settings:
-    """The settings of data/<set>; a UserError where prepare.json is damaged or of a version that is not spoken."""
+    """The settings of data/<set>; a UserError where prepare.json is damaged, has a value out of bounds, or is of a
+    version that is not spoken."""
     values, path = _read(folder), folder / "prepare.json"
     try:
-        version, data, digest = values["version"], values["data"], values["detector_sha256"]
-        if not isinstance(data, dict):
+        if not isinstance(values["data"], dict):
             raise TypeError("expected a mapping")
+        data = data_from_dict(values["data"], str(path))
+        version, digest = values["version"], values["detector_sha256"]
     except (KeyError, TypeError) as error:
         raise _damaged(path) from error
-    typed = from_dict(Data, data, str(path))
     require_known(version, str(path))
-    return Settings(version, typed, digest)
+    return Settings(version, data, digest)
 
 
 def read_version(folder: Path) -> int:
