@@ -16,9 +16,9 @@ import timm
 import torch
 from test_model import meta_names
 
-from liveness.demo.persons import Portrait
+from liveness.demo.clips import Take, draw_person
+from liveness.demo.portrait import Portrait
 from liveness.downloads.catalogue import PRETRAINED, PUBLISHED
-from liveness.make_demo import Take, person_of
 from liveness.simulation.attacks import ATTACKS
 
 SIZE, FRAMES, FPS = (320, 240), 12, 6  # height and width; two seconds
@@ -29,7 +29,7 @@ DEPTHS, WIDTHS = [1, 1, 1, 1], [8, 16, 16, 16]
 def write_clip(path: Path, number: int, live: bool) -> None:
     """A person of the demo set before a camera, or the print of one."""
     rng = np.random.default_rng([3, number])
-    person = person_of(number // 2 % PERSONS, seed=0)
+    person = draw_person(number // 2 % PERSONS, seed=0)
     take = Take(Portrait(person, rng, masked=number % 3 > 0), SIZE, rng)
     attack = None if live else ATTACKS["print"].draw(rng)
     sheet = attack.surface(take.frame(0.0)) if attack else None

@@ -1,19 +1,17 @@
-"""The contact sheet: on a tiny prepared set, through the real command."""
+"""The contact sheet, on a tiny prepared set."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from liveness import contact_sheet
 from liveness.base.compose import load_data
-from liveness.base.files import CODE
-from liveness.contact_sheet import choose, describe, fitting
+from liveness.base.errors import UserError
 from liveness.sets.folds import fold_set
 from liveness.sets.preparation import prepare_set
+from liveness.training.contact_sheet import choose_rows, describe_draw, fit_text
 
 
 @pytest.fixture
@@ -30,60 +28,61 @@ def tiny_set(workspace: Path, tiny_clips) -> Path:
     return workspace
 
 
-def contact_sheet(*args: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "liveness.contact_sheet", *args]
-    environment = {**os.environ, "PYTHONPATH": str(CODE / "src")}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-
-def test_a_sheet_shows_untouched_views_and_marks_simulated_attacks(tiny_set):
+def test_a_sheet_shows_untouched_views_and_marks_simulated_attacks(tiny_set, capsys):
     options = ["-c", "demo_frame", "--data", "tiny", "--rows", "3", "--columns", "4", "-o", "augment=attacks"]
-    result = contact_sheet(*options, "augment.attack_rate=1")
-    assert result.returncode == 0, result.stderr
+    contact_sheet.main([*options, "augment.attack_rate=1"])
     out = tiny_set / "runs" / "tiny" / "demo_frame_attacks.png"
-    assert str(out) in result.stdout and "9 draws of attacks" in result.stdout
+    printed = capsys.readouterr().out
+    assert str(out) in printed and "9 draws of attacks" in printed
     pixels = np.asarray(Image.open(out)).astype(int)
     assert pixels.shape[0] > 3 * 160 and pixels.shape[1] >= 4 * 160
     red = (np.abs(pixels - (255, 60, 60)).max(2) == 0).sum()
     assert red > 6 * 4 * 160 * 2  # two live rows of three draws: a frame round each
 
-    again = contact_sheet(*options, "augment.attack_rate=1", "--out", str(tiny_set / "again.png"))
-    assert again.returncode == 0, again.stderr
+    contact_sheet.main([*options, "augment.attack_rate=1", "--out", str(tiny_set / "again.png")])
     assert np.array_equal(pixels, np.asarray(Image.open(tiny_set / "again.png")))
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "word"),
+    ("args", "word"),
     [
-        (["-c", "efficientnet_lite0"], 1, "no frame with a face has a label"),
-        (["-c", "demo_frame", "--out", "sheet.jpg"], 1, "ends in .png"),
-        (["-c", "demo_frame", "-o", "augment=shfit"], 1, "shift"),
-        (["-c", "demo_frame", "--columns", "1"], 2, "at least 1 row and 2 columns"),
+        (["-c", "efficientnet_lite0"], "no frame with a face has a label"),
+        (["-c", "demo_frame", "--out", "sheet.jpg"], "ends in .png"),
+        (["-c", "demo_frame", "-o", "augment=shfit"], "shift"),
     ],
 )
-def test_a_users_mistake_is_one_line(tiny_set, args, code, word):
-    result = contact_sheet("--data", "tiny", *args)
-    assert result.returncode == code
-    assert word in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
+def test_a_users_mistake_is_one_line(tiny_set, args, word):
+    with pytest.raises(UserError, match=word) as caught:
+        contact_sheet.main(["--data", "tiny", *args])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sheet_without_a_draw_is_misuse(capsys):
+    with pytest.raises(SystemExit) as caught:
+        contact_sheet.main(["--data", "tiny", "-c", "demo_frame", "--columns", "1"])
+    assert caught.value.code == 2 and "at least 1 row and 2 columns" in capsys.readouterr().err
 
 
 def test_rows_are_dealt_to_both_classes_and_spread_over_the_set():
     labels = np.array([1] * 10 + [0] * 90)
-    chosen = choose(labels, 8)
+    chosen = choose_rows(labels, 8)
     assert [int(labels[i]) for i in chosen] == [1] * 4 + [0] * 4
     assert len(set(chosen)) == 8 and max(chosen) > 80
-    assert choose(labels[:10], 4) == sorted(set(choose(labels[:10], 4))) and len(choose(labels[:10], 4)) == 4
-    assert len(choose(labels, 1000)) == 100
-    assert len(choose(np.array([1, 0, 0, 0, 0]), 4)) == 4
+    assert (
+        choose_rows(labels[:10], 4) == sorted(set(choose_rows(labels[:10], 4)))
+        and len(choose_rows(labels[:10], 4)) == 4
+    )
+    assert len(choose_rows(labels, 1000)) == 100
+    assert len(choose_rows(np.array([1, 0, 0, 0, 0]), 4)) == 4
 
 
 def test_a_tile_says_what_became_of_the_label():
-    assert describe(1, 1.0, False)[0] == "live" and describe(0, 0.0, False)[0] == "attack"
-    assert "was live" in describe(1, 0.0, False)[0]
-    assert "0.62" in describe(1, 0.62, True)[0]
+    assert describe_draw(1, 1.0, False)[0] == "live" and describe_draw(0, 0.0, False)[0] == "attack"
+    assert "was live" in describe_draw(1, 0.0, False)[0]
+    assert "0.62" in describe_draw(1, 0.62, True)[0]
 
 
 def test_a_text_that_is_too_wide_is_cut_with_a_sign_and_keeps_its_label():
-    assert fitting("12-3 live", 9, len) == "12-3 live"
-    assert fitting("a long name-12 live", 9, len) == "…-12 live"
-    assert fitting("live", 0, len) == "…e"
+    assert fit_text("12-3 live", 9, len) == "12-3 live"
+    assert fit_text("a long name-12 live", 9, len) == "…-12 live"
+    assert fit_text("live", 0, len) == "…e"

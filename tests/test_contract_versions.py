@@ -25,12 +25,12 @@ from liveness.frames.views import prepare_video
 from liveness.members.names import weights_path
 from liveness.members.weights import describe_member, load_member, save_member
 from liveness.prediction.engine import load_members, score_video
-from liveness.sanity_check import check
 from liveness.sets.dataset import load_set
 from liveness.sets.extract import read_record, version_of
 from liveness.sets.folds import fold_set
 from liveness.sets.labels import find_set
 from liveness.sets.preparation import prepare_set
+from liveness.sets.sanity import check_set
 from liveness.training.member import finish
 
 OLD = Path(__file__).parent / "version1"
@@ -163,7 +163,7 @@ def test_a_set_of_version_1_stays_so_until_it_is_made_anew(workspace, capsys):
     old = load_set("old", data.frames)
     assert (old.digest, old.version) == (OLD_HASH, 1)
     assert set(read_table(folder / "labels_video.csv", ["reason"])["reason"]) == {""}
-    assert check(folder, find_set("old"), data) == ([], set())
+    assert check_set(folder, find_set("old"), data) == ([], set())
     assert "6 already done" in prepared() and load_set("old", data.frames).digest == OLD_HASH
     assert member_version(old, workspace) == 1
 
@@ -186,7 +186,7 @@ def test_a_set_of_version_1_stays_so_until_it_is_made_anew(workspace, capsys):
     videos = read_table(folder / "labels_video.csv", ["reason", "width", "height"]).set_index("filename")
     assert videos["reason"].tolist() == ["", "note: hlg", "note: pixel_aspect=3:2", "", "note: hlg", ""]
     assert videos.loc["2.mkv", ["width", "height"]].tolist() == ["120", "64"]
-    assert check(folder, find_set("old"), data) == ([], set())
+    assert check_set(folder, find_set("old"), data) == ([], set())
 
 
 def member_version(prepared, workspace: Path) -> int:

@@ -16,7 +16,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from liveness.base.compose import load_data
-from liveness.dataset_page import page, read_set
+from liveness.pages.dataset import render_dataset_page
+from liveness.pages.dataset_tables import read_set_tables
 from liveness.sets.folds import fold_set
 from liveness.sets.preparation import prepare_set
 
@@ -79,7 +80,7 @@ class Page(HTMLParser):
 
 def make_page(workspace: Path, name: str = "demo") -> tuple[Page, str]:
     """The page of a set, parsed and as text."""
-    text = page(read_set(workspace / "data" / name))
+    text = render_dataset_page(read_set_tables(workspace / "data" / name))
     return Page(text), text
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from liveness.base.files import CODE
-from liveness.demo.persons import head_of
-from liveness.make_demo import NEW_PERSONS, PERSONS, Clip, make_clip, person_of, plan
+from liveness.demo.clips import NEW_PERSONS, PERSONS, Clip, draw_person, make_clip, plan_clips
+from liveness.demo.head import draw_head
 
 
 def demo(root: Path, *args: str) -> subprocess.CompletedProcess:
@@ -101,12 +101,12 @@ def test_equal_arguments_give_equal_bytes(tmp_path: Path, species: str) -> None:
     make_clip(Clip(str(tmp_path / "other.mp4"), 6, 2, "live", False, 0))
     for k in range(2):  # with the head that an earlier clip of the person has left, and with a new one
         paths.append(make_clip(Clip(str(tmp_path / f"{k}.mp4"), 5, 2, species, True, 0)))
-        head_of.cache_clear()
+        draw_head.cache_clear()
     assert Path(paths[0]).read_bytes() == Path(paths[1]).read_bytes()
 
 
 def test_plan_is_balanced_shuffled_and_gives_every_person_both_labels() -> None:
-    clips = plan(Path("videos"), 60, list(range(PERSONS)), 0)
+    clips = plan_clips(Path("videos"), 60, list(range(PERSONS)), 0)
     assert Counter(clip.species for clip in clips) == {"live": 30, "print": 15, "replay": 15}
     for number in range(PERSONS):
         own = Counter(clip.species for clip in clips if clip.person == number)
@@ -116,9 +116,9 @@ def test_plan_is_balanced_shuffled_and_gives_every_person_both_labels() -> None:
         assert 0.2 <= np.mean(masked) <= 0.5
     live = np.array([clip.species == "live" for clip in clips])
     assert abs(np.corrcoef(np.arange(60), live)[0, 1]) < 0.25
-    assert plan(Path("videos"), 60, list(range(PERSONS)), 0) == clips
-    assert plan(Path("videos"), 60, list(range(PERSONS)), 1) != clips
-    assert len({person_of(k, 0) for k in range(PERSONS + NEW_PERSONS)}) == PERSONS + NEW_PERSONS
+    assert plan_clips(Path("videos"), 60, list(range(PERSONS)), 0) == clips
+    assert plan_clips(Path("videos"), 60, list(range(PERSONS)), 1) != clips
+    assert len({draw_person(k, 0) for k in range(PERSONS + NEW_PERSONS)}) == PERSONS + NEW_PERSONS
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,7 @@ def test_pairs_are_those_of_imagehash_compared_one_by_one(monkeypatch):
     """The fast comparison against ImageHash's own distance, over several tiles."""
     import imagehash
 
-    monkeypatch.setattr("liveness.sets.duplicates.TILE", 7)
+    monkeypatch.setattr("liveness.sets.tiles.TILE", 7)
     rng = np.random.default_rng(5)
     scenes = rng.integers(0, 2, (6, 144))
 

@@ -5,8 +5,13 @@ import numpy as np
 import pytest
 from skimage import data
 
-from liveness.base.config import Detector
+from liveness.base.config import Data, Detector, Recipe, View, to_dict
+from liveness.base.errors import UserError
 from liveness.frames.boxes import Face, choose_face, crop_square, draw_faces
+from liveness.frames.contract import make_contract, read_contract
+from liveness.frames.faces import DETECTORS, detector_digest
+from liveness.frames.video import jpeg_encode
+from liveness.frames.views import StoredFrame, cut_stored
 from liveness.frames.yunet import YuNet
 
 
@@ -103,3 +108,47 @@ def test_drawing_leaves_the_frame_alone(portrait, detector):
     drawn = draw_faces(portrait, faces, faces[0])
     np.testing.assert_array_equal(portrait, before)
     assert drawn.shape == portrait.shape and (drawn != portrait).any()
+
+
+class Corner:
+    """A detector that sees a face in the upper left corner of every frame."""
+
+    folder = None
+
+    def __init__(self, config: Detector) -> None:
+        self.config = config
+
+    @classmethod
+    def weights(cls):
+        return cls.folder / "corner.bin"
+
+    def detect(self, rgb: np.ndarray) -> list[Face]:
+        return [Face(10, 10, 20, 20, self.config.threshold)]
+
+
+def test_another_detector_is_a_class_and_a_line(portrait, monkeypatch, tmp_path):
+    monkeypatch.setattr(Corner, "folder", tmp_path)
+    (tmp_path / "corner.bin").write_bytes(b"weights")
+    monkeypatch.setitem(DETECTORS, "corner", Corner)
+    frame = StoredFrame(jpeg_encode(portrait, 95))
+    square = View("face", scales=[1.0])
+    cuts = cut_stored(frame, square, Detector(name="corner"))
+    assert cuts.faces == [cuts.face] == [Face(10, 10, 20, 20, 0.6)]
+    np.testing.assert_array_equal(cuts.pieces[0], frame.rgb[10:30, 10:30])
+    yunet = cut_stored(frame, square, Detector())  # of the same frame, and not mixed up with the other
+    assert centre(yunet.face) == pytest.approx((226, 128), abs=15)
+
+    data = Data(detector=Detector(name="corner"))
+    contract = make_contract(Recipe(), data, detector_digest("corner"))
+    assert contract["detector"]["name"] == "corner"
+    assert contract["detector_sha256"] == "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"
+    assert read_contract(contract, "a file")[2] == data.detector
+    monkeypatch.delitem(DETECTORS, "corner")
+    with pytest.raises(UserError, match="a file: detector.name=corner; expected one of yunet"):
+        read_contract(contract, "a file")
+
+
+def test_contracts_and_sets_from_before_detectors_had_names_mean_yunet():
+    contract = make_contract(Recipe(), Data(), detector_digest())
+    assert contract["detector"] == to_dict(Detector()) == {"threshold": 0.6, "max_side": 640}
+    assert read_contract(contract, "an older file")[2].name == "yunet"

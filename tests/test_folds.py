@@ -9,20 +9,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from liveness.base.config import Data, Folds, FramePlan, View
 from liveness.base.errors import UserError
 from liveness.sets.dataset import PreparedSet, list_holdout, split_set
-from liveness.sets.folds import (
-    assert_no_leak,
-    check_folds,
-    deal_groups,
-    deal_naive,
-    deal_set,
-    draw_holdout,
-    find_groups_file,
-    fold_set,
-    join,
-    name_groups,
-    read_groups,
-    resolve_ids,
-)
+from liveness.sets.dealing import assert_no_leak, deal_groups, deal_naive, deal_set, draw_holdout
+from liveness.sets.folds import check_folds, fold_set
+from liveness.sets.groups import find_groups_file, join, name_groups, read_groups, resolve_ids
 
 SEED = 20260101
 

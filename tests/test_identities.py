@@ -18,7 +18,7 @@ def table(path, names, vectors):
 
 @pytest.mark.parametrize("case", range(4))
 def test_links_are_a_maximum_spanning_forest_of_the_similar(tmp_path, case, monkeypatch):
-    monkeypatch.setattr("liveness.sets.identities.TILE", 16)  # several tiles also for a small set
+    monkeypatch.setattr("liveness.sets.tiles.TILE", 16)  # several tiles also for a small set
     rng = np.random.default_rng(SEED + case)
     persons = rng.normal(size=(12, 8))
     vectors = persons[rng.integers(0, 12, 70)] + rng.normal(size=(70, 8)) * 0.5

@@ -216,7 +216,7 @@ def test_workers_start_under_a_long_temporary_folder(tmp_path, monkeypatch):
     long = tmp_path / ("t" * (92 - len(str(tmp_path)) if len(str(tmp_path)) < 80 else 60))
     long.mkdir()
     program = (
-        "import sys\nfrom liveness.frames.workers import run_tasks\nfrom liveness.sets.folds import natural_key\n"
+        "import sys\nfrom liveness.frames.workers import run_tasks\nfrom liveness.base.files import natural_key\n"
         "print(sorted(r[1][0][0][1] for r in run_tasks(natural_key, ['a', 'b'], 1, 60, 4)))"
     )
     env = {**os.environ, "TMPDIR": str(long), "PYTHONPATH": str(CODE / "src")}

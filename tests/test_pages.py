@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from markupsafe import Markup
 
-from liveness.pages.charts import BOTTOM, LEFT, RIGHT, TOP, histogram, reliability
+from liveness.pages.charts import BOTTOM, LEFT, RIGHT, TOP, draw_histogram, draw_reliability
 from liveness.pages.distributions import BOTTOM as FOOT
-from liveness.pages.distributions import Measure, count, draw, ticks
-from liveness.pages.figures import split
-from liveness.pages.page import TEMPLATES, breakable, command
+from liveness.pages.distributions import Measure, count_bars, draw_bars, place_ticks
+from liveness.pages.figures import describe_split
+from liveness.pages.page import TEMPLATES, allow_breaks, format_command
 
 
 def random_values(random: np.random.Generator) -> np.ndarray:
@@ -50,8 +50,8 @@ def check_bars(random: np.random.Generator) -> None:
     if not any(np.isfinite(part).any() for part in values.values()):
         return
     with np.errstate(all="raise", under="ignore"):
-        bars = count(measure)
-        svg = str(draw(measure, bars, "spoken"))
+        bars = count_bars(measure)
+        svg = str(draw_bars(measure, bars, "spoken"))
     assert "nan" not in svg and "inf" not in svg
     for name, part in values.items():
         known = [float(value) for value in part if math.isfinite(value)]
@@ -78,8 +78,8 @@ def test_the_bars_that_are_drawn_add_up_to_all_videos(discrete):
     if discrete:
         sizes = {"live": [0.0, 1, 1, 7, 9], "attack": [1.0, 1, 2, 3]}
     measure = Measure("Size", "pixels", "videos", {k: np.array(v) for k, v in sizes.items()}, 0, discrete)
-    bars = count(measure)
-    svg = str(draw(measure, bars, "spoken"))
+    bars = count_bars(measure)
+    svg = str(draw_bars(measure, bars, "spoken"))
     heights = {}
     for name in sizes:
         corners = re.findall(rf'class="area {name}" d="M\S+ (\S+?)L\S+ (\S+?)L', svg)
@@ -103,7 +103,7 @@ def test_ticks_are_few_and_on_the_axis_and_their_texts_say_where_they_are():
     for _ in range(300):
         low = float(random.normal() * 10 ** random.uniform(-6, 8))
         high = low + float(random.uniform(0.1, 1) * 10 ** random.uniform(-3, 8))
-        found, span = ticks(low, high), high - low
+        found, span = place_ticks(low, high), high - low
         print(low, high, found)
         assert 2 <= len(found) <= 6
         assert len({text for _, text in found}) == len(found)
@@ -121,11 +121,11 @@ def test_every_score_is_in_one_bar_of_the_reports_histogram_and_of_its_calibrati
         near = np.clip(np.nextafter(edges, random.choice([-1.0, 2.0], len(edges))), 0, 1)
         scores = random.choice(np.concatenate([edges, near, random.random(9), [0.0, 1.0, 0.5, 5e-324]]), 50)
         labels = np.append(random.integers(0, 2, 48), [0, 1])
-        made = split("out of fold", pd.DataFrame({"label": labels, "score": scores, "species": ""}))
+        made = describe_split("out of fold", pd.DataFrame({"label": labels, "score": scores, "species": ""}))
         for label, name in ((1, "live"), (0, "attack")):
             assert sum(made["histogram"][name]) == made[name] == (labels == label).sum()
             # Read back from the picture: the outline's steps are as high as the root of what they hold.
-            path = re.search(rf'class="area {name}" d="M(.*?)"', str(histogram(made))).group(1)
+            path = re.search(rf'class="area {name}" d="M(.*?)"', str(draw_histogram(made))).group(1)
             corners = [tuple(map(float, corner.split())) for corner in path.split("L")]
             most, middle = max(*made["histogram"]["live"], *made["histogram"]["attack"]), (TOP + BOTTOM) / 2
             held = 0.0
@@ -135,7 +135,7 @@ def test_every_score_is_in_one_bar_of_the_reports_histogram_and_of_its_calibrati
             assert held == pytest.approx(made[name], rel=0.03)
         bins = made["reliability"]
         assert sum(row["videos"] for row in bins) == 50 and sum(row["live"] for row in bins) == labels.sum()
-        drawn = re.findall(r'class="tiny".*?>(\d+)<', str(reliability(made)))
+        drawn = re.findall(r'class="tiny".*?>(\d+)<', str(draw_reliability(made)))
         assert sum(map(int, drawn)) == 50
 
 
@@ -178,9 +178,9 @@ def test_colours_can_be_told_from_their_ground(dark):
 
 def test_names_and_commands_stay_text_and_what_is_copied_is_what_was_said():
     nasty = 'a_b-c.mp4<script>"&'
-    for made in (breakable(nasty), command(f"python -m x {nasty} --fold 0")):
+    for made in (allow_breaks(nasty), format_command(f"python -m x {nasty} --fold 0")):
         assert isinstance(made, Markup) and "<script" not in made
-    bare = re.sub(r"<wbr>|</?bdi>|</?code>", "", str(command(f"python -m x {nasty}")))
+    bare = re.sub(r"<wbr>|</?bdi>|</?code>", "", str(format_command(f"python -m x {nasty}")))
     assert html.unescape(bare) == f"python -m x {nasty}"
-    assert html.unescape(str(breakable(nasty)).replace("<wbr>", "")) == nasty
-    assert "a_<wbr>b-<wbr>c.<wbr>mp4" in breakable(nasty)
+    assert html.unescape(str(allow_breaks(nasty)).replace("<wbr>", "")) == nasty
+    assert "a_<wbr>b-<wbr>c.<wbr>mp4" in allow_breaks(nasty)

@@ -21,9 +21,9 @@ from liveness.base.errors import UserError
 from liveness.base.files import CODE
 from liveness.frames.workers import Failed, run_tasks
 from liveness.sets.grouping import grouping_of
+from liveness.sets.groups import column_notes, subjects_of
 from liveness.sets.labels import find_set
-from liveness.sets.links import column_notes, subjects_of
-from liveness.sets.preparation import VIDEO_COLUMNS
+from liveness.sets.set_tables import VIDEO_COLUMNS
 
 
 @pytest.fixture

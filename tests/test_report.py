@@ -167,6 +167,31 @@ def test_the_figures_are_those_of_the_evaluation(own):
     assert f"equal error rate {percent(pooled['eer'])}" in found["headline"] and found["headline"] in page.text
 
 
+def test_further_figures_are_shown_where_the_evaluation_has_them(own):
+    page, _, _ = make(own)
+    path, table = own / "runs" / "tiny" / "mix" / "report.json", scores(own)
+    summary = json.loads(path.read_text())
+    rates, pooled = summary["at_eer_threshold"], summary["pooled"]
+    assert page.row("ACER")[1] == percent((rates["apcer"]["value"] + rates["bpcer"]["value"]) / 2)
+    assert page.row("HTER")[1] == percent(pooled["hter"])
+    fpr, tpr, _ = roc_curve(table.label, table.score, drop_intermediate=False)
+    for target in (1, 5, 10):
+        assert page.row(f"TPR at FPR ≤ {target} %")[1] == percent(tpr[fpr <= target / 100].max())
+    way = next(row for row in summary["combinations"]["frames to a video"] if row["way"] == "median")
+    low, high = way["auc_interval"]
+    cells = [f"{way['auc_difference']:.3f}", f"{low:.3f} to {high:.3f}", way["auc_verdict"]]
+    assert page.row("median")[6:] == cells
+    # An evaluation made before there were such figures.
+    del rates["acer"], pooled["hter"], pooled["tpr_at_fpr"]
+    for rows in summary["combinations"].values():
+        for row in rows:
+            del row["auc_difference"], row["auc_interval"], row["auc_verdict"]
+    path.write_text(json.dumps(summary))
+    older, _, _ = make(own)
+    assert len(older.row("median")) == 6
+    assert not {"ACER", "HTER", "TPR at FPR ≤ 5 %"} & {" ".join(row[0].split()) for row in older.rows if row}
+
+
 def test_what_the_page_adds_agrees_with_independent_computations(own):
     page, _, found = make(own)
     table = scores(own)

@@ -22,7 +22,9 @@ from report_set import make_configs, make_set, percent
 from scipy.stats import beta, norm
 from test_dataset_page import make_tables
 
-from liveness import dataset_page, evaluate, report
+from liveness import evaluate, report
+from liveness.pages.dataset import render_dataset_page
+from liveness.pages.dataset_tables import read_set_tables
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
@@ -302,7 +304,7 @@ def test_nothing_hangs_over_the_edge_of_a_screen(browser, pages, width):
 def test_the_dataset_page_fits_a_phone_too_and_asks_for_nothing(browser, tmp_path):
     folder = make_tables(tmp_path / "demo")
     path = folder / "dataset.html"
-    path.write_text(dataset_page.page(dataset_page.read_set(folder)), encoding="utf-8")
+    path.write_text(render_dataset_page(read_set_tables(folder)), encoding="utf-8")
     browser.events.clear()
     for width in (390, 320, 1200):
         browser.open(path, width)

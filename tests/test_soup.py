@@ -1,10 +1,7 @@
 """Soups of trained members, folds that know no persons, and views that are averaged, on a tiny prepared set."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from in_process import at_home, prepare_here, train_here
 from safetensors.torch import load_file
 from tiny_set import write_set
 
-from liveness import evaluate, soup, train
+from liveness import evaluate, soup
 from liveness.base import compose, config
 from liveness.base.compose import load_ensemble, load_recipe
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
-from liveness.base.files import CODE
 from liveness.evaluation.combine import video_scores
 from liveness.evaluation.metrics import log_loss
 from liveness.frames.contract import make_contract
@@ -45,29 +42,13 @@ NARROW = [
 SPICES = {"anise": ["train.lr=3e-3"], "basil": ["train.lr=6e-3", "model.drop_path=0"], "wrong": ["train.lr=3e-3"]}
 
 
-def environment(root: Path) -> dict[str, str]:
-    values = {"LIVENESS_ROOT": str(root), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    return {**os.environ, **values, "PYTHONPATH": str(CODE / "src"), "NO_ALBUMENTATIONS_UPDATE": "1"}
-
-
-def call(root: Path, *command: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, command)], env=environment(root), capture_output=True, text=True, timeout=300
-    )
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """data/tiny (19 clips of 5 persons, 3 folds) and fold 0 of three recipes that share a start."""
     root = tmp_path_factory.mktemp("soup")
     write_set(root / "raw" / "tiny")
-    for module in ("prepare", "make_folds"):
-        done = call(root, f"liveness.{module}", "tiny", "-o", "folds.n=3")
-        assert done.returncode == 0, done.stderr
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    before = os.environ.get("LIVENESS_ROOT")
-    os.environ["LIVENESS_ROOT"] = str(root)
-    try:
+    prepare_here(root, "tiny", "folds.n=3")
+    with at_home(root):
         for name, options in SPICES.items():
             recipe = load_recipe("convnext_xlarge", [*NARROW, *options])
             recipe.name = name
@@ -80,10 +61,6 @@ def trained(tmp_path_factory) -> Path:
             state[key] = -4 * state[key]
         description.pop("format")
         save_member(path, state, description)
-    finally:
-        os.environ.pop("LIVENESS_ROOT") if before is None else os.environ.update(LIVENESS_ROOT=before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
     return root
 
 
@@ -156,9 +133,8 @@ def test_a_greedy_soup_leaves_out_what_harms_and_is_judged_by_choices_that_did_n
 
 
 def test_a_soup_is_a_member_for_the_evaluation_and_for_prediction(root, tmp_path, monkeypatch, capsys):
-    done = call(root, "liveness.soup", "anise", "basil", "--fold", "0", "--name", "garden", "--data", "tiny")
-    assert done.returncode == 0, done.stderr
-    assert "garden fold 0 of tiny: the mean of anise, basil" in done.stdout
+    make("anise", "basil")
+    assert "garden fold 0 of tiny: the mean of anise, basil" in capsys.readouterr().out
     configs = tmp_path / "configs"
     shutil.copytree(compose.CONFIGS, configs)
     (configs / "ensemble" / "mine.yaml").write_text(
@@ -252,12 +228,8 @@ def test_data_that_changed_since_the_training_is_refused(root):
 
 def test_naive_training_holds_out_the_naive_fold_and_lies_apart(root, monkeypatch):
     options = [*NARROW, "train.epochs=1"]
-    command = ["train", "-c", "convnext_xlarge", "--fold", "1", "--data", "tiny", "--naive", "-o", *options]
-    monkeypatch.setattr(sys, "argv", command)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    assert train.main() == 0
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    command = ["-c", "convnext_xlarge", "--fold", "1", "--data", "tiny", "--naive", "-o", *options]
+    assert train_here(root, *command) == 0
     folds = pd.read_csv(root / "data" / "tiny" / "folds.csv")
     table = pd.read_csv(root / "runs" / "tiny" / "convnext_xlarge_naive_fold1" / "oof.csv")
     assert set(table.filename) == set(folds.filename[folds.naive_fold == 1])
@@ -291,10 +263,7 @@ def test_prediction_gives_the_held_out_scores_of_a_member_with_mirror_and_crops(
     recipe = load_recipe("convnext_xlarge", [*NARROW, "view.mirror=true", "view.crops=[0.75]"])
     folder = root / "runs" / "tiny" / "convnext_xlarge_fold0"
     folder.mkdir(parents=True)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     train_member(recipe, 0, "tiny", folder)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     expected = pd.read_csv(folder / "oof.csv").groupby("filename").score.mean()
     loaded = load_members(Ensemble("mine", "tiny", [EnsembleMember("convnext_xlarge", 0)]))
     paths = [root / "raw" / "tiny" / "videos" / name for name in expected.index]

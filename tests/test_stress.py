@@ -1,4 +1,4 @@
-"""Stressors do what they say, in the same way every time, and leave the road of prediction otherwise alone."""
+"""Stressors do what they say, in the same way every time, and change nothing else of what prediction does."""
 
 import numpy as np
 import pytest

@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from in_process import prepare_here, train_here
 
 from liveness.base.compose import load_recipe
 from liveness.base.config import Train
+from liveness.base.errors import UserError
 from liveness.base.files import CODE
 from liveness.members.weights import load_member
 from liveness.training.schedule import ema_decay, learning_rate
@@ -55,8 +57,7 @@ def prepared(tmp_path_factory, tiny_clips) -> Path:
         rows.append((f"{number}.mp4", number % 2, f"p{number // 2 % 5}"))
     with open(root / "raw" / "train" / "label.csv", "w", newline="") as file:
         csv.writer(file).writerows([("fname", "liveness_score", "subject"), *rows])
-    done = drive(root, "prepare_data.sh", "train", "-o", "folds.n=3", "folds.groups=")
-    assert done.returncode == 0, done.stderr
+    prepare_here(root, "train", "folds.n=3", "folds.groups=")
     return root
 
 
@@ -73,12 +74,16 @@ def member(root: Path, recipe: str = "convnext_xlarge", fold: int = 0) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(prepared: Path, tmp_path_factory) -> Path:
-    """Fold 0 of a narrow ConvNeXt, trained by its script with one process."""
+    """Fold 0 of a narrow ConvNeXt, trained without an interruption."""
     root = tmp_path_factory.mktemp("trained")
     shutil.copytree(prepared / "data", root / "data", symlinks=True)
-    done = drive(root, "scripts/train_convnext_xlarge_fold0.sh", "-o", *NARROW)
-    assert done.returncode == 0, done.stderr
+    assert train_fold_0(root) == 0
     return root
+
+
+def train_fold_0(root: Path, *options: str) -> int:
+    """What scripts/train_convnext_xlarge_fold0.sh starts, in this process."""
+    return train_here(root, "-c", "convnext_xlarge", "--fold", "0", "-o", *NARROW, *options)
 
 
 def test_every_held_out_frame_is_scored_once_and_no_other(trained):
@@ -106,19 +111,19 @@ def test_a_run_leaves_its_metrics_its_configuration_and_weights_that_describe_th
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 1)
 
 
-def test_a_finished_member_is_left_alone_and_another_recipe_is_refused(trained):
+def test_a_finished_member_is_left_alone_and_another_recipe_is_refused(trained, capsys):
     before = member(trained).stat().st_mtime_ns
-    again = drive(trained, "scripts/train_convnext_xlarge_fold0.sh", "-o", *NARROW)
-    assert again.returncode == 0 and "already trained" in again.stdout
+    assert train_fold_0(trained) == 0 and "already trained" in capsys.readouterr().out
     assert member(trained).stat().st_mtime_ns == before
-    other = drive(trained, "scripts/train_convnext_xlarge_fold0.sh", "-o", *NARROW, "train.lr=3e-4")
-    assert other.returncode != 0
-    assert "recipe.train.lr is 0.0001 there, 0.0003 here" in other.stderr
+    with pytest.raises(UserError, match=r"recipe\.train\.lr is 0\.0001 there, 0\.0003 here"):
+        train_fold_0(trained, "train.lr=3e-4")
     assert member(trained).stat().st_mtime_ns == before
 
 
 def test_the_same_seed_gives_the_same_bytes(trained, root):
-    assert drive(root, "scripts/train_convnext_xlarge_fold0.sh", "-o", *NARROW).returncode == 0
+    """By its script, in a process of its own under torchrun, and in this one."""
+    done = drive(root, "scripts/train_convnext_xlarge_fold0.sh", "-o", *NARROW)
+    assert done.returncode == 0, done.stderr
     assert member(root).read_bytes() == member(trained).read_bytes()
     for table in ("oof.csv",):
         run = "runs/train/convnext_xlarge_fold0"
@@ -139,8 +144,7 @@ def test_two_processes_train_what_one_trains(trained, root):
 
 
 def test_accumulation_trains_what_one_pass_trains(trained, root):
-    done = drive(root, "scripts/train_convnext_xlarge_fold0.sh", "-o", *NARROW, "train.batch_per_process=4")
-    assert done.returncode == 0, done.stderr
+    assert train_fold_0(root, "train.batch_per_process=4") == 0
     one, many = load_member(member(trained))[0].state_dict(), load_member(member(root))[0].state_dict()
     for key, value in one.items():
         assert (value - many[key]).norm() <= 1e-5 * value.norm() + 1e-9, key
@@ -176,8 +180,7 @@ def test_a_killed_launcher_takes_its_workers_along_and_the_next_start_ends_with_
     while processes_of(root) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert processes_of(root) == []
-    done = drive(root, "scripts/train_convnext_xlarge_fold0.sh", "-o", *NARROW)
-    assert done.returncode == 0, done.stderr
+    assert train_fold_0(root) == 0
     assert member(root).read_bytes() == member(trained).read_bytes()
 
 
@@ -214,8 +217,7 @@ def test_sigterm_saves_the_step_and_the_next_start_ends_with_the_same_bytes(root
     assert process.returncode != 0
     if "stopped in epoch" in out:  # else it came before the first step: then there is nothing to save
         assert (root / "runs/train/convnext_xlarge_fold0/last.pt").is_file()
-    done = drive(root, "scripts/train_convnext_xlarge_fold0.sh", "-o", *NARROW)
-    assert done.returncode == 0, done.stderr
+    assert train_fold_0(root) == 0
     assert member(root).read_bytes() == member(trained).read_bytes()
 
 
@@ -244,20 +246,17 @@ def test_a_signal_to_another_rank_alone_saves_the_step_too(root):
     assert (root / "runs/train/convnext_xlarge_fold0/last.pt").is_file()
 
 
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        (["convnext_xlarge", "7"], "fold 7: data/train/folds.csv has the folds 0 to 2"),
-        (["convnext_xlarge", "0", "-o", *NARROW, "train.lr=1", "train.warmup_epochs=0"], "the loss is not finite"),
-    ],
-)
-def test_a_mistake_is_one_line_without_a_traceback(root, command, words):
-    """By hand, as the driver runs it; the last one plants what makes the loss explode. More in test_training_checks."""
-    if "finite" in words:
-        command = [*command, "view.std=[1e-38,1e-38,1e-38]"]
-    recipe, fold, *rest = command
+def test_a_fold_that_is_not_there_is_one_line(root):
+    with pytest.raises(UserError, match="fold 7: data/train/folds.csv has the folds 0 to 2") as caught:
+        train_here(root, "-c", "convnext_xlarge", "--fold", "7")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_is_one_line_without_a_traceback(root):
+    """By hand, as the driver runs it; a planted option makes the loss explode. More in test_training_checks."""
+    wrong = ["train.lr=1", "train.warmup_epochs=0", "view.std=[1e-38,1e-38,1e-38]"]
     done = subprocess.run(
-        [sys.executable, "-m", "liveness.train", "-c", recipe, "--fold", fold, *rest],
+        [sys.executable, "-m", "liveness.train", "-c", "convnext_xlarge", "--fold", "0", "-o", *NARROW, *wrong],
         cwd=CODE,
         env=environment(root),
         capture_output=True,
@@ -266,7 +265,7 @@ def test_a_mistake_is_one_line_without_a_traceback(root, command, words):
     )
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and words in lines[0], done.stderr
+    assert len(lines) == 1 and "the loss is not finite" in lines[0], done.stderr
     assert "Traceback" not in done.stderr
     assert not member(root).exists()
 

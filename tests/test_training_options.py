@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from in_process import prepare_here
 from tiny_set import write_set
 
 from liveness.base import distributed, launch
@@ -48,23 +49,17 @@ def prepared(tmp_path_factory) -> Path:
     """A workspace with data/tiny: 19 clips of 5 persons in 3 folds; live is warm, attack is cold."""
     root = tmp_path_factory.mktemp("options")
     write_set(root / "raw" / "tiny")
-    command = [sys.executable, "-m", "liveness.prepare", "tiny", "-o", "folds.n=3"]
-    subprocess.run(command, env=environment(root), check=True, capture_output=True)
-    command[2] = "liveness.make_folds"
-    subprocess.run(command, env=environment(root), check=True, capture_output=True)
+    prepare_here(root, "tiny", "folds.n=3")
     return root
 
 
 @pytest.fixture
 def root(prepared, tmp_path, monkeypatch):
-    """A workspace of its own; the handlers of signals that training sets are taken back."""
+    """A workspace of its own."""
     shutil.copytree(prepared / "data", tmp_path / "data", symlinks=True)
     monkeypatch.setenv("LIVENESS_ROOT", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield tmp_path
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return tmp_path
 
 
 def environment(root: Path, **more: str) -> dict[str, str]:

@@ -17,23 +17,22 @@ import contextlib
 from liveness.base.compose import load_data
 from liveness.base.errors import run
 from liveness.base.files import workspace
+from liveness.sets.arguments import set_parser
 from liveness.sets.folds import fold_set
 from liveness.sets.labels import set_name
 from liveness.sets.preparation import alone_in
 
 
 def main() -> None:
-    args = _arguments()
+    args = parse()
     name = set_name(args.set)
     folder = workspace() / "data" / name
     with alone_in(folder) if folder.is_dir() else contextlib.nullcontext():
         fold_set(folder, load_data(name, args.override).folds, args.force)
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m liveness.make_folds", description=__doc__.splitlines()[0])
-    parser.add_argument("set", nargs="?", default="train", metavar="SET", help="name of the set (default: train)")
-    parser.add_argument("-o", dest="override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+def parse() -> argparse.Namespace:
+    parser = set_parser("make_folds", __doc__)
     parser.add_argument("--force", action="store_true", help="deal anew even if there are folds that fit")
     return parser.parse_args()
 

@@ -15,19 +15,18 @@ import argparse
 
 from liveness.base.compose import load_data
 from liveness.base.errors import run
+from liveness.sets.arguments import set_parser
 from liveness.sets.labels import set_name
 from liveness.sets.preparation import prepare_set
 
 
 def main() -> None:
-    args = _arguments()
+    args = parse()
     prepare_set(load_data(set_name(args.set, say=True), args.override), args.strict, args.renew)
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m liveness.prepare", description=__doc__.splitlines()[0])
-    parser.add_argument("set", nargs="?", default="train", metavar="SET", help="name of the set (default: train)")
-    parser.add_argument("-o", dest="override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+def parse() -> argparse.Namespace:
+    parser = set_parser("prepare", __doc__)
     parser.add_argument("--strict", action="store_true", help="a video without a readable frame is an error")
     parser.add_argument("--renew", action="store_true", help="by the newest contract, not by the set's own")
     return parser.parse_args()

@@ -11,13 +11,12 @@ newest. Equal inputs give equal files. docs/report.md says what is in them.
 """
 
 import argparse
-import json
 
 from liveness.base.compose import load_ensemble
 from liveness.base.errors import run
-from liveness.base.files import plain_name, workspace, write_text
-from liveness.pages.figures import figures, plain_json
-from liveness.pages.report import page
+from liveness.base.files import plain_name, without_nan, workspace, write_json, write_text
+from liveness.pages.figures import collect_figures
+from liveness.pages.report import render_report_page
 from liveness.pages.sources import read_sources
 
 
@@ -27,13 +26,12 @@ def main(argv: list[str] | None = None) -> int:
     # What evaluate --members wrote has no configuration of its own, but its ensemble's set.
     data = plain_name(args.data or load_ensemble(ensemble.removesuffix("-subset")).data, "--data")
     sources = read_sources(ensemble, data)
-    found = plain_json(figures(sources))
-    text = page(found, sources.data_folder, sources.evaluated)
+    found = without_nan(collect_figures(sources))
+    text = render_report_page(found, sources.data_folder, sources.evaluated)
     result = workspace() / "result"
-    values = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     path = result / f"report_{data}_{ensemble}.html"
     for name in (path.stem, "report"):  # the one that stays, and the newest
-        write_text(result / f"{name}.json", values)
+        write_json(result / f"{name}.json", found, indent=1)
         write_text(result / f"{name}.html", text)
     print(
         f"report: {path} ({path.stat().st_size / 1e6:.1f} MB), its figures: {path.with_suffix('.json')}; "

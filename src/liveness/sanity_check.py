@@ -9,252 +9,27 @@ again; files that nothing names are reported and left alone, but for what killed
 """
 
 import argparse
-import filecmp
-import json
-import sys
-from collections import Counter
-from pathlib import Path
 
-import pandas as pd
-
-from liveness.base.compose import data_from_dict
-from liveness.base.config import Data, Folds
 from liveness.base.errors import UserError, run
-from liveness.base.files import sweep, workspace
-from liveness.base.tables import read_table, table_text
-from liveness.sets.extract import damaged_files, forget, read_record, task_for, version_of, what_is_missing
-from liveness.sets.folds import check_folds as check_against_videos
-from liveness.sets.folds import deal_set, fold_set, split_tables, write_split
-from liveness.sets.labels import RawSet, find_set, other_sets, set_name
-from liveness.sets.links import read_identities, read_links
-from liveness.sets.preparation import WHY, Prepared, names_too_long, prepare_set, tables_of
-
-FOLDERS = ("frames", "faces/bbox", "faces/crop", "faces/viz")
-SHOWN = 20  # mismatches of one kind that are printed in full
-
-Trouble = tuple[str, str]  # kind, line
+from liveness.sets.arguments import set_parser
+from liveness.sets.labels import set_name
+from liveness.sets.sanity import check_and_fix
 
 
 def main() -> int:
+    args = parse()
     try:
-        return _main(_arguments())
+        return 0 if check_and_fix(set_name(args.set), args.fix) else 1
     except BrokenPipeError:  # of our own output
         raise
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read or written ({error.strerror or error})") from error
 
 
-def _main(args: argparse.Namespace) -> int:
-    args.set = set_name(args.set)
-    folder = workspace() / "data" / args.set
-    if not (folder / "prepare.json").is_file():
-        raise UserError(
-            f"{folder}/prepare.json: no such file; prepare the set first: bash prepare_data.sh {args.set}"
-            f"{other_sets(args.set)}"
-        )
-    data = _data(folder, args.set)
-    raw = find_set(args.set)
-    troubles, damaged = check(folder, raw, data)
-    _print(args.set, troubles)
-    if troubles and args.fix:
-        for video_id in damaged:
-            forget(folder, video_id)
-        for name in FOLDERS:
-            sweep(folder / name, patience=0)
-        prepare_set(data)
-        _fix_folds(folder, raw, data)
-        print(f"{args.set}: rebuilt; checking again")
-        troubles, _ = check(folder, raw, data)
-        _print(args.set, troubles)
-    _counts(folder, labelled=raw.labels is not None)
-    return 1 if troubles else 0
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m liveness.sanity_check", description=__doc__.splitlines()[0])
-    parser.add_argument("set", nargs="?", default="train", metavar="SET", help="name of the set (default: train)")
+def parse() -> argparse.Namespace:
+    parser = set_parser("sanity_check", __doc__, overrides=False)
     parser.add_argument("--fix", action="store_true", help="rebuild what is missing or damaged, then check again")
     return parser.parse_args()
-
-
-def check(folder: Path, raw: RawSet, data: Data) -> tuple[list[Trouble], set[str]]:
-    """All mismatches of a prepared set, and the ids of the videos whose output is damaged."""
-    left_out, links = read_links(data, raw, quiet=True)
-    left_out |= names_too_long(raw)
-    version = version_of(folder)
-    troubles, damaged, records = [], set(), {}
-    for video in raw.videos:
-        if video.name in left_out:
-            continue
-        record = read_record(folder, video)
-        missing = what_is_missing(task_for(video, folder, data, version), record, again=False)
-        bad = damaged_files(folder, record) if record else []
-        if missing or bad:
-            damaged.add(video.stem)
-        if bad:
-            troubles += [("file", f"{folder / path}: missing, or not what was written") for path in bad]
-        elif missing:
-            troubles.append(("video", f"{video.name}: {WHY[missing]}"))
-        if record:
-            records[video.name] = record
-    troubles += _check_links(folder, raw) + _check_labels(folder, raw)
-    troubles += _check_strays(folder, records)
-    if all(video.name in records or video.name in left_out for video in raw.videos):
-        expected = tables_of(Prepared(raw, records, left_out, links, read_identities(data, raw, True), data.folds))
-        troubles += [t for name in expected for t in _compare(folder / f"{name}.csv", expected[name])]
-    if raw.labels is not None:
-        troubles += _check_folds(folder, data.folds)
-    return troubles, damaged
-
-
-def _data(folder: Path, name: str) -> Data:
-    """The configuration under which the set was prepared."""
-    path = folder / "prepare.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))["data"]
-        if not isinstance(values, dict):
-            raise TypeError("expected a mapping")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged; delete it and run: bash prepare_data.sh {name}") from error
-    return data_from_dict(values, str(path))
-
-
-def _check_links(folder: Path, raw: RawSet) -> list[Trouble]:
-    """videos/ has every video of the set, and each name leads to that video."""
-    troubles = []
-    for video in raw.videos:
-        link = folder / "videos" / video.name
-        if not link.is_file():
-            troubles.append(("link", f"{link}: missing, or a link to nothing"))
-        elif link.resolve() != video.resolve() and (link.is_symlink() or not filecmp.cmp(link, video, shallow=False)):
-            troubles.append(("link", f"{link}: another file than {video}"))
-    return troubles
-
-
-def _check_labels(folder: Path, raw: RawSet) -> list[Trouble]:
-    """labels.csv is the label file; a set without one has neither that nor folds."""
-    copy = folder / "labels.csv"
-    if raw.labels is None:
-        left = [path for path in (copy, folder / "folds.csv") if path.exists()]
-        return [
-            ("labels", f"{path}: the set has no label file; delete it, or put the label file back") for path in left
-        ]
-    if not copy.is_file() or copy.read_bytes() != raw.labels_csv():
-        return [
-            ("labels", f"{copy}: not {f'a copy of {raw.label_file}' if raw.label_file else 'what the folders say'}")
-        ]
-    return []
-
-
-def _check_strays(folder: Path, records: dict[str, dict]) -> list[Trouble]:
-    """Files among the frames and faces that no record names."""
-    known = {path for record in records.values() for files in record["files"].values() for path in files}
-    troubles = []
-    for name in FOLDERS:
-        for path in sorted((folder / name).glob("*")):
-            if f"{name}/{path.name}" not in known:
-                troubles.append(("stray", f"{path}: no video of the set has such a file"))
-    return troubles
-
-
-def _compare(path: Path, expected: pd.DataFrame) -> list[Trouble]:
-    """Row by row, what a table says against what it should say."""
-    if not path.is_file():
-        return [("table", f"{path}: missing")]
-    have = path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
-    want = table_text(expected).splitlines()
-    if have == want:
-        return []
-    troubles = []
-    for line in sorted(set(have) - set(want)):
-        troubles.append(("table", f"{path}: unexpected row: {line}"))
-    for line in sorted(set(want) - set(have)):
-        troubles.append(("table", f"{path}: missing row: {line}"))
-    return troubles or [("table", f"{path}: rows are repeated or out of order")]
-
-
-def _check_folds(folder: Path, config: Folds) -> list[Trouble]:
-    """folds.csv covers the set, parts no group, has both classes everywhere; the split tables follow it."""
-    path = folder / "folds.csv"
-    if not (folder / "labels_video.csv").is_file():
-        return []  # already reported
-    if not path.is_file():
-        why = _no_folds(folder, config)
-        if why:
-            print(f"{folder.name}: no folds, the set allows none: {why}")
-            return []
-        return [("folds", f"{path}: missing")]
-    troubles = []
-    try:
-        folds = read_table(path, ["filename", "label", "fold"])
-        split = split_tables(folder, folds, config.test)
-    except UserError as error:
-        return [("folds", str(error))]
-    try:
-        check_against_videos(path, folds, read_table(folder / "labels_video.csv", ["filename", "status", "group"]))
-    except UserError as error:
-        troubles.append(("folds", str(error)))
-    for fold, rows in folds.groupby("fold"):
-        if rows["label"].nunique() < 2:
-            troubles.append(("folds", f"{path}: fold {fold} has one class only"))
-    for name, (train, test) in split.items():
-        troubles += _compare(folder / f"{name}_train.csv", train) + _compare(folder / f"{name}_test.csv", test)
-    return troubles
-
-
-def _no_folds(folder: Path, config: Folds) -> str:
-    """Why no folds can be dealt (two videos, say), or "" where they can be."""
-    try:
-        videos = read_table(folder / "labels_video.csv", ["filename", "label", "status", "group", "species"])
-        videos = videos[(videos["status"] != "left_out") & videos["label"].isin(["0", "1"])]
-        deal_set(videos.assign(label=videos["label"].astype(int)), config)
-    except UserError as error:
-        return str(error)
-    return ""
-
-
-def _fix_folds(folder: Path, raw: RawSet, data: Data) -> None:
-    """Deal folds where there are none; else only write the split tables anew: dealt folds stay."""
-    if raw.labels is None:
-        return
-    path = folder / "folds.csv"
-    try:
-        folds = read_table(path, ["filename", "label", "fold"])
-    except UserError:
-        path.unlink(missing_ok=True)  # no table at all: the same seed deals the same folds again
-        folds = None
-    if folds is not None:
-        write_split(folder, folds, data.folds.test)
-    elif not _no_folds(folder, data.folds):
-        fold_set(folder, data.folds)
-
-
-def _print(name: str, troubles: list[Trouble]) -> None:
-    """Every mismatch, those of one kind together; of a kind with very many the first and the count."""
-    for kind, count in Counter(kind for kind, _ in troubles).items():
-        lines = [line for k, line in troubles if k == kind]
-        print("\n".join(lines[:SHOWN]), file=sys.stderr)
-        if count > SHOWN:
-            print(f"... and {count - SHOWN} more of this kind ({kind})", file=sys.stderr)
-    print(f"{name}: {len(troubles) or 'no'} mismatch{'es' if len(troubles) != 1 else ''}", flush=True)
-
-
-def _counts(folder: Path, labelled: bool) -> None:
-    """Videos, frames and faces in each split."""
-    for split in ("", "_train", "_test") if labelled else ("",):
-        paths = [folder / f"{name}{split}.csv" for name in ("labels_video", "labels_keyframes", "labels_bbox")]
-        if not all(path.is_file() for path in paths):
-            continue
-        try:
-            videos, frames, boxes = (read_table(path, ["video_id"]) for path in paths)
-        except UserError:
-            continue  # reported as a mismatch
-        counts = videos["status"].value_counts()
-        trouble = ", ".join(f"{n} {status}" for status, n in counts.items() if status != "ok")
-        faces = int((boxes["face"] == "1").sum())
-        title = {"": "all", "_train": "train", "_test": "test (fold 0)"}[split]
-        trouble = f" ({trouble})" if trouble else ""
-        print(f"  {title}: {len(videos)} videos{trouble}, {len(frames)} frames, {faces} with a face")
 
 
 if __name__ == "__main__":

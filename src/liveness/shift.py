@@ -5,7 +5,7 @@
     python -m liveness.shift --data mine --each --members first:0 first:1 second:0 second:1
     python -m liveness.shift efficientnet_lite0 --data mine --sheet stressors.png
 
-Held-out videos are stressed (simulation/stress.py) and scored on the road of prediction, each by members
+Held-out videos are stressed (simulation/stress.py) and scored as at prediction, each by members
 that did not train on it. Reads data/<set>/{folds.csv,videos/}, runs/<set>/<member>/{oof.csv,config.json}
 and weights/<set>/. Prints error per stressor and severity, worst first, and writes
 runs/<set>/<ensemble>/shift.json and shift.csv (a row per video and stress); with --each one pair per

@@ -9,17 +9,15 @@ Reads   data/<set>/ (prepare_data.sh) and weights/<pretrained>.
 Writes  runs/<set>/<recipe>_fold<k>/: config.json, metrics.csv, oof.csv; last.pt (resume) until it is finished
         weights/<set>/<recipe>_fold<k>.safetensors
 
-A run that was stopped continues: after SIGTERM or ctrl-C from the very step, after a crash from the
-last whole epoch; both end with the bytes of an undisturbed run. A finished run is left as it is.
---restart throws an earlier run away, once all that can be known says that the new one will train.
-Under torchrun every process trains on its part of each global batch, and rank 0 writes.
+A run that was stopped continues: after SIGTERM or ctrl-C (exit code 143) from the very step, after a crash from
+the last whole epoch; both end with the bytes of an undisturbed run. A finished run is left as it is. --restart
+throws an earlier run away, once all that can be known says that the new one will train. Under torchrun every
+process trains on its part of each global batch; rank 0 alone writes and speaks, errors come from every rank.
 """
 
 import argparse
-import io
 import os
 import signal
-import sys
 from collections.abc import Callable
 
 from liveness.base import launch
@@ -66,7 +64,6 @@ def main() -> int:
         with claim_run(recipe, arguments.fold, name, arguments.naive, arguments.restart) as folder:
             outcome = train_member(recipe, arguments.fold, name, folder, arguments.naive, note_signals)
         if outcome.stopped and rank == 0:
-            sys.stdout.flush()
             os._exit(STOPPED)  # the other ranks wait in a collective: leaving the group in good order would hang
     finally:
         distributed.stop()
@@ -82,7 +79,4 @@ def note_signals() -> Callable[[], bool]:
 
 
 if __name__ == "__main__":
-    # tqdm and prints of several ranks would mix; rank 0 alone speaks, errors come from every rank.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)
     run(main)

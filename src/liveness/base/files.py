@@ -210,7 +210,7 @@ def write_json(path: Path, value: object, indent: int = 2, sort_keys: bool = Fal
 def without_nan(value: Any) -> Any:
     """The same value as JSON can say it: nan and infinities as None, numpy's numbers as Python's, tuples as lists."""
     if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
+        return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [without_nan(item) for item in value]
     if not isinstance(value, (str, int, float)) and hasattr(value, "item"):

@@ -149,48 +149,12 @@ def _points(points: list[dict]) -> list[str]:
 def _measures(summary: dict) -> list[str]:
     """The table of figures, one per line, with its interval and what it says."""
     pooled, rates = summary["pooled"], summary["at_eer_threshold"]
-    limits = pooled[pooled["headline"]]
-    species = rates["worst"] if rates["apcer"]["total"] else "no attacks"
-    if len(rates["apcer_species"]) > 1:
-        species = f"worst species: {species}"
-    rows = [
-        ("AUC", plain(pooled["auc"]), plain_range(limits["auc"]["interval"]), "1 is perfect, 0.5 is chance"),
-        (
-            "log loss",
-            plain(pooled["log_loss"]),
-            plain_range(limits["log_loss"]["interval"]),
-            "0 is perfect, 0.693 is a coin's",
-        ),
-        ("Brier score", plain(pooled["brier"]), NO_FIGURE, "0 is perfect, 0.25 is a coin's"),
-        *(
-            (
-                f"TPR, FPR ≤ {100 * float(fpr):.0f} %",
-                percent(tpr),
-                NO_FIGURE,
-                "live videos accepted, thresholds chosen on them",
-            )
-            for fpr, tpr in pooled["tpr_at_fpr"].items()
-        ),
-        (
-            "APCER",
-            percent(rates["apcer"]["value"]),
-            percent_range(rates["apcer"]["interval"]),
-            f"attacks taken for live, {of_total(rates['apcer'])} ({species})",
-        ),
-        (
-            "BPCER",
-            percent(rates["bpcer"]["value"]),
-            percent_range(rates["bpcer"]["interval"]),
-            f"live videos taken for attacks, {of_total(rates['bpcer'])}",
-        ),
-        ("ACER", percent(rates["acer"]), NO_FIGURE, "mean of the two above"),
-        ("HTER", percent(pooled["hter"]), NO_FIGURE, "each fold at the other folds' threshold, attacks pooled"),
-    ]
     by = "by " + grouping.noun(summary["grouping"]) if pooled["headline"] == "by_group" else "by video"
-    lines = align_columns([("figure", "value", "95 % interval", f"what it is (intervals {by})"), *rows])
-    many = {name: r for name, r in rates["apcer_species"].items() if len(rates["apcer_species"]) > 1}
-    for name, r in many.items():
-        lines.append(f"    APCER {name}: {percent(r['value'])} ({percent_range(r['interval'])}), {of_total(r)}")
+    head = ("figure", "value", "95 % interval", f"what it is (intervals {by})")
+    lines = align_columns([head, *_score_rows(pooled), *_error_rows(pooled, rates)])
+    if len(rates["apcer_species"]) > 1:
+        for name, r in rates["apcer_species"].items():
+            lines.append(f"    APCER {name}: {percent(r['value'])} ({percent_range(r['interval'])}), {of_total(r)}")
     lines.append(f"  APCER and BPCER at the threshold of the EER: live means score ≥ {plain(pooled['threshold'])}")
     held = summary["holdout"]
     if held:
@@ -201,6 +165,36 @@ def _measures(summary: dict) -> list[str]:
             f"{grouping.count_groups(summary['grouping'], counts['groups'], counts['videos'])}"
         ]
     return lines
+
+
+def _score_rows(pooled: dict) -> list[tuple[str, str, str, str]]:
+    """What the scores are worth, at no threshold or at every one."""
+    limits = {name: plain_range(value["interval"]) for name, value in pooled[pooled["headline"]].items()}
+    rows = [
+        ("AUC", plain(pooled["auc"]), limits["auc"], "1 is perfect, 0.5 is chance"),
+        ("log loss", plain(pooled["log_loss"]), limits["log_loss"], "0 is perfect, 0.693 is a coin's"),
+        ("Brier score", plain(pooled["brier"]), NO_FIGURE, "0 is perfect, 0.25 is a coin's"),
+    ]
+    for fpr, tpr in pooled["tpr_at_fpr"].items():
+        title = f"TPR, FPR ≤ {100 * float(fpr):.0f} %"
+        rows.append((title, percent(tpr), NO_FIGURE, "live videos accepted, the threshold chosen on these videos"))
+    return rows
+
+
+def _error_rows(pooled: dict, rates: dict) -> list[tuple[str, str, str, str]]:
+    """The errors of decisions: at the threshold of the EER, and (HTER) at thresholds of other folds."""
+    species = rates["worst"] if rates["apcer"]["total"] else "no attacks"
+    if len(rates["apcer_species"]) > 1:
+        species = f"worst species: {species}"
+    found = {
+        name: (percent(rates[name]["value"]), percent_range(rates[name]["interval"])) for name in ("apcer", "bpcer")
+    }
+    return [
+        ("APCER", *found["apcer"], f"attacks taken for live, {of_total(rates['apcer'])} ({species})"),
+        ("BPCER", *found["bpcer"], f"live videos taken for attacks, {of_total(rates['bpcer'])}"),
+        ("ACER", percent(rates["acer"]), NO_FIGURE, "mean of the two above"),
+        ("HTER", percent(pooled["hter"]), NO_FIGURE, "each fold at the other folds' threshold, attacks pooled"),
+    ]
 
 
 def _coverage(summary: dict) -> list[str]:

@@ -11,7 +11,7 @@
 Up to the shoulder this inverts the conversion that puts an SDR picture into an HLG or PQ one at reference white.
 """
 
-from functools import cache
+from functools import cache, reduce
 
 import numpy as np
 
@@ -21,25 +21,25 @@ BT709 = 1  # FFmpeg's number of the primaries that need no matrix
 WHITE = 203.0  # cd/m2
 PEAK, GAMMA = 1000.0, 1.2  # of the display that HLG is meant for
 KNEE = 0.85
-LUMA = (0.2627, 0.6780, 0.0593)  # BT.2020
+_LUMA = (0.2627, 0.6780, 0.0593)  # BT.2020
 TO_BT709 = (
     (1.660491, -0.587641, -0.072850),
     (-0.124550, 1.132900, -0.008349),
     (-0.018151, -0.100579, 1.118730),
 )
-SAME = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+_SAME = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 ROWS = 256  # so many at a time: a large frame in float32 would take hundreds of megabytes
 
 
 def to_sdr(rgb: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
     """uint16 RGB (H x W x 3, full range) in HLG or PQ -> uint8 RGB of BT.709, as described above."""
-    matrix = SAME if primaries == BT709 else TO_BT709
+    matrix = _SAME if primaries == BT709 else TO_BT709
     out = np.empty(rgb.shape, np.uint8)
     for top in range(0, len(rgb), ROWS):
         light = linear(rgb[top : top + ROWS], transfer)
         for channel, weights in enumerate(matrix):
-            mixed = sum(np.float32(weight) * part for weight, part in zip(weights, light, strict=True) if weight)
-            out[top : top + ROWS, :, channel] = np.rint(255 * _signal(mixed))
+            parts = [np.float32(weight) * part for weight, part in zip(weights, light, strict=True) if weight]
+            out[top : top + ROWS, :, channel] = np.rint(255 * _signal(reduce(np.add, parts)))
     return out
 
 
@@ -48,7 +48,7 @@ def linear(rgb: np.ndarray, transfer: int) -> list[np.ndarray]:
     table = _light_table(transfer)
     light = [table[rgb[..., channel]] for channel in range(3)]
     if transfer == HLG:  # the OOTF: the display's gamma acts on luminance, so hues stay
-        luminance = sum(np.float32(weight) * part for weight, part in zip(LUMA, light, strict=True))
+        luminance = sum(np.float32(weight) * part for weight, part in zip(_LUMA, light, strict=True))
         gain = np.float32(PEAK / WHITE) * luminance ** np.float32(GAMMA - 1)
         light = [part * gain for part in light]
     return light

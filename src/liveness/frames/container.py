@@ -15,7 +15,7 @@ from liveness.frames.rules import RULES
 
 # Containers that hold their own data: a playlist in a video's clothes must not open other files.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,h264,hevc,m4v,mjpeg,ivf,obu"
-HEAD = 4096  # bytes of a file that tell what it is
+_HEAD = 4096  # bytes of a file that tell what it is
 PROBED = 5000  # packets in which a track must show up to count as one with frames
 # How ffmpeg ranks video tracks for its output (map_auto_video in fftools/ffmpeg_mux_init.c): pixels, and these.
 HAS_PACKETS, IS_DEFAULT = 100_000_000, 5_000_000
@@ -59,8 +59,8 @@ def opened(path: Path) -> av.container.InputContainer:
     options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
     try:
         with open(path, "rb") as file:
-            head = file.read(HEAD)
-        if instead := not_to_open(head):
+            head = file.read(_HEAD)
+        if instead := _not_to_open(head):
             raise VideoError(instead)
         # By its absolute path: FFmpeg takes what stands before a colon in a relative one for a protocol.
         return av.open(os.path.abspath(path), options=options)
@@ -69,7 +69,7 @@ def opened(path: Path) -> av.container.InputContainer:
         raise VideoError(known or f"cannot be opened: {why(error)}") from error
 
 
-def not_to_open(head: bytes) -> str:
+def _not_to_open(head: bytes) -> str:
     """What a file is that FFmpeg would make a video of, and that is none: by its first bytes; "" for all others."""
     if head[4:8] == b"ftyp" and head[8:12] in IMAGES:
         return f"{IMAGES[head[8:12]]}, not a video"
@@ -80,7 +80,7 @@ def _readable_kind(path: Path) -> str:
     """What a file is that cannot be opened as a video, in words; "" where its bytes do not tell."""
     try:
         with open(path, "rb") as file:
-            head, size = file.read(HEAD), os.fstat(file.fileno()).st_size
+            head, size = file.read(_HEAD), os.fstat(file.fileno()).st_size
     except OSError:
         return ""
     if not head:

@@ -45,11 +45,11 @@ def read_contract(contract: dict[str, Any], where: str) -> tuple[FramePlan, View
     require_known(contract.get("version"), where)
     if set(contract) != CONTRACT_KEYS:
         raise UserError(f"{where}: the contract has the keys {sorted(contract)}; expected {sorted(CONTRACT_KEYS)}")
-    return (
-        from_dict(FramePlan, contract["frames"], where),
-        from_dict(View, contract["view"], where),
-        from_dict(Detector, contract["detector"], where),
-    )
+    from liveness.frames.faces import require_detector
+
+    detector = from_dict(Detector, contract["detector"], where)
+    require_detector(detector.name, where)
+    return from_dict(FramePlan, contract["frames"], where), from_dict(View, contract["view"], where), detector
 
 
 def require_known(version: Any, where: str) -> None:
@@ -131,13 +131,13 @@ def finish_views(pieces: list[np.ndarray], view: View) -> list[np.ndarray]:
     For each piece that was cut, the whole of it and its central ``crops``; with ``mirror`` each of them is
     followed by its mirror image.
     """
-    views = [resize(crop_center(piece, share), view) for piece in pieces for share in (1.0, *view.crops)]
+    views = [resize(_crop_center(piece, share), view) for piece in pieces for share in (1.0, *view.crops)]
     if view.mirror:
         views = [turned for piece in views for turned in (piece, np.ascontiguousarray(piece[:, ::-1]))]
     return views
 
 
-def crop_center(rgb: np.ndarray, share: float) -> np.ndarray:
+def _crop_center(rgb: np.ndarray, share: float) -> np.ndarray:
     """The middle of a picture (H x W x 3): ``share`` of either side, at least a pixel."""
     height, width = rgb.shape[:2]
     tall, wide = max(1, round(share * height)), max(1, round(share * width))

@@ -4,6 +4,7 @@ Writes nothing. Under contract version 1 only the last of the three is followed;
 """
 
 from fractions import Fraction
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -78,7 +79,7 @@ def matrix_of(frame: av.VideoFrame) -> np.ndarray | None:
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return None
-    values = np.frombuffer(bytes(data), dtype=np.int32)
+    values = np.frombuffer(bytes(cast(Any, data)), dtype=np.int32)
     if values.size < 9:
         return None
     part = values.reshape(3, 3)[:2, :2].astype(np.float64)

@@ -41,7 +41,8 @@ DEFAULT = Detector().name
 
 def detector_path(name: str = DEFAULT) -> Path:
     """The file with a detector's weights; a UserError where it is not installed, or no detector has the name."""
-    return _class_of(name).weights()
+    require_detector(name, "face detector")
+    return DETECTORS[name].weights()
 
 
 @cache
@@ -57,13 +58,13 @@ def find_faces(rgb: np.ndarray, config: Detector) -> list[Face]:
 
 @cache
 def _detector(name: str, threshold: float, max_side: int) -> FaceDetector:
-    return _class_of(name)(Detector(threshold, max_side, name))
+    require_detector(name, "face detector")
+    return DETECTORS[name](Detector(threshold, max_side, name))
 
 
-def _class_of(name: str) -> type[FaceDetector]:
+def require_detector(name: str, where: str) -> None:
+    """A UserError for a detector that this code does not have."""
     if name not in DETECTORS:
         raise UserError(
-            f"detector.name={name}: no such face detector; there are {', '.join(DETECTORS)}"
-            f"{nearest(name, list(DETECTORS))}"
+            f"{where}: detector.name={name}; expected one of {', '.join(DETECTORS)}{nearest(name, list(DETECTORS))}"
         )
-    return DETECTORS[name]

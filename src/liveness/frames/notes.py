@@ -12,19 +12,19 @@ members of contract version 1 hlg_ignored, pq_ignored, pixel_aspect_ignored.
 from collections import Counter
 from collections.abc import Iterable
 
-MARK = "note: "
+_MARK = "note: "
 BETWEEN = "; "
 
 
 def with_notes(reason: str, notes: Iterable[str]) -> str:
     """A reason ("" for none) with notes at its end, each once, in their order."""
     text = BETWEEN.join(dict.fromkeys(notes))
-    return BETWEEN.join(part for part in (reason, text and MARK + text) if part)
+    return BETWEEN.join(part for part in (reason, text and _MARK + text) if part)
 
 
 def notes_of(reason: str) -> dict[str, str]:
     """The notes at the end of a reason: kind -> value ("" for one without)."""
-    before, mark, text = reason.rpartition(MARK)
+    before, mark, text = reason.rpartition(_MARK)
     if not mark or (before and not before.endswith(BETWEEN)):
         return {}
     return {kind: value for kind, _, value in (note.partition("=") for note in text.split(BETWEEN))}

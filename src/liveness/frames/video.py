@@ -10,6 +10,7 @@ and container.py, under the rules of a contract's ``version`` (rules.py).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class _Demuxed:
     info: VideoInfo
     stamps: list[int] | None  # presentation time stamps, None where they cannot identify a frame
     trouble: str  # "" or why the file is known to be damaged
-    packets: list | None  # the video packets themselves, for small files
+    packets: list[av.Packet] | None  # the video packets themselves, for small files
 
 
 def probe(path: Path, version: int = NEWEST) -> VideoInfo:
@@ -206,7 +207,7 @@ def _demux(container: av.container.InputContainer, stream: av.video.stream.Video
     return _Demuxed(info, ordered if usable else None, trouble, packets if keep else None)
 
 
-def _presentation(stamps: list[tuple]) -> tuple[list, bool]:
+def _presentation(stamps: list[tuple[int | None, int | None]]) -> tuple[list, bool]:
     """The stamps in presentation order, and whether each names one frame.
 
     Containers without presentation times (AVI) have decoding times: as a set, from 0, they are
@@ -265,9 +266,10 @@ def _first_matrix(path: Path, version: int) -> np.ndarray | None:
     return None
 
 
-def _frames(stream: av.video.stream.VideoStream, packets: Iterator, errors: list[str]) -> Iterator[av.VideoFrame]:
+def _frames(
+    stream: av.video.stream.VideoStream, packets: Iterator[av.Packet], errors: list[str]
+) -> Iterator[av.VideoFrame]:
     """Every frame that decodes, in presentation order; what went wrong is appended to ``errors``."""
-    packets = iter(packets)
     while True:
         try:
             packet = next(packets, None)
@@ -319,10 +321,11 @@ def _read(path: Path, plans: list[FramePlan], convert: Callable, threads: int, v
         stream, notes = video_track(container, path, version)
         look = Look(stream, version)
         found = _demux(container, stream, keep=Path(path).stat().st_size <= KEPT_BYTES)
-        wanted, errors = _union(plans, found.info), []
+        wanted = _union(plans, found.info)
+        errors: list[str] = []
         if found.packets is not None:
             _set_threads(stream, threads)
-            source = _frames(stream, found.packets, errors)
+            source = _frames(stream, iter(found.packets), errors)
         else:
             source = _reopened(path, threads, errors, version)
         kept, matrix, same = _collect(source, wanted, found.stamps, convert, look)
@@ -335,7 +338,8 @@ def _collect(
     frames: Iterator[av.VideoFrame], wanted: set[int], stamps: list[int] | None, convert: Callable, look: Look
 ) -> tuple[dict[int, Any], np.ndarray | None, bool]:
     """Convert the wanted frames; also the display matrix, and whether the stamps were as expected."""
-    kept, matrix = {}, None
+    kept: dict[int, Any] = {}
+    matrix = None
     last = max(wanted, default=-1)
     for index, frame in enumerate(frames):
         if stamps is not None and (index >= len(stamps) or frame.pts != stamps[index] or frame.is_corrupt):
@@ -370,8 +374,8 @@ def _read_damaged(
     with opened(path) as container:
         stream, notes = video_track(container, path, version)
         look = Look(stream, version)
-        ascending = None not in stamps and all(a < b for a, b in zip(stamps, stamps[1:], strict=False))
-        if ascending:
+        known = [stamp for stamp in stamps if stamp is not None]
+        if len(known) == len(stamps) and all(a < b for a, b in pairwise(known)):
             times = _seconds(stamps, stream)
         elif len(stamps) == found.info.frames:
             times = found.info.times

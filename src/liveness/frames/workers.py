@@ -16,14 +16,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, TypeVar
 
 from liveness.base.machine import cores, make_room_for_sockets
 
-GIB = 1 << 30
+_GIB = 1 << 30
 IDLE = 0.0
 # What tasks need, so that a fresh process has it; and what entry points may have imported, whose top level it runs.
 PRELOAD, IF_HERE = ("liveness.frames.video", "liveness.frames.faces"), ("pandas", "tqdm")
+
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
 
 
 @dataclass
@@ -42,14 +45,15 @@ class _Worker:
 
 
 def run_tasks(
-    function: Callable[[Any], Any], tasks: Iterable[Any], workers: int, seconds: float, gib: float
-) -> Iterator[tuple[Any, Any]]:
+    function: Callable[[_Task], _Result], tasks: Iterable[_Task], workers: int, seconds: float, gib: float
+) -> Iterator[tuple[_Task, _Result | Failed]]:
     """Yield (task, result or Failed) as they come. The first tasks are handed out at once, not at the first result.
 
     ``function`` must be importable in a fresh process, tasks and results must pickle. ``workers``
     of 0 means one per core; ``seconds`` and ``gib`` limit each task.
     """
-    tasks, pool = iter(tasks), []
+    pool: list[_Worker] = []
+    tasks = iter(tasks)
     most, limits = workers or cores(), (seconds, gib)
     try:
         more = _hand_out(pool, tasks, function, most, limits)
@@ -151,7 +155,7 @@ def _no_main_module() -> Iterator[None]:
     """Workers need nothing of the program that was started: one would run a script of a few lines, which has no
     ``if __name__ == "__main__"``, once more from its top."""
     main = sys.modules["__main__"]
-    kept = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    kept: dict[str, Any] = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
     main.__spec__ = None
     try:
         yield
@@ -215,5 +219,5 @@ def _limit_memory(gib: float) -> None:
     except OSError:
         return  # no such limit on this system
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = now + int(gib * GIB)
+    limit = now + int(gib * _GIB)
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

@@ -63,9 +63,7 @@ class YuNet:
         across, down = width / size[0], height / size[1]
         # Rounded here, so that a box read back from a table cuts the very same pixels.
         scales = (across, down, across, down)
-        faces = [
-            Face(*(round(float(v) * s, 2) for v, s in zip(row[:4], scales, strict=True)), round(float(row[14]), 4))
-            for row in rows
-        ]
+        boxes = [[round(float(v) * s, 2) for v, s in zip(row[:4], scales, strict=True)] for row in rows]
+        faces = [Face(x, y, w, h, round(float(row[14]), 4)) for (x, y, w, h), row in zip(boxes, rows, strict=True)]
         faces = [face for face in faces if face.w > 0 and face.h > 0]
         return sorted(faces, key=lambda face: (-face.confidence, face.x, face.y))

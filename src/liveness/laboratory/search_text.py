@@ -1,10 +1,15 @@
 """What a search has found, as text for people: tables of at most 110 columns. Reads and writes nothing."""
 
-from collections.abc import Sequence
-
 from liveness.base.config import Ensemble
-from liveness.evaluation import report
-from liveness.evaluation.format import counted, percent, percent_range, percentage_points, percentage_points_range
+from liveness.evaluation.format import (
+    align_columns,
+    counted,
+    percent,
+    percent_range,
+    percentage_points,
+    percentage_points_range,
+)
+from liveness.evaluation.report_text import verdict
 from liveness.members.names import parse_member_name, recipe_fold
 
 
@@ -54,7 +59,7 @@ def _subset_lines(found: dict) -> list[str]:
     pick, cheap = found["pick"], found["cheapest_alike"]
     alike = next(row for row in found["subsets"] if row["members"] == cheap)
     more = found["tried"] - len(found["subsets"])
-    lines = _columns(rows) + ([f"  {more} more were tried and are less telling"] if more > 0 else [])
+    lines = align_columns(rows) + ([f"  {more} more were tried and are less telling"] if more > 0 else [])
     lines += [
         "",
         f"  lowest EER: {_system_text(pick)}, {percent(pick['eer'])} on the videos that it was chosen on;",
@@ -84,7 +89,7 @@ def _cascade_lines(found: dict, ensemble: Ensemble) -> list[str]:
                 percentage_points_range(row["difference_interval"]),
             )
         )
-    lines = ["", *_columns(rows), ""]
+    lines = ["", *align_columns(rows), ""]
     chosen = found["cascade"]
     if chosen is None:
         return [*lines, "  no cascade saves time at the same error"]
@@ -106,7 +111,7 @@ def _member_text(name: str) -> str:
 
 
 def _against(row: dict) -> str:
-    return report.verdict({"verdict": row["against_full"], "videos_to_tell": row["videos_to_tell"]})
+    return verdict({"verdict": row["against_full"], "videos_to_tell": row["videos_to_tell"]})
 
 
 def _system_text(row: dict) -> str:
@@ -116,17 +121,3 @@ def _system_text(row: dict) -> str:
 def _shortened(names: list[str]) -> str:
     text = " + ".join(names)
     return text if len(text) <= 60 else f"{names[0]} + {len(names) - 1} more"
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows as aligned text: figures to the right, words (first and last column) to the left."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    last = len(widths) - 1
-    return [
-        "  "
-        + "  ".join(
-            cell.ljust(width) if i in (0, last) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -3,8 +3,8 @@
     systems, members = choose_systems("demo", "mine")
     for summary in measure_shift(systems, members, StressPlan("mine", list_stresses(["jpeg"], [2]))): ...
 
-Held-out videos are stressed in worker processes (stressed.py) and scored on the road of prediction, each by members
-that did not train on it. Reads data/<set>/{folds.csv,videos/}, runs/<set>/<member>/{oof.csv,config.json} and
+Held-out videos are stressed in worker processes (stressed.py) and scored as at prediction, each by members that
+did not train on it. Reads data/<set>/{folds.csv,videos/}, runs/<set>/<member>/{oof.csv,config.json} and
 weights/<set>/; writes runs/<set>/<system>/{shift.json,shift.csv}.
 """
 
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -34,9 +34,6 @@ from liveness.prediction.operating import Operating, read_operating
 from liveness.sets.fold_table import read_folds
 from liveness.simulation.stress import CLEAN, Stress
 
-if TYPE_CHECKING:
-    pass
-
 _SECONDS, _GIB = 900.0, 4.0  # what one video may take under all stresses; see frames/workers.py
 
 Scores = dict[str, dict[Stress, dict[str, float]]]  # member -> stress -> file name -> score, nan without one
@@ -44,7 +41,11 @@ Scores = dict[str, dict[Stress, dict[str, float]]]  # member -> stress -> file n
 
 @dataclass(frozen=True)
 class StressPlan:
-    """What befalls which videos. ``videos``: a seeded sample of so many, 0 for all; ``workers``: 0 = by the cores."""
+    """Which stresses are applied to which videos of set ``data``.
+
+    seed: of the sample and of what the stresses draw; videos: size of the sample, 0 for all; workers: processes that
+    stress, 0 for one fewer than there are cores.
+    """
 
     data: str
     stresses: list[Stress]
@@ -55,10 +56,10 @@ class StressPlan:
 
 @dataclass
 class System:
-    """What is judged: some members and how they are weighed.
+    """Some members and how they are weighed, which are judged together.
 
     ``shipped``: a whole ensemble, whose ``operating`` point calibrates its members as at prediction.
-    Of others the scores are taken as they are.
+    The scores of other systems are not calibrated.
     """
 
     name: str
@@ -70,10 +71,10 @@ class System:
 def choose_systems(
     name: str | None, data: str | None, wanted: list[str] | None = None, each: bool = False, against: str | None = None
 ) -> tuple[list[System], list[EnsembleMember]]:
-    """What is judged, and every member that this needs, once.
+    """The systems to judge, and every member that they need, once.
 
     name: of an ensemble, or None for the members ``wanted`` (RECIPE:FOLD) alone; each: every recipe is a system of its
-    own; against: the ensemble that is the second system. A UserError for what is no such name.
+    own; against: the ensemble that is the second system. A UserError for a name that is not known.
     """
     ensemble = in_set(name, data or "") if name else Ensemble(data=data or "")
     members = ensemble.members
@@ -116,7 +117,7 @@ def measure_shift(
         f"in {len(systems)} system{'s' if len(systems) > 1 else ''}",
         flush=True,
     )
-    scores = _score_stressed(members, trained, videos, plan)
+    scores = _score_held_out(members, trained, videos, plan)
     _warn_where_apart(scores, trained)
     about: dict[str, Any] = {"data": plan.data, "data_hash": trained[0].data_hash, "seed": plan.seed}
     about["weights_sha256"] = _weights_digests(trained, plan.data)
@@ -176,7 +177,7 @@ def _sample_held_out(folds: pd.DataFrame, trained: list[Trained], plan: StressPl
     return videos.set_index("filename")
 
 
-def _score_stressed(
+def _score_held_out(
     members: list[EnsembleMember], trained: list[Trained], videos: pd.DataFrame, plan: StressPlan
 ) -> Scores:
     """Every member's score of every video that it held out, clean and under each stress; one pass."""
@@ -222,7 +223,7 @@ def _with_progress(results: Iterator, total: int) -> Iterator:
 
 
 def _warn_where_apart(scores: Scores, trained: list[Trained]) -> None:
-    """Say so where clean scores are not those of oof.csv: another road than at training, or another machine."""
+    """Warn where clean scores are not those of oof.csv: the data changed, or the member is from another machine."""
     for member in trained:
         here = scores[member.name][CLEAN]
         told = member.video_scores().videos.set_index("filename")["score"]

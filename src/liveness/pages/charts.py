@@ -12,9 +12,9 @@ from scipy.stats import norm
 
 WIDTH, HEIGHT = 360, 290
 LEFT, TOP, RIGHT, BOTTOM = 46, 10, 350, 250
-NEAR_TICKS = 0.065  # share of the axis between two labels, at least
-NEAR_COUNTS = 14  # SVG units between two counts of the histogram, at least
-RATE_TICKS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+_NEAR_TICKS = 0.065  # share of the axis between two labels, at least
+_NEAR_COUNTS = 14  # SVG units between two counts of the histogram, at least
+_RATE_TICKS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 
 
 class Plot:
@@ -73,21 +73,21 @@ class Plot:
         return Markup(head + "".join(self._parts) + "</svg>")
 
 
-def pct(rate: float) -> str:
+def _tick_text(rate: float) -> str:
     """A tick: ``0.5``, ``20`` (percent)."""
     return f"{100 * rate:.3g}"
 
 
-def deviate_range(part: dict) -> tuple[float, float]:
+def _deviate_range(part: dict) -> tuple[float, float]:
     """The rates at the ends of the DET axes: below one error of the larger class, up to 60 % or more."""
     least = 0.5 / max(part["live"], part["attack"])
-    low = max((tick for tick in RATE_TICKS[:8] if tick <= least), default=RATE_TICKS[0])
+    low = max((tick for tick in _RATE_TICKS[:8] if tick <= least), default=_RATE_TICKS[0])
     return low, 0.6 if part["eer"] < 0.35 else 0.95
 
 
-def det(part: dict, points: list[dict]) -> Markup:
+def draw_det(part: dict, points: list[dict]) -> Markup:
     """Detection error trade-off: APCER against BPCER on normal deviates; 0 and 1 lie on the edge."""
-    low, high = deviate_range(part)
+    low, high = _deviate_range(part)
     ends = norm.ppf(low), norm.ppf(high)
 
     def place(rate: float) -> float:
@@ -95,20 +95,20 @@ def det(part: dict, points: list[dict]) -> Markup:
 
     plot = Plot(place, place)
     ticks: list[tuple[float, str]] = []
-    for tick in RATE_TICKS:
-        if low <= tick <= high and (not ticks or place(tick) - place(ticks[-1][0]) > NEAR_TICKS):
-            ticks.append((tick, pct(tick)))
+    for tick in _RATE_TICKS:
+        if low <= tick <= high and (not ticks or place(tick) - place(ticks[-1][0]) > _NEAR_TICKS):
+            ticks.append((tick, _tick_text(tick)))
     plot.axes(ticks, ticks, "APCER, % (attacks taken for live)", "BPCER, % (live turned away)")
     plot.line([(low, low), (high, high)], "guide")
     curve = part["curve"]
-    plot.line(stairs(curve["apcer"], curve["bpcer"]), "curve")
-    mark_points(plot, part, points)
-    plot.raw(CROSS)
+    plot.line(_trace_stairs(curve["apcer"], curve["bpcer"]), "curve")
+    _mark_points(plot, part, points)
+    plot.raw(_CROSS)
     rates = f"equal error rate {100 * part['eer']:.1f} percent"
     return plot.svg(f"DET curve, {part['name']}: {rates}", f'data-plot="det" data-range="{low} {high}"')
 
 
-def roc(part: dict, points: list[dict]) -> Markup:
+def draw_roc(part: dict, points: list[dict]) -> Markup:
     """ROC: share of live videos accepted over share of attacks accepted."""
     plot = Plot(float, lambda rate: 1 - rate)
     ticks = [(tick / 5, f"{20 * tick}") for tick in range(6)]
@@ -116,20 +116,20 @@ def roc(part: dict, points: list[dict]) -> Markup:
         ticks, [(1 - value, text) for value, text in ticks], "APCER, % (attacks taken for live)", "live accepted, %"
     )
     plot.line([(0, 1), (1, 0)], "guide")
-    plot.line(stairs(part["curve"]["apcer"], part["curve"]["bpcer"]), "curve")
-    mark_points(plot, part, points)
-    plot.raw(CROSS)
+    plot.line(_trace_stairs(part["curve"]["apcer"], part["curve"]["bpcer"]), "curve")
+    _mark_points(plot, part, points)
+    plot.raw(_CROSS)
     return plot.svg(f"ROC curve, {part['name']}: area {part['auc']:.3f}", 'data-plot="roc"')
 
 
 # Where the slider is: the intervals of both rates as a cross. Hidden until the script moves it.
-CROSS = (
+_CROSS = (
     '<g class="mark" data-mark="cross" visibility="hidden"><path data-across="" d="M0 0H0"/><path data-down="" '
     'd="M0 0V0"/><circle r="5"/></g>'
 )
 
 
-def stairs(apcer: list[float], bpcer: list[float]) -> list[tuple[float, float]]:
+def _trace_stairs(apcer: list[float], bpcer: list[float]) -> list[tuple[float, float]]:
     """The steps of an empirical curve: what no threshold reaches is not drawn as a slope."""
     found = [(apcer[0], bpcer[0])]
     for x, y in zip(apcer[1:], bpcer[1:], strict=True):
@@ -137,15 +137,15 @@ def stairs(apcer: list[float], bpcer: list[float]) -> list[tuple[float, float]]:
     return found
 
 
-def mark_points(plot: Plot, part: dict, points: list[dict]) -> None:
+def _mark_points(plot: Plot, part: dict, points: list[dict]) -> None:
     """A ring for each shipped operating point."""
     for point in points:
-        rates = rates_at(part, point["threshold"])
+        rates = _rates_at(part, point["threshold"])
         title = f"{point['title']}: APCER {100 * rates[0]:.1f} %, BPCER {100 * rates[1]:.1f} %"
         plot.dot(*rates, "ring", title)
 
 
-def rates_at(part: dict, threshold: float) -> tuple[float, float]:
+def _rates_at(part: dict, threshold: float) -> tuple[float, float]:
     """(APCER of all attacks together, BPCER) of a split at a threshold."""
     attacks = [score for scores in part["scores"]["attack"].values() for score in scores]
     passed = sum(score >= threshold for score in attacks)
@@ -153,14 +153,14 @@ def rates_at(part: dict, threshold: float) -> tuple[float, float]:
     return passed / len(attacks), missed / len(part["scores"]["live"])
 
 
-def histogram(part: dict) -> Markup:
+def draw_histogram(part: dict) -> Markup:
     """Scores of live videos upwards, of attacks downwards; root scale, so that single errors show."""
     edges, live, attack = (part["histogram"][key] for key in ("edges", "live", "attack"))
     most = max(*live, *attack, 1)
     plot = Plot(float, lambda count: 0.5 + math.copysign(math.sqrt(abs(count) / most), count) / 2)
     tops: list[int] = []
     for count in (step * 10**power for power in range(6) for step in (1, 2, 5)):
-        if count <= most and plot.at(0, tops[-1] if tops else 0)[1] - plot.at(0, count)[1] >= NEAR_COUNTS:
+        if count <= most and plot.at(0, tops[-1] if tops else 0)[1] - plot.at(0, count)[1] >= _NEAR_COUNTS:
             tops.append(count)
     ticks = [(0, "0")] + [(sign * count, str(count)) for count in tops for sign in (1, -1)]
     xticks = [(tick / 5, f"{tick / 5:.1f}") for tick in range(6)]
@@ -179,7 +179,7 @@ def histogram(part: dict) -> Markup:
     return plot.svg(spoken, 'data-plot="histogram"')
 
 
-def reliability(part: dict) -> Markup:
+def draw_reliability(part: dict) -> Markup:
     """Share of live over mean score, with intervals; below it how many videos each bin has."""
     plot = Plot(float, float, height=HEIGHT + 56)
     ticks = [(tick / 5, f"{tick / 5:.1f}") for tick in range(6)]
@@ -205,7 +205,7 @@ def reliability(part: dict) -> Markup:
     return plot.svg(f"Reliability, {part['name']}: share of live videos in {len(bins)} bins of the score")
 
 
-def pareto(search: dict) -> Markup | None:
+def draw_pareto(search: dict) -> Markup | None:
     """Error against milliseconds: every subset, the Pareto front joined, members and cascades marked."""
     kinds = [("subset", search["subsets"]), ("member", search["members"]), ("cascade", search["cascades"])]
     rows = [(kind, row) for kind, listed in kinds for row in listed if row["milliseconds"] and row["eer"] is not None]
@@ -217,8 +217,10 @@ def pareto(search: dict) -> Markup | None:
     folds = dict.fromkeys(row["folds"] for row in front)  # subsets with one fold of a recipe have a front of their own
     most = max([row["eer"] for _, row in rows] + [(row["interval"] or [0, 0])[1] or 0 for row in front] + [0.01])
     plot = Plot(lambda ms: math.log(ms / low) / math.log(high / low) if ms > 0 else 0, lambda rate: rate / most / 1.05)
-    xticks = [(v, f"{v:g}") for v in nice_log(low, high)]
-    plot.axes(xticks, [(v, pct(v)) for v in nice(most)], "milliseconds a video (log scale)", "EER, %")
+    xticks = [(v, f"{v:g}") for v in _list_log_values(low, high)]
+    plot.axes(
+        xticks, [(v, _tick_text(v)) for v in list_round_values(most)], "milliseconds a video (log scale)", "EER, %"
+    )
     for row in front:
         if row["interval"] and None not in row["interval"]:
             plot.line([(row["milliseconds"], bound) for bound in row["interval"]], "whisker")
@@ -231,13 +233,13 @@ def pareto(search: dict) -> Markup | None:
     return plot.svg(f"EER against milliseconds of {len(rows)} combinations; {len(front)} on the Pareto front")
 
 
-def nice(most: float) -> list[float]:
+def list_round_values(most: float) -> list[float]:
     """Four to eight round values from 0 up to ``most``."""
     step = next(s * 10**e for e in range(-5, 2) for s in (1, 2, 5) if most / (s * 10**e) <= 8)
     return [i * step for i in range(int(most / step + 1e-9) + 1)]
 
 
-def nice_log(low: float, high: float) -> list[float]:
+def _list_log_values(low: float, high: float) -> list[float]:
     """Round values between two, at most about eight."""
     for steps in ((1, 2, 5), (1, 3), (1,)):
         found = [s * 10.0**e for e in range(-3, 8) for s in steps if low <= s * 10.0**e <= high]
@@ -246,7 +248,7 @@ def nice_log(low: float, high: float) -> list[float]:
     return [float(f"{low * 1.2:.2g}"), float(f"{high / 1.2:.2g}")]
 
 
-def whisker(value: float | None, limits: list | None, most: float) -> Markup:
+def draw_whisker(value: float | None, limits: list | None, most: float) -> Markup:
     """A table cell's small picture: the interval as a line, the value as a dot, from 0 to ``most``."""
     if value is None or not limits or None in limits or most <= 0:
         return Markup("")

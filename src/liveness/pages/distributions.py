@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from liveness.pages.charts import LEFT, RIGHT, TOP, Plot, nice
+from liveness.pages.charts import LEFT, RIGHT, TOP, Plot, list_round_values
 
 MANY = 4  # so many and more of what is counted (faces) share a bar
 FEW_VALUES = 12  # up to so many different whole numbers get a bar each
@@ -53,19 +53,19 @@ class Bars:
     beyond: bool = False
 
 
-def shown(values: np.ndarray, digits: int) -> np.ndarray:
+def round_as_shown(values: np.ndarray, digits: int) -> np.ndarray:
     """The values as they are printed: with so many digits after the point."""
     small = np.abs(values) < EXACT
     return np.where(small, np.round(np.where(small, values, 0), digits) + 0.0, values)  # + 0.0: no -0
 
 
-def count(measure: Measure) -> Bars:
+def count_bars(measure: Measure) -> Bars:
     """The known values of every label in bars; each is in exactly one.
 
     A few whole numbers, as printed, have a bar each; else the bars are intervals of equal width, closed on the left.
     """
     known = measure.known
-    everything = shown(np.concatenate([*known.values(), np.array([])]), measure.digits)
+    everything = round_as_shown(np.concatenate([*known.values(), np.array([])]), measure.digits)
     distinct = np.unique(everything)
     if measure.discrete or (len(distinct) <= FEW_VALUES and (distinct == distinct.round()).all()):
         return _count_numbers(measure, known, distinct)
@@ -75,13 +75,13 @@ def count(measure: Measure) -> Bars:
 def _count_numbers(measure: Measure, known: dict, distinct: np.ndarray) -> Bars:
     digits, most = (0, MANY) if measure.discrete else (measure.digits, math.inf)
     if measure.discrete:
-        distinct = np.minimum(shown(distinct, 0), most)
+        distinct = np.minimum(round_as_shown(distinct, 0), most)
         distinct = np.concatenate([np.arange(max(0, distinct.max(initial=0)) + 1), distinct])
     numbers = np.unique(distinct)
-    counts = {
-        name: np.bincount(np.searchsorted(numbers, np.minimum(shown(values, digits), most)), minlength=len(numbers))
-        for name, values in known.items()
-    }
+    counts = {}
+    for name, values in known.items():
+        places = np.searchsorted(numbers, np.minimum(round_as_shown(values, digits), most))
+        counts[name] = np.bincount(places, minlength=len(numbers))
     return Bars([f"{number:.0f} or more" if number == most else f"{number:.0f}" for number in numbers], counts)
 
 
@@ -114,7 +114,7 @@ def _number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if abs(value) < EXACT else f"{value:g}"
 
 
-def draw(measure: Measure, bars: Bars, spoken: str) -> Markup:
+def draw_bars(measure: Measure, bars: Bars, spoken: str) -> Markup:
     """The bars as an inline SVG, each label's in percent of its own known values.
 
     spoken: the text for those who do not see it. Every bar tells its counts when it is pointed at.
@@ -129,8 +129,8 @@ def draw(measure: Measure, bars: Bars, spoken: str) -> Markup:
         apart = max(1, math.ceil(NEAR_NAMES * len(bars.names) / (RIGHT - LEFT)))
         xticks = [(i + 0.5, name) for i, name in enumerate(bars.names) if i % apart == 0]
     else:
-        xticks = ticks(float(places[0]), float(places[-1]))
-    plot.axes(xticks, [(y, f"{y:g}") for y in nice(most)], measure.axis, f"% of the {measure.of}")
+        xticks = place_ticks(float(places[0]), float(places[-1]))
+    plot.axes(xticks, [(y, f"{y:g}") for y in list_round_values(most)], measure.axis, f"% of the {measure.of}")
     for i, (name, share) in enumerate(shares.items()):
         if bars.edges is None:
             width = 0.8 / len(shares)
@@ -143,10 +143,10 @@ def draw(measure: Measure, bars: Bars, spoken: str) -> Markup:
             plot.line([(places[0], 0), *steps, (places[-1], 0)], f"area {name}")
     for i, name in enumerate(bars.names):
         told = ", ".join(f"{label} {bars.counts[label][i]} of {total}" for label, total in totals.items())
-        (left, _), (right, _) = plot.at(places[i], 0), plot.at(places[i + 1], 0)
+        start, end = plot.at(places[i], 0)[0], plot.at(places[i + 1], 0)[0]
         unit = f" {measure.unit}" if measure.unit else ""
-        place = f'x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" height="{BOTTOM - TOP}"'
-        plot.raw(f'<rect class="hit" {place}><title>{escape(f"{name}{unit}: {told}")}</title></rect>')
+        box = f'x="{start:.1f}" y="{TOP}" width="{end - start:.1f}" height="{BOTTOM - TOP}"'
+        plot.raw(f'<rect class="hit" {box}><title>{escape(f"{name}{unit}: {told}")}</title></rect>')
     return plot.svg(spoken)
 
 
@@ -154,7 +154,7 @@ def _pairs(edges: np.ndarray) -> Iterable[tuple[float, float]]:
     return zip(edges, edges[1:], strict=False)
 
 
-def ticks(low: float, high: float, most: int = 6) -> list[tuple[float, str]]:
+def place_ticks(low: float, high: float, most: int = 6) -> list[tuple[float, str]]:
     """Up to ``most`` round values from ``low`` to ``high``, with their text; the ends where there are none between."""
     span = high - low
     if math.isfinite(span) and span > 1e-9 * max(abs(low), abs(high)):

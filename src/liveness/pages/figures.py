@@ -4,26 +4,22 @@ Everything here is plain numbers, lists and text. The page draws and prints them
 what its slider moves.
 """
 
-import math
-
 import numpy as np
 import pandas as pd
 
 from liveness.base.files import natural_key
-from liveness.evaluation import format as figures_as_text
 from liveness.evaluation import grouping, metrics
+from liveness.evaluation.format import counted, percent
 from liveness.evaluation.intervals import FEW_GROUPS, clopper_pearson
 from liveness.members.names import parse_member_name
-from liveness.pages import sources as read
-from liveness.pages.page import counted
-from liveness.pages.sources import Sources
+from liveness.pages.sources import Sources, read_frame_scores, select_holdout, select_out_of_fold
 
-BINS = 40  # of the score histogram
-RELIABILITY_BINS = 15  # as in metrics.calibration_error
-LEAST_SHARED = 10  # videos that two members must both have scored for a correlation
-MOST_WORST = 12  # videos of each class ...
-LEAST_WORST = 6  # ... of which so many are shown even if they are on the right side
-POINT_WORDS = {
+_BINS = 40  # of the score histogram
+_RELIABILITY_BINS = 15  # as in metrics.calibration_error
+_LEAST_SHARED = 10  # videos that two members must both have scored for a correlation
+_MOST_WORST = 12  # videos of each class ...
+_LEAST_WORST = 6  # ... of which so many are shown even if they are on the right side
+_POINT_WORDS = {
     "eer": "equal errors",
     "apcer1": "APCER ≤ 1 %",
     "apcer5": "APCER ≤ 5 %",
@@ -33,32 +29,32 @@ POINT_WORDS = {
 }
 
 
-def figures(sources: Sources) -> dict:
+def collect_figures(sources: Sources) -> dict:
     """The whole report as one JSON value; "evaluation" is the evaluation's own report.json, unchanged."""
-    points = operating_points(sources)
-    together = correlation(sources)
-    parts = {"out of fold": read.out_of_fold(sources.table), "holdout": read.holdout(sources.table)}
+    points = _list_operating_points(sources)
+    together = _correlate_members(sources)
+    parts = {"out of fold": select_out_of_fold(sources.table), "holdout": select_holdout(sources.table)}
     return {
         "version": 1,
         "ensemble": sources.ensemble,
         "data": sources.data,
         "data_hash": sources.summary["data_hash"],
-        "headline": headline(sources.summary),
-        "warnings": warnings(sources, points),
+        "headline": _write_headline(sources.summary),
+        "warnings": _list_warnings(sources, points),
         "evaluation": sources.summary,
         "operating_points": points,
-        "splits": [split(name, rows) for name, rows in parts.items() if rows["label"].nunique() == 2],
+        "splits": [describe_split(name, rows) for name, rows in parts.items() if rows["label"].nunique() == 2],
         "correlation": together,
         "shipped": {key: (sources.thresholds or {}).get(key) for key in ("split", "alike", "frames")},
-        "worst": worst(sources),
+        "worst": _list_worst(sources),
         "shift": sources.shift,
         "search": sources.search,
-        "runs": runs(sources),
-        "absent": absent(sources, together["errors"]),
+        "runs": _describe_runs(sources),
+        "absent": _explain_absent(sources, together["errors"]),
     }
 
 
-def headline(summary: dict) -> str:
+def _write_headline(summary: dict) -> str:
     """What the error is and how sure, for a reader who knows none of the terms."""
     pooled, counts = summary["pooled"], summary["counts"]
     low, high = pooled[pooled["headline"]]["eer"]["interval"]
@@ -76,25 +72,21 @@ def headline(summary: dict) -> str:
         )
     worse = "" if pooled["eer"] < 0.45 else " That is hardly better than a coin."
     return (
-        f"With one threshold for all, about {hundred(pooled['eer'])} attacks pass for live, and as large a share of "
-        f"live videos is turned away (equal error rate {percent(pooled['eer'])}). For new videos of the same kind the "
-        f"rate lies between {percent(low)} and {percent(high)} with 95 % confidence. Measured on {many}{persons}, "
+        f"With one threshold for all, about {_in_hundred(pooled['eer'])} attacks pass for live, and as large a share "
+        f"of live videos is turned away (equal error rate {percent(pooled['eer'])}). For new videos of the same kind "
+        f"the rate lies between {percent(low)} and {percent(high)} with 95 % confidence. Measured on {many}{persons}, "
         f"each judged only by models that were not trained on it.{worse}"
     )
 
 
-def hundred(rate: float) -> str:
+def _in_hundred(rate: float) -> str:
     """ "7 in 100", or per thousand where that would be less than one."""
     if rate >= 0.0095:
         return f"{100 * rate:.0f} in 100"
     return f"{1000 * rate:.0f} in 1000" if rate >= 0.0005 else "less than 1 in 1000"
 
 
-def percent(rate: float) -> str:
-    return figures_as_text.percent(rate)
-
-
-def warnings(sources: Sources, points: list[dict]) -> list[str]:
+def _list_warnings(sources: Sources, points: list[dict]) -> list[str]:
     """What a reader must know before using a figure, the gravest first."""
     summary, found = sources.summary, []
     counts, silent = summary["counts"], summary["non_response"]
@@ -126,34 +118,34 @@ def warnings(sources: Sources, points: list[dict]) -> list[str]:
     return found
 
 
-def operating_points(sources: Sources) -> list[dict]:
+def _list_operating_points(sources: Sources) -> list[dict]:
     """The shipped thresholds; without them those that the evaluation found."""
     listed = (sources.thresholds or {}).get("thresholds") or sources.summary["operating_points"]
     usable = [p for p in listed if isinstance(p, dict) and isinstance(p.get("threshold"), (int, float))]
     return [
         {
             **point,
-            "title": POINT_WORDS.get(point["name"], point["name"]),
+            "title": _POINT_WORDS.get(point["name"], point["name"]),
             "approximate": point.get("approximate", True),
             "split": point.get("split", "out of fold"),
-            **sides(point),
+            **_get_sides(point),
         }
         for point in usable
     ]
 
 
-def sides(point: dict) -> dict:
+def _get_sides(point: dict) -> dict:
     """The intervals of APCER and BPCER, None where the point has none; ``interval`` is of what the target limits."""
     limited = {"apcer_interval": None, "bpcer_interval": None}
     limited[f"{point['name'][:5]}_interval"] = point.get("interval")
     return {key: point.get(key, limited[key]) for key in ("apcer_interval", "bpcer_interval")}
 
 
-def split(name: str, rows: pd.DataFrame) -> dict:
+def describe_split(name: str, rows: pd.DataFrame) -> dict:
     """One split's scores, curves, histogram and reliability; rows have both classes and finite scores."""
     labels, scores = rows["label"].to_numpy(), rows["score"].to_numpy()
     curve = metrics.trace_error_curve(labels, scores)
-    edges = np.linspace(0, 1, BINS + 1)
+    edges = np.linspace(0, 1, _BINS + 1)
     kinds = metrics.species_rows(labels, rows["species"].tolist())
     return {
         "name": name,
@@ -177,21 +169,21 @@ def split(name: str, rows: pd.DataFrame) -> dict:
             "live": np.histogram(scores[labels == 1], edges)[0].tolist(),
             "attack": np.histogram(scores[labels == 0], edges)[0].tolist(),
         },
-        "reliability": reliability(labels, scores),
+        "reliability": _bin_reliability(labels, scores),
     }
 
 
-def reliability(labels: np.ndarray, scores: np.ndarray) -> list[dict]:
+def _bin_reliability(labels: np.ndarray, scores: np.ndarray) -> list[dict]:
     """Per bin of the calibration error: videos, mean score, share of live with its Clopper-Pearson interval."""
-    index = np.clip(np.ceil(scores * RELIABILITY_BINS).astype(int) - 1, 0, RELIABILITY_BINS - 1)
+    index = np.clip(np.ceil(scores * _RELIABILITY_BINS).astype(int) - 1, 0, _RELIABILITY_BINS - 1)
     found = []
-    for i in range(RELIABILITY_BINS):
+    for i in range(_RELIABILITY_BINS):
         mine = index == i
         videos, live = int(mine.sum()), int(labels[mine].sum())
         found.append(
             {
-                "low": i / RELIABILITY_BINS,
-                "high": (i + 1) / RELIABILITY_BINS,
+                "low": i / _RELIABILITY_BINS,
+                "high": (i + 1) / _RELIABILITY_BINS,
                 "videos": videos,
                 "live": live,
                 "mean_score": float(scores[mine].mean()) if videos else None,
@@ -202,7 +194,7 @@ def reliability(labels: np.ndarray, scores: np.ndarray) -> list[dict]:
     return found
 
 
-def correlation(sources: Sources) -> dict:
+def _correlate_members(sources: Sources) -> dict:
     """Pearson's correlation of the members' errors (score - label) over the videos that both scored.
 
     Errors, not scores: two members that are both right agree on everything, and still may err apart.
@@ -210,29 +202,29 @@ def correlation(sources: Sources) -> dict:
     names, table = sources.members, sources.table
     errors = table[names].sub(table["label"], axis=0).to_numpy(dtype=np.float64)
     shared = [[int((np.isfinite(a) & np.isfinite(b)).sum()) for b in errors.T] for a in errors.T]
-    values = [[_correlation(a, b) for b in errors.T] for a in errors.T]
+    values = [[_correlate(a, b) for b in errors.T] for a in errors.T]
     return {"members": names, "videos": shared, "errors": values}
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+def _correlate(a: np.ndarray, b: np.ndarray) -> float | None:
     both = np.isfinite(a) & np.isfinite(b)
-    if both.sum() < LEAST_SHARED or a[both].std() < 1e-9 or b[both].std() < 1e-9:
+    if both.sum() < _LEAST_SHARED or a[both].std() < 1e-9 or b[both].std() < 1e-9:
         return None
     return float(np.corrcoef(a[both], b[both])[0, 1])
 
 
-def worst(sources: Sources) -> list[dict]:
+def _list_worst(sources: Sources) -> list[dict]:
     """Attacks with the highest scores and live videos with the lowest: the wrong ones, at least a few."""
-    rows = read.out_of_fold(sources.table)
+    rows = select_out_of_fold(sources.table)
     threshold = sources.summary["pooled"]["threshold"]
     found = []
     for label, name in ((0, "attack"), (1, "live")):
         mine = rows[rows["label"] == label].copy()
         mine["order"] = mine["score"] if label else -mine["score"]
         mine["key"] = [natural_key(filename) for filename in mine["filename"]]
-        for place, row in enumerate(mine.sort_values(["order", "key"]).head(MOST_WORST).itertuples(index=False)):
+        for place, row in enumerate(mine.sort_values(["order", "key"]).head(_MOST_WORST).itertuples(index=False)):
             wrong = bool((row.score >= threshold) != bool(label))
-            if wrong or place < LEAST_WORST:
+            if wrong or place < _LEAST_WORST:
                 found.append(
                     {
                         "filename": row.filename,
@@ -244,13 +236,13 @@ def worst(sources: Sources) -> list[dict]:
                         "species": row.species if label == 0 else "",
                     }
                 )
-    chosen = read.frame_scores(sources, [video["filename"] for video in found])
+    chosen = read_frame_scores(sources, [video["filename"] for video in found])
     for video in found:
         video["frames"] = chosen.get(video["filename"], {})
     return found
 
 
-def runs(sources: Sources) -> list[dict]:
+def _describe_runs(sources: Sources) -> list[dict]:
     """What each member was: recipe, settings, data, code, versions, machine."""
     weights = sources.summary.get("weights", {})
     found = []
@@ -273,7 +265,7 @@ def runs(sources: Sources) -> list[dict]:
     return found
 
 
-def absent(sources: Sources, errors: list[list]) -> dict[str, str]:
+def _explain_absent(sources: Sources, errors: list[list]) -> dict[str, str]:
     """Part of the report -> why it is empty, then ": " and the command that fills it, if there is one.
 
     errors: the members' correlations of ``correlation``.
@@ -291,16 +283,3 @@ def absent(sources: Sources, errors: list[list]) -> dict[str, str]:
             "No two members held out the same videos; members of several recipes on one fold, or a holdout, show it."
         )
     return found
-
-
-def plain_json(value: object) -> object:
-    """The same value with nan and infinities as None, which JSON can say."""
-    if isinstance(value, dict):
-        return {str(key): plain_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_json(item) for item in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, np.integer):
-        return int(value)
-    return value

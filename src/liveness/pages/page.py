@@ -11,7 +11,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
+
+from liveness.evaluation.format import counted
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 THUMB = 120  # pixels of a thumbnail's longer side; about 4 kB as a JPEG of this quality
@@ -19,49 +22,42 @@ THUMB_QUALITY = 70
 UNPRINTABLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
-def environment():
+def make_environment() -> Environment:
     """Jinja2 on our templates: everything escaped, an unknown name is an error."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     found = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=printable,
+        finalize=_replace_unprintable,
     )
-    found.filters.update(counted=counted, breakable=breakable, command=command)
+    found.filters.update(counted=counted, breakable=allow_breaks, command=format_command)
     return found
 
 
-def printable(value: object) -> object:
+def _replace_unprintable(value: object) -> object:
     """Text without the characters that HTML forbids; markup and numbers as they are."""
     return UNPRINTABLE.sub("\ufffd", value) if type(value) is str else value
 
 
-def breakable(name: object) -> Markup:
+def allow_breaks(name: object) -> Markup:
     """A name that a narrow column may break after ``_``, ``-``, ``.`` and the like; copied, it is the name."""
-    return Markup(re.sub(r"([_\-./])(?=\w)", r"\1<wbr>", str(escape(printable(str(name))))))
+    return Markup(re.sub(r"([_\-./])(?=\w)", r"\1<wbr>", str(escape(_replace_unprintable(str(name))))))
 
 
-def command(text: str) -> Markup:
+def format_command(text: str) -> Markup:
     """A command to copy, in code type; it is broken between its words alone."""
-    words = Markup(" ").join(Markup("<bdi>{}</bdi>").format(printable(word)) for word in text.split(" "))
+    words = Markup(" ").join(Markup("<bdi>{}</bdi>").format(_replace_unprintable(word)) for word in text.split(" "))
     return Markup("<code>{}</code>").format(words)
 
 
-def written_at(path: Path) -> str:
+def read_written_time(path: Path) -> str:
     """When a file was written, in UTC to the minute."""
     return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def counted(number: int, word: str) -> str:
-    """ "1 video", "2 videos"."""
-    return f"{number} {word}{'' if number == 1 else 's'}"
-
-
-def spread(items: list, most: int) -> list:
+def spread_evenly(items: list, most: int) -> list:
     """At most ``most`` of the items, evenly spread over them, in their order."""
     if len(items) <= most:
         return list(items)
@@ -77,7 +73,7 @@ def read_image(path: Path, mode: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
     return cv2.imdecode(data, mode) if data.size else None
 
 
-def thumbnail(path: Path, box: list[float] | None = None, side: int = THUMB) -> dict | None:
+def make_thumbnail(path: Path, box: list[float] | None = None, side: int = THUMB) -> dict | None:
     """A small JPEG as {src, width, height}, with a box (x, y, w, h in pixels) drawn; None if unreadable."""
     full = read_image(path)
     if full is None:

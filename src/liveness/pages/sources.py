@@ -17,11 +17,11 @@ from liveness.base.files import workspace
 from liveness.base.tables import read_table
 from liveness.evaluation import grouping, metrics
 from liveness.members.names import operating_path
-from liveness.pages.page import written_at
+from liveness.pages.page import read_written_time
 
-VERSION = 1  # of shift.json and search.json
-NEEDED = ("counts", "pooled", "at_eer_threshold", "operating_points", "non_response", "folds", "members", "data_hash")
-HEAD = ["filename", "label", "group", "fold", "score", "status"]
+_LABORATORY_VERSION = 1  # of shift.json and search.json
+_NEEDED = ("counts", "pooled", "at_eer_threshold", "operating_points", "non_response", "folds", "members", "data_hash")
+_SCORE_COLUMNS = ["filename", "label", "group", "fold", "score", "status"]
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Sources:
     @property
     def evaluated(self) -> str:
         """When the evaluation was made. For the page alone: equal figures make an equal report.json on any day."""
-        return written_at(workspace() / "runs" / self.data / self.ensemble / "report.json")
+        return read_written_time(workspace() / "runs" / self.data / self.ensemble / "report.json")
 
     @property
     def data_folder(self) -> Path:
@@ -56,35 +56,35 @@ class Sources:
 def read_sources(ensemble: str, data: str) -> Sources:
     """Read runs/<data>/<ensemble>/ and what lies around it."""
     folder = workspace() / "runs" / data / ensemble
-    again = evaluation(ensemble, data)
+    again = _evaluation_command(ensemble, data)
     for name in ("report.json", "oof_video.csv"):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: no such file, so there is nothing to report; make it with: {again}")
-    summary = read_json(folder / "report.json")
-    table = read_scores(folder / "oof_video.csv")
-    members = [name for name in table.columns if name not in (*HEAD, "species")]
-    lacking = [key for key in NEEDED if key not in summary]
+    summary = _read_json(folder / "report.json")
+    table = _read_video_scores(folder / "oof_video.csv")
+    members = [name for name in table.columns if name not in (*_SCORE_COLUMNS, "species")]
+    lacking = [key for key in _NEEDED if key not in summary]
     if lacking:
         raise UserError(f"{folder / 'report.json'}: has no {', '.join(lacking)}; make it anew with: {again}")
     summary.setdefault("grouping", dict(grouping.UNKNOWN_GROUPS))  # of an evaluation that did not say yet
-    table["species"] = species_of(workspace() / "data" / data / "labels_video.csv", table)
+    table["species"] = _read_species(workspace() / "data" / data / "labels_video.csv", table)
     found = Sources(ensemble, data, summary, table, members)
-    require_agreement(found, folder, again)
-    found.thresholds = shipped(found)
+    _require_agreement(found, folder, again)
+    found.thresholds = _read_thresholds(found)
     whole = ensemble.removesuffix("-subset")
-    found.shift = optional(found, folder / "shift.json", "rows", f"python -m liveness.shift {whole}")
-    found.search = optional(found, folder / "search.json", "subsets", f"python -m liveness.search {whole}")
-    found.runs = [run_of(workspace() / "runs" / data / member, member) for member in members]
+    found.shift = _read_laboratory(found, folder / "shift.json", "rows", f"python -m liveness.shift {whole}")
+    found.search = _read_laboratory(found, folder / "search.json", "subsets", f"python -m liveness.search {whole}")
+    found.runs = [_read_run(workspace() / "runs" / data / member, member) for member in members]
     return found
 
 
-def evaluation(ensemble: str, data: str) -> str:
+def _evaluation_command(ensemble: str, data: str) -> str:
     """The command that evaluates; what ``--members`` wrote has a name of its own."""
     name = ensemble.removesuffix("-subset")
     return f"python -m liveness.evaluate {name} --data {data}" + (" --members …" if name != ensemble else "")
 
 
-def read_json(path: Path) -> dict:
+def _read_json(path: Path) -> dict:
     """A JSON object; a UserError for anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -97,9 +97,9 @@ def read_json(path: Path) -> dict:
     return value
 
 
-def read_scores(path: Path) -> pd.DataFrame:
+def _read_video_scores(path: Path) -> pd.DataFrame:
     """oof_video.csv with numbers as numbers; empty scores are nan."""
-    table = read_table(path, HEAD)
+    table = read_table(path, _SCORE_COLUMNS)
     for column in table.columns.difference(["filename", "group", "status", "species"]):
         values = pd.to_numeric(table[column], errors="coerce")
         bad = values.isna() & (table[column] != "")
@@ -114,7 +114,7 @@ def read_scores(path: Path) -> pd.DataFrame:
     return table.astype({"label": int, "fold": int, "score": float})
 
 
-def species_of(path: Path, table: pd.DataFrame) -> list[str]:
+def _read_species(path: Path, table: pd.DataFrame) -> list[str]:
     """The species of every row's video; "" where none is named."""
     if not path.is_file():
         return [""] * len(table)
@@ -123,20 +123,21 @@ def species_of(path: Path, table: pd.DataFrame) -> list[str]:
     return [named.get(name, "") for name in table["filename"]]
 
 
-def out_of_fold(table: pd.DataFrame) -> pd.DataFrame:
+def select_out_of_fold(table: pd.DataFrame) -> pd.DataFrame:
     """The rows that the members' own folds cover, with a score; fold -1 is the holdout, which no member saw."""
     return table[(table["fold"] >= 0) & np.isfinite(table["score"])]
 
 
-def holdout(table: pd.DataFrame) -> pd.DataFrame:
+def select_holdout(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that no member was trained on, with a score."""
     return table[(table["fold"] < 0) & np.isfinite(table["score"])]
 
 
-def require_agreement(sources: Sources, folder: Path, again: str) -> None:
+def _require_agreement(sources: Sources, folder: Path, again: str) -> None:
     """A UserError unless report.json's figures are those of oof_video.csv: half-replaced files show nonsense."""
-    parts = [(out_of_fold(sources.table), sources.summary)]
+    parts = [(select_out_of_fold(sources.table), sources.summary)]
     if sources.summary.get("holdout"):
-        parts.append((holdout(sources.table), sources.summary["holdout"]))
+        parts.append((select_holdout(sources.table), sources.summary["holdout"]))
     found = [metrics.eer(rows["label"], rows["score"]).value for rows, _ in parts]
     told = [part["pooled"].get("eer") for _, part in parts]
     # A holdout of one class has no error rate: null there, nan here.
@@ -144,16 +145,16 @@ def require_agreement(sources: Sources, folder: Path, again: str) -> None:
         raise UserError(f"{folder}: report.json and oof_video.csv disagree on the EER; make them anew with: {again}")
 
 
-def shipped(sources: Sources) -> dict | None:
+def _read_thresholds(sources: Sources) -> dict | None:
     """weights/<set>/<ensemble>.json, if it is about this evaluation."""
     path = operating_path(sources.data, sources.ensemble)
-    again = evaluation(sources.ensemble.removesuffix("-subset"), sources.data)
+    again = _evaluation_command(sources.ensemble.removesuffix("-subset"), sources.data)
     if not path.is_file():
         sources.absent["thresholds"] = (
             f"No thresholds are shipped for these members. For the ensemble they are: {again}"
         )
         return None
-    value = read_json(path)
+    value = _read_json(path)
     if value.get("data_hash") != sources.summary["data_hash"] or not isinstance(value.get("thresholds"), list):
         sources.absent["thresholds"] = (
             f"The thresholds beside the weights are of another state of the data. Anew: {again}"
@@ -162,7 +163,7 @@ def shipped(sources: Sources) -> dict | None:
     return value
 
 
-def optional(sources: Sources, path: Path, rows: str, command: str) -> dict | None:
+def _read_laboratory(sources: Sources, path: Path, rows: str, command: str) -> dict | None:
     """shift.json or search.json; None with a reason in ``sources.absent`` where it is not there or not ours."""
     part, command = path.stem, f"{command} --data {sources.data}"
     if not path.is_file():
@@ -170,8 +171,8 @@ def optional(sources: Sources, path: Path, rows: str, command: str) -> dict | No
         why = "Not measured for chosen members. For the whole ensemble" if chosen else "Not measured yet. To measure"
         sources.absent[part] = f"{why}: {command}"
         return None
-    value = read_json(path)
-    if value.get("version") != VERSION or not isinstance(value.get(rows), list):
+    value = _read_json(path)
+    if value.get("version") != _LABORATORY_VERSION or not isinstance(value.get(rows), list):
         sources.absent[part] = f"{path.name} has a form that this report does not know. Anew: {command}"
         return None
     ours = {"ensemble": sources.ensemble, "data": sources.data, "data_hash": sources.summary["data_hash"]}
@@ -183,9 +184,9 @@ def optional(sources: Sources, path: Path, rows: str, command: str) -> dict | No
     return value
 
 
-def run_of(folder: Path, member: str) -> dict:
+def _read_run(folder: Path, member: str) -> dict:
     """What a member was: its config.json and the last start in runs.json; {} for what is not there."""
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     starts = []
     if (folder / "runs.json").is_file():
         try:
@@ -196,7 +197,7 @@ def run_of(folder: Path, member: str) -> dict:
     return {"member": member, "config": config, "start": last, "starts": len(starts) if isinstance(starts, list) else 0}
 
 
-def frame_scores(sources: Sources, filenames: list[str]) -> dict[str, dict[str, float]]:
+def read_frame_scores(sources: Sources, filenames: list[str]) -> dict[str, dict[str, float]]:
     """video -> frame_id -> the members' mean score, raw, for the videos named."""
     parts = []
     for member in sources.members:

@@ -4,31 +4,36 @@ Reads data/<set>/{labels_video,labels_keyframes,labels_bbox,folds}.csv, prepare.
 writes nothing.
 """
 
+from __future__ import annotations
+
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from liveness.base.compose import from_dict
 from liveness.base.config import Data, FramePlan, View, to_dict
 from liveness.base.errors import UserError
 from liveness.base.files import unprepared, workspace
 from liveness.base.tables import read_table, table_text
 from liveness.evaluation.combine import HOLDOUT
 from liveness.frames.boxes import Face
-from liveness.frames.contract import cut_views, require_known, stack, to_tensor
+from liveness.frames.contract import cut_views, stack, to_tensor
 from liveness.frames.rules import NEWEST
 from liveness.frames.video import VideoError, choose_frames, jpeg_decode
 from liveness.sets.folds import digest_of_set
+from liveness.sets.settings import read_settings
 
-_TABLES = ("labels_video.csv", "labels_keyframes.csv", "labels_bbox.csv", "folds.csv", "prepare.json")
+if TYPE_CHECKING:
+    import torch
+
+# Of each table what is read. The label is folds.csv's alone, which is in the set's digest (folds.digest_of_set); the
+# other tables have a column label for people and other programs.
 _COLUMNS = {
     "labels_video.csv": ["filename", "label", "video_id", "status", "reason"],
-    "labels_keyframes.csv": ["filename", "video_id", "frame_id", "label", "time"],
+    "labels_keyframes.csv": ["video_id", "frame_id", "time"],
     "labels_bbox.csv": ["video_id", "frame_id", "face", "confidence", "x", "y", "w", "h"],
     "folds.csv": ["filename", "label", "group", "fold"],
 }
@@ -58,36 +63,59 @@ def load_set(name: str, plan: FramePlan, naive: bool = False) -> PreparedSet:
     naive: deal the videos by folds.csv's naive_fold, which knows no persons; held-out ones stay held out.
     """
     folder = workspace() / "data" / name
-    missing = [table for table in _TABLES if not (folder / table).is_file()]
+    missing = [table for table in (*_COLUMNS, "prepare.json") if not (folder / table).is_file()]
     if missing:
         raise UserError(f"{unprepared(name)} (missing there: {', '.join(missing)})")
-    texts = {table: table_text(read_table(folder / table, columns)) for table, columns in _COLUMNS.items()}
-    strings = {"filename": str, "video_id": str, "status": str, "reason": str, "group": str, "species": str}
-    read = {
-        table: pd.read_csv(io.StringIO(texts[table]), dtype=strings, keep_default_na=False, na_values={"label": [""]})
-        for table in _TABLES[:4]
-    }
-    videos = read["labels_video.csv"].set_index("filename")
+    videos = _read_videos(folder, naive)
+    settings = read_settings(folder)
+    frames = _of_plan(_read_frames(folder, videos), plan, settings.data, name)
+    return PreparedSet(
+        name, folder, settings.data, settings.detector_sha256, digest_of_set(folder), videos, frames, settings.version
+    )
+
+
+def _read_videos(folder: Path, naive: bool) -> pd.DataFrame:
+    """labels_video.csv with label, group and fold of folds.csv; a UserError where the two contradict each other.
+
+    labels_video.csv is not in the set's digest: so nothing that training depends on may be known from it alone.
+    """
+    videos = _read_typed(folder, "labels_video.csv").set_index("filename")
     videos = videos[videos.status != "left_out"].copy()
-    folds = read["folds.csv"].set_index("filename")
+    folds = _read_typed(folder, "folds.csv").set_index("filename")
+    again = f"run: bash prepare_data.sh {folder.name}"
     if set(videos.index) != set(folds.index):
-        raise UserError(f"{folder}/folds.csv: not the videos of labels_video.csv; run: bash prepare_data.sh {name}")
-    videos["fold"], videos["group"] = _naive(folds, folder) if naive else folds.fold, folds.group
-    record = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
-    data = from_dict(Data, record["data"], str(folder / "prepare.json"))
-    require_known(record.get("version"), str(folder / "prepare.json"))
-    frames = read["labels_keyframes.csv"]
-    boxes = read["labels_bbox.csv"][["video_id", "frame_id", "face", "confidence", "x", "y", "w", "h"]]
+        raise UserError(f"{folder}/folds.csv: not the videos of labels_video.csv; {again}")
+    folds = folds.loc[videos.index]
+    other = videos.index[(videos.label != folds.label) & ~(videos.label.isna() & folds.label.isna())]
+    if len(other):
+        raise UserError(f"{folder}/folds.csv: another label than labels_video.csv has for {other[0]!r}; {again}")
+    other = [filename for filename, video_id in videos.video_id.items() if video_id != Path(filename).stem]
+    if other:
+        raise UserError(f"{folder}/labels_video.csv: the video_id of {other[0]!r} is not its name; {again}")
+    videos["label"], videos["group"] = folds.label, folds.group
+    videos["fold"] = _naive(folds, folder) if naive else folds.fold
+    return videos
+
+
+def _read_frames(folder: Path, videos: pd.DataFrame) -> pd.DataFrame:
+    """A row per stored frame of ``videos``, with its box, and its video's name, label and fold."""
+    boxes = _read_typed(folder, "labels_bbox.csv")[_COLUMNS["labels_bbox.csv"]]
     for column in ("confidence", "x", "y", "w", "h"):
         boxes[column] = pd.to_numeric(boxes[column])
-    frames = frames.drop(columns="filename").merge(boxes, on=["video_id", "frame_id"], how="left", validate="1:1")
+    frames = _read_typed(folder, "labels_keyframes.csv").drop(columns=["filename", "label"], errors="ignore")
+    frames = frames.merge(boxes, on=["video_id", "frame_id"], how="left", validate="1:1")
     by_id = videos.reset_index().set_index("video_id")
     frames = frames[frames.video_id.isin(by_id.index)].copy()
-    frames["filename"] = frames.video_id.map(by_id.filename)
-    frames["fold"] = frames.video_id.map(by_id.fold)
-    frames = _of_plan(frames, plan, data, name)
-    detector, version = record["detector_sha256"], record["version"]
-    return PreparedSet(name, folder, data, detector, digest_of_set(folder), videos, frames, version)
+    for column in ("filename", "label", "fold"):
+        frames[column] = frames.video_id.map(by_id[column])
+    return frames
+
+
+def _read_typed(folder: Path, table: str) -> pd.DataFrame:
+    """A table of the set, names as strings and numbers as numbers; an empty label is missing."""
+    text = table_text(read_table(folder / table, _COLUMNS[table]))
+    strings = {"filename": str, "video_id": str, "status": str, "reason": str, "group": str, "species": str}
+    return pd.read_csv(io.StringIO(text), dtype=strings, keep_default_na=False, na_values={"label": [""]})
 
 
 def _naive(folds: pd.DataFrame, folder: Path) -> pd.Series:
@@ -171,7 +199,7 @@ class HeldOutVideos:
     def __len__(self) -> int:
         return len(self.filenames)
 
-    def __getitem__(self, index: int) -> tuple[str, list[int], Any]:
+    def __getitem__(self, index: int) -> tuple[str, list[int], torch.Tensor | None]:
         name = self.filenames[index]
         frame_ids, tensors = [], []
         for row in self.rows.get(name, []):

@@ -19,15 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from liveness.base.machine import all_cores_for_matrices
+from liveness.sets.tiles import multiply_tiles
 
 HASH_SIDE = 12
 BITS = HASH_SIDE**2
 CROPS = (0.0, 0.025, 0.05)
 VARIANTS = 2 * len(CROPS)  # (crop, mirrored) in the order of CROPS: even = as it is, odd = mirrored
 FLAT = 8.0  # grey levels: a frame with less deviation (black, fogged) looks like any other
-MOST_FRAMES = 8  # hashed per video
-TILE = 2048  # hashes that are compared with as many others at a time: memory does not grow with the set
+MOST_HASHED = 8  # hashed per video
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ def hash_frame(rgb: np.ndarray) -> list[str]:
 
 
 def frames_to_hash(count: int) -> set[int]:
-    """Which of ``count`` stored frames are hashed: all, or MOST_FRAMES evenly spread."""
-    return {int(i) for i in np.linspace(0, count - 1, min(count, MOST_FRAMES)).round()} if count else set()
+    """Which of ``count`` stored frames are hashed: all, or MOST_HASHED evenly spread."""
+    return {int(i) for i in np.linspace(0, count - 1, min(count, MOST_HASHED)).round()} if count else set()
 
 
 def find_pairs(hashes: dict[str, list[list[str]]], threshold: float) -> list[Pair]:
@@ -97,15 +96,12 @@ def _near(frames: list[list[str]], most: int) -> Iterator[tuple[int, int, int, i
     plain = _signs([frame[0] for frame in frames])
     for variant in range(VARIANTS):
         others = _signs([frame[variant] for frame in frames])
-        for top in range(0, len(frames), TILE):
-            for left in range(0, len(frames), TILE):
-                # Of +1 and -1 the product is what agrees less what differs: exact in float32, and fast.
-                with all_cores_for_matrices():
-                    agree = plain[top : top + TILE] @ others[left : left + TILE].T
-                rows, columns = np.nonzero(agree >= BITS - 2 * most)
-                apart = (BITS - agree[rows, columns]).astype(int) // 2
-                for row, column, bits in zip(rows.tolist(), columns.tolist(), apart.tolist(), strict=True):
-                    yield variant, top + row, left + column, bits
+        # Of +1 and -1 the product is what agrees less what differs: exact in float32, and fast.
+        for top, left, agree in multiply_tiles(plain, others):
+            rows, columns = np.nonzero(agree >= BITS - 2 * most)
+            apart = (BITS - agree[rows, columns]).astype(int) // 2
+            for row, column, bits in zip(rows.tolist(), columns.tolist(), apart.tolist(), strict=True):
+                yield variant, top + row, left + column, bits
 
 
 def _signs(texts: list[str]) -> np.ndarray:

@@ -16,15 +16,14 @@ from pathlib import Path
 import cv2
 
 from liveness.base.config import Data, Detector, FramePlan, View, to_dict
-from liveness.base.errors import UserError
 from liveness.base.files import sha256_of, written_aside
 from liveness.frames.boxes import draw_faces
-from liveness.frames.contract import require_known
 from liveness.frames.faces import detector_digest
 from liveness.frames.rules import NEWEST
 from liveness.frames.video import VideoError, choose_frames, jpeg_decode, jpeg_encode, read_jpegs
 from liveness.frames.views import StoredFrame, cut_stored
 from liveness.sets.duplicates import frames_to_hash, hash_frame
+from liveness.sets.settings import read_version
 
 RECORD_VERSION = 5  # of the records; another one makes every video anew
 FIRST = 1  # the contract version of records that name none
@@ -45,13 +44,13 @@ class ExtractTask:
     version: int = NEWEST  # of the contract whose rules hold in this set
 
 
-def task_for(video: Path, folder: Path, data: Data, version: int = NEWEST) -> ExtractTask:
+def make_extract_task(video: Path, folder: Path, data: Data, version: int = NEWEST) -> ExtractTask:
     return ExtractTask(
         video, folder, data.frames, data.detector, data.jpeg_quality, data.crop_scale, data.crop_size, version
     )
 
 
-def keys(task: ExtractTask) -> dict[str, str]:
+def _make_keys(task: ExtractTask) -> dict[str, str]:
     """Hashes of everything that the stored frames, and the stored faces, depend on."""
     frames = {"version": RECORD_VERSION, "plan": to_dict(task.frames), "jpeg_quality": task.jpeg_quality}
     faces = {
@@ -68,13 +67,13 @@ def keys(task: ExtractTask) -> dict[str, str]:
     return {"frames_key": _digest(frames), "faces_key": _digest(faces)}
 
 
-def record_path(folder: Path, video: Path) -> Path:
+def _record_path(folder: Path, video: Path) -> Path:
     return folder / ".records" / f"{video.stem}.json"
 
 
 def read_record(folder: Path, video: Path) -> dict | None:
     """A video's record, or None where there is none that can be read."""
-    return _load(record_path(folder, video))
+    return _load(_record_path(folder, video))
 
 
 def _load(path: Path) -> dict | None:
@@ -105,16 +104,11 @@ def version_of(folder: Path) -> int:
     prepare.json says it of a whole set. Of one that is prepared in part its records do, and of two versions among
     them the newer holds: they come from preparing the set anew, which was interrupted.
     """
-    path = folder / "prepare.json"
     try:
-        version = json.loads(path.read_text(encoding="utf-8"))["version"]
+        return read_version(folder)
     except FileNotFoundError:
         records = (_load(folder / ".records" / f"{video_id}.json") for video_id in known_records(folder))
         return max((record.get("contract", FIRST) for record in records if record), default=NEWEST)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged; delete it and run: bash prepare_data.sh {folder.name}") from error
-    require_known(version, str(path))
-    return version
 
 
 def settle_version(folder: Path, renew: bool) -> int:
@@ -156,7 +150,7 @@ def what_is_missing(task: ExtractTask, record: dict | None, again: bool = True) 
     times = (record["mtime_ns"], record.get("ctime_ns", stat.st_ctime_ns))
     if times != (stat.st_mtime_ns, stat.st_ctime_ns) and record["sha256"] != sha256_of(task.video):
         return "changed"
-    wanted = keys(task)
+    wanted = _make_keys(task)
     if record["frames_key"] != wanted["frames_key"] or not _present(task.folder, record["files"]["frames"]):
         return "frames"
     if record["faces_key"] != wanted["faces_key"] or not _present(task.folder, record["files"]["faces"]):
@@ -168,12 +162,11 @@ def extract(task: ExtractTask) -> dict:
     """Do what is missing of one video and return its record. Only a full disk and the like raise."""
     old = read_record(task.folder, task.video)
     missing = what_is_missing(task, old)
-    if not missing:
+    if old is not None and not missing:
         return old
-    if missing == "faces":
-        frames = _stored_frames(task, old)
-        if frames is not None:
-            return _finish(task, old, frames, old)
+    stored = _stored_frames(task, old) if old is not None and missing == "faces" else None
+    if old is not None and stored is not None:
+        return _finish(task, old, stored, old)
     record = _begin(task)
     if record.get("gave_up"):
         return _finish(task, record, {}, old)
@@ -214,12 +207,12 @@ def _begin(task: ExtractTask) -> dict:
     except OSError as error:
         source |= _given_up(f"cannot be read: {error.strerror}")
     rules = {"contract": task.version} if task.version > FIRST else {}
-    return {"version": RECORD_VERSION, "filename": task.video.name, **rules, **source, **keys(task)}
+    return {"version": RECORD_VERSION, "filename": task.video.name, **rules, **source, **_make_keys(task)}
 
 
 def _finish(task: ExtractTask, record: dict, frames: dict[int, bytes], old: dict | None) -> dict:
     """Write images, boxes and the record, and remove what an earlier plan left."""
-    written = {"frames": {}, "faces": {}}
+    written: dict[str, dict[str, list[int]]] = {"frames": {}, "faces": {}}
     rows, hashed = [], frames_to_hash(len(record["frames"]))
     for place, row in enumerate(record["frames"]):
         name = f"{task.video.stem}-{row['frame_id']}"
@@ -228,13 +221,13 @@ def _finish(task: ExtractTask, record: dict, frames: dict[int, bytes], old: dict
         written["frames"][f"frames/{name}.jpg"] = _put(task.folder / "frames" / f"{name}.jpg", data)
         rows.append(row | _write_faces(task, name, frame, written["faces"]))
         rows[-1]["hashes"] = hash_frame(frame.rgb) if place in hashed else []
-    record = record | {"frames": rows, "files": written, **keys(task)}
+    record = record | {"frames": rows, "files": written, **_make_keys(task)}
     if old:
         keep = {**written["frames"], **written["faces"]}
         for path in {**old["files"]["frames"], **old["files"]["faces"]}:
             if path not in keep:
                 (task.folder / path).unlink(missing_ok=True)
-    path = record_path(task.folder, task.video)
+    path = _record_path(task.folder, task.video)
     sealed = {**record, "seal": _digest(record)}
     _put(path, (json.dumps(sealed, ensure_ascii=False, indent=1) + "\n").encode())
     return record

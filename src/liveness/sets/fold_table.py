@@ -1,6 +1,7 @@
 """folds.csv as evaluation reads it: which member held a video out, and the video's label and species.
 
-A set's labels have one home, labels_video.csv; folds.csv repeats them for people, and may not say otherwise.
+A set's labels have one home, folds.csv, which the set's digest covers (folds.digest_of_set); the other tables repeat
+them for people. Where labels_video.csv says otherwise, evaluation stops here and training in dataset.load_set.
 """
 
 from pathlib import Path
@@ -35,11 +36,11 @@ def read_folds(folder: Path) -> pd.DataFrame:
     if "naive_fold" in table.columns:
         naive = whole_numbers(table, "naive_fold", path)
         table["naive_fold"] = naive.where(table["fold"] != HOLDOUT, HOLDOUT)
-    return _join_labels(table, folder)
+    return _join_species(table, folder)
 
 
-def _join_labels(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The table with the label and the species of labels_video.csv; without that file as it is."""
+def _join_species(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The table with the species of labels_video.csv, which must have the same labels; without that file as it is."""
     path = folder / "labels_video.csv"
     if not path.is_file():
         return table.assign(species="")
@@ -54,4 +55,4 @@ def _join_labels(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
             f"deal the folds anew: python -m liveness.make_folds {folder.name}"
         )
     species = there["species"].fillna("").to_numpy() if "species" in there else ""
-    return table.assign(label=labels.astype(int), species=species)
+    return table.assign(species=species)

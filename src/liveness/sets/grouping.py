@@ -1,6 +1,6 @@
 """What the groups of a prepared set are: persons, listed groups, near-duplicates, or nothing that is known.
 
-``describe`` finds it out from the set's tables, for a set of any age; make_folds records it in folds.json
+``describe_groups`` finds it out from the set's tables, for a set of any age; make_folds records it in folds.json
 under "groups". ``grouping_of`` gives what is recorded, else what can be found out. evaluation/grouping.py
 puts it into words.
 """
@@ -18,17 +18,17 @@ from liveness.evaluation.grouping import UNKNOWN_GROUPS
 
 
 def grouping_of(folder: Path) -> dict:
-    """What the groups in data/<set>/folds.csv are, in the form of ``describe``."""
+    """What the groups in data/<set>/folds.csv are, in the form of ``describe_groups``."""
     try:
         recorded = json.loads((folder / "folds.json").read_text(encoding="utf-8")).get("groups")
     except (OSError, ValueError, AttributeError):
         recorded = None
     if isinstance(recorded, dict) and "kind" in recorded:
         return recorded
-    return describe(folder)
+    return describe_groups(folder)
 
 
-def describe(folder: Path) -> dict:
+def describe_groups(folder: Path) -> dict:
     """kind ("subjects", "identities", "listed", "near_duplicates", "none" or "unknown"), source and without.
 
     source: the column, or the file, that tells; without: how many videos it says nothing of. Where several

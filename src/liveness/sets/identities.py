@@ -19,11 +19,9 @@ import numpy as np
 import pandas as pd
 
 from liveness.base.errors import UserError
-from liveness.base.machine import all_cores_for_matrices
 from liveness.base.names import Names
 from liveness.base.tables import read_table
-
-TILE = 2048  # videos that are compared with as many others at a time
+from liveness.sets.tiles import multiply_tiles
 
 
 @dataclass(frozen=True)
@@ -89,16 +87,13 @@ def find_links(embeddings: Embeddings, similarity: float) -> list[Link]:
 
     names, vectors = embeddings.filenames, embeddings.vectors
     tree = coo_matrix((len(names), len(names)))
-    for top in range(0, len(names), TILE):
-        for left in range(top, len(names), TILE):
-            with all_cores_for_matrices():
-                alike = vectors[top : top + TILE] @ vectors[left : left + TILE].T
-            rows, columns = np.nonzero(alike >= similarity)
-            rows, columns, values = rows + top, columns + left, alike[rows, columns]
-            upper = rows < columns
-            # Distances from 1 to 3: none is 0, which would mean "no link". Of what is known so far
-            # only the forest is kept: a tile's links cannot make another link of it stronger.
-            step = coo_matrix((2 - values[upper], (rows[upper], columns[upper])), shape=tree.shape)
-            tree = minimum_spanning_tree((tree + step).tocsr()).tocoo()
+    for top, left, alike in multiply_tiles(vectors, vectors, upper=True):
+        rows, columns = np.nonzero(alike >= similarity)
+        rows, columns, values = rows + top, columns + left, alike[rows, columns]
+        upper = rows < columns
+        # Distances from 1 to 3: none is 0, which would mean "no link". Of what is known so far
+        # only the forest is kept: a tile's links cannot make another link of it stronger.
+        step = coo_matrix((2 - values[upper], (rows[upper], columns[upper])), shape=tree.shape)
+        tree = minimum_spanning_tree((tree + step).tocsr()).tocoo()
     links = sorted(zip(*(np.minimum(tree.row, tree.col), np.maximum(tree.row, tree.col), 2 - tree.data), strict=True))
     return [Link(names[i], names[k], round(float(value), 4)) for i, k, value in links]

@@ -26,7 +26,7 @@ LABEL_COLUMNS = ("label", "liveness_score")
 OUR_COLUMNS = ("subject", "species")  # what else of a label file is used
 LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 # Names of the two folders of a set without a label file; case, blanks, - and _ do not count.
-FOLDERS = {
+_CLASS_FOLDERS = {
     1: ("live", "real", "bonafide", "genuine", "1"),
     0: ("spoof", "fake", "attack", "attacks", "0"),
 }
@@ -98,11 +98,11 @@ def _check_letters(videos: list[Path]) -> None:
 
 def _as_on_disk(named: list[str], names: Names, where: Path, folder: Path) -> tuple[list[str], list[str]]:
     """The names of a label file as the files have them, and notes; a UserError names those that are no video."""
-    found = [names.get(name) for name in named]
-    absent = [name for name, path in zip(named, found, strict=True) if path is None]
+    absent = [name for name in named if names.get(name) is None]
     if absent:
         more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
         raise UserError(f"{where}: {absent[0]!r}{more} {_why_absent(absent[0], names, folder)}")
+    found = [names.get(name) or name for name in named]
     seen: dict[str, str] = {}
     for name, path in zip(named, found, strict=True):
         if path in seen:
@@ -189,7 +189,7 @@ def _check_rows(path: Path, lines: list[int], names: list[str], labels: list[str
 
 def _class_folders(folder: Path) -> dict[int, list[Path]] | None:
     """The folders of live (1) and attack videos (0) of a set without a label file, if it has both."""
-    kinds = {name: label for label, names in FOLDERS.items() for name in names}
+    kinds = {name: label for label, names in _CLASS_FOLDERS.items() for name in names}
     found: dict[int | None, list[Path]] = {0: [], 1: [], None: []}
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.name.startswith("."):
@@ -207,7 +207,8 @@ def _class_folders(folder: Path) -> dict[int, list[Path]] | None:
 
 def _set_of_folders(name: str, classes: dict[int, list[Path]]) -> RawSet:
     """A set whose labels are the folders' names; a folder within that of the attacks names their species."""
-    rows, folders = [], []
+    rows: list[tuple[Path, int, str]] = []
+    folders: list[Path] = []
     for label, parents in classes.items():
         for parent in parents:
             inner = [path for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith(".")]

@@ -12,78 +12,37 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
-from liveness.base.config import Data, Folds, to_dict
+from liveness.base.config import Data
 from liveness.base.errors import UserError
-from liveness.base.files import (
-    held,
-    list_unscored,
-    natural_key,
-    unscored_files,
-    workspace,
-    write_bytes,
-    write_text,
-)
+from liveness.base.files import held, list_unscored, unscored_files, workspace, write_bytes, write_text
 from liveness.base.names import few
 from liveness.base.tables import table_text
-from liveness.frames.faces import detector_digest
 from liveness.frames.notes import count_notes, with_notes
 from liveness.frames.workers import Failed, run_tasks
-from liveness.sets.duplicates import Pair, find_pairs
 from liveness.sets.extract import (
     ExtractTask,
     extract,
     failed_record,
     forget,
     known_records,
+    make_extract_task,
     notes_of_record,
     read_record,
     settle_version,
-    task_for,
     what_is_missing,
 )
-from liveness.sets.folds import join, name_groups
-from liveness.sets.identities import Link
+from liveness.sets.groups import column_notes, read_identities, read_links, subjects_of
 from liveness.sets.labels import RawSet, find_set
-from liveness.sets.links import column_notes, read_identities, read_links, subjects_of
+from liveness.sets.set_tables import VIDEO_COLUMNS, TableSources, make_tables
+from liveness.sets.settings import describe_settings
 
 READABLE = ("ok", "partial")
-KEYFRAME_COLUMNS = ["filename", "video_id", "frame_id", "label", "time"]
-BOX_COLUMNS = ["filename", "video_id", "frame_id", "label", "face", "n_faces", "confidence", "x", "y", "w", "h"]
-VIDEO_COLUMNS = [
-    "filename",
-    "label",
-    "video_id",
-    "status",
-    "reason",
-    "frames",
-    "fps",
-    "width",
-    "height",
-    "duration",
-    "group",
-    "species",
-    "codec",
-    "rotation",
-]
-DUPLICATE_COLUMNS = [
-    "filename",
-    "other",
-    "distance",
-    "mirrored",
-    "label",
-    "other_label",
-    "joins_groups",
-    "contradiction",
-]
-IDENTITY_COLUMNS = ["filename", "other", "similarity", "label", "other_label", "joins_groups"]
-TABLES = ("duplicates", "identities", "labels_keyframes", "labels_bbox", "labels_video")  # the last is written last
-NOT_MAKING = ("workers", "video_seconds", "video_gib")  # settings that do not change what is made
+_TABLES = ("duplicates", "identities", "labels_keyframes", "labels_bbox", "labels_video")  # the last is written last
 LONGEST_NAME = 255  # bytes of a file name on every usual file system
 WHY = {
     "new": "not prepared yet",
@@ -91,18 +50,6 @@ WHY = {
     "frames": "frames missing or made under another plan or contract",
     "faces": "faces missing or made under another detector or crop scale",
 }
-
-
-@dataclass
-class Prepared:
-    """What the tables are made of: the raw set, its records by file name, and the groups."""
-
-    raw: RawSet
-    records: dict[str, dict]
-    left_out: dict[str, str]  # file name -> why
-    links: list[list[str]]  # file names that belong together, from the groups file
-    identities: list[Link] | None  # from the embeddings; None without an embeddings file
-    folds: Folds
 
 
 def prepare_set(data: Data, strict: bool = False, renew: bool = False) -> None:
@@ -133,7 +80,7 @@ def alone_in(folder: Path) -> Iterator[None]:
                 left.unlink(missing_ok=True)
             yield
             return
-        first, count = shard_of(shard)
+        first, count = _shard_of(shard)
         with held(folder / f".lock-{first}-{count}", f"SHARD={shard}: {refusal}"):
             yield
 
@@ -154,8 +101,8 @@ def _prepare(data: Data, folder: Path, strict: bool, version: int) -> None:
         _warn(f"{len(raw.unlabelled)} videos are not in {raw.label_file} and are left aside: {few(raw.unlabelled)}")
     _note_unread(raw)
     with alone_in(folder):
-        prepared = Prepared(raw, {}, left_out, links, identities, data.folds)
-        _bring_up_to_date(prepared, videos, data, folder, strict, version)
+        sources = TableSources(raw, {}, left_out, links, identities, data.folds)
+        _bring_up_to_date(sources, videos, data, folder, strict, version)
 
 
 def _note_unread(raw: RawSet) -> None:
@@ -167,11 +114,11 @@ def _note_unread(raw: RawSet) -> None:
 
 
 def _bring_up_to_date(
-    prepared: Prepared, videos: list[Path], data: Data, folder: Path, strict: bool, version: int
+    sources: TableSources, videos: list[Path], data: Data, folder: Path, strict: bool, version: int
 ) -> None:
     """Records of all ``videos`` (of this SHARD), then the tables."""
     shard = _shard(videos)
-    tasks = [task_for(path, folder, data, version) for path in (videos if shard is None else shard)]
+    tasks = [make_extract_task(path, folder, data, version) for path in (videos if shard is None else shard)]
     _work(tasks, data, folder)
     if shard is not None:
         print(
@@ -180,46 +127,10 @@ def _bring_up_to_date(
         return
     for stem in known_records(folder) - {path.stem for path in videos}:
         forget(folder, stem)
-    prepared.records = collect_records(tasks)
-    _report(prepared, strict)
-    _link_videos(prepared.raw, folder)
-    _write_tables(prepared, about(data, version), folder)
-
-
-def about(data: Data, version: int) -> dict:
-    """The content of prepare.json: everything that the output depends on; its version is the contract's."""
-    values = {key: value for key, value in to_dict(data).items() if key not in NOT_MAKING}
-    return {"version": version, "data": values, "detector_sha256": detector_digest(data.detector.name)}
-
-
-def tables_of(prepared: Prepared) -> dict[str, pd.DataFrame]:
-    """duplicates, identities (with embeddings), labels_keyframes, labels_bbox and labels_video, in natural order."""
-    raw = prepared.raw
-    filenames = [path.name for path in raw.videos]
-    extra = raw.labels.set_index("filename") if raw.labels is not None else pd.DataFrame(index=filenames)
-    pairs = near_duplicates(prepared)
-    persons = prepared.identities or []
-    groups = _group_names(prepared, [[link.one, link.other] for link in [*pairs, *persons]])
-    videos = _video_table(prepared, extra, groups)
-    labels = dict(zip(videos["filename"], videos["label"], strict=True))
-    keyframes, boxes = [], []
-    for filename, record in prepared.records.items():
-        stem = Path(filename).stem
-        for row in record["frames"]:
-            head = [f"{stem}-{row['frame_id']}.jpg", stem, row["frame_id"], labels[filename]]
-            keyframes.append([*head, row["time"]])
-            face = row["face"] or {}
-            box = [face.get(key, "") for key in ("confidence", "x", "y", "w", "h")]
-            boxes.append([*head, int(bool(face)), row["n_faces"], *box])
-    before = _group_names(prepared, [])
-    tables = {"duplicates": _duplicate_table(pairs, labels, before)}
-    if prepared.identities is not None:
-        tables["identities"] = _identity_table(persons, labels, before)
-    return tables | {
-        "labels_keyframes": pd.DataFrame(keyframes, columns=KEYFRAME_COLUMNS, dtype=object),
-        "labels_bbox": pd.DataFrame(boxes, columns=BOX_COLUMNS, dtype=object),
-        "labels_video": videos,
-    }
+    sources.records = _collect_records(tasks)
+    _report(sources, strict)
+    _link_videos(sources.raw, folder)
+    _write_tables(sources, describe_settings(data, version), folder)
 
 
 def _warn(text: str) -> None:
@@ -238,11 +149,11 @@ def _shard(videos: list[Path]) -> list[Path] | None:
     text = os.environ.get("SHARD", "")
     if not text:
         return None
-    first, count = shard_of(text)
+    first, count = _shard_of(text)
     return videos[first - 1 :: count]
 
 
-def shard_of(text: str) -> tuple[int, int]:
+def _shard_of(text: str) -> tuple[int, int]:
     """The numbers of SHARD=i/n."""
     first, _, count = text.partition("/")
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
@@ -262,7 +173,7 @@ def _work(tasks: list[ExtractTask], data: Data, folder: Path) -> None:
     if not todo:
         return
     if set(counts) != {"new"} or (folder / "prepare.json").exists():
-        for name in ("prepare.json", *(f"{table}.csv" for table in TABLES)):  # they describe what is about to change
+        for name in ("prepare.json", *(f"{table}.csv" for table in _TABLES)):  # they describe what is about to change
             (folder / name).unlink(missing_ok=True)
     bar = tqdm(total=len(todo), desc="videos", unit="video", disable=None)
     steps = {max(1, round(len(todo) * share / 10)) for share in range(1, 11)}
@@ -279,7 +190,7 @@ def _work(tasks: list[ExtractTask], data: Data, folder: Path) -> None:
         bar.close()
 
 
-def collect_records(tasks: list[ExtractTask]) -> dict[str, dict]:
+def _collect_records(tasks: list[ExtractTask]) -> dict[str, dict]:
     records = {}
     for task in tasks:
         record = read_record(task.folder, task.video)
@@ -289,9 +200,9 @@ def collect_records(tasks: list[ExtractTask]) -> dict[str, dict]:
     return records
 
 
-def _report(prepared: Prepared, strict: bool) -> None:
+def _report(sources: TableSources, strict: bool) -> None:
     """Print the counts; a UserError if nothing could be read, or with --strict if anything could not."""
-    raw, records = prepared.raw, prepared.records
+    raw, records = sources.raw, sources.records
     counts = Counter(record["status"] for record in records.values())
     frames = [row for record in records.values() for row in record["frames"]]
     faces = sum(row["face"] is not None for row in frames)
@@ -335,19 +246,19 @@ def _link_videos(raw: RawSet, folder: Path) -> None:
             write_bytes(link, video.read_bytes())
 
 
-def _write_tables(prepared: Prepared, made: dict, folder: Path) -> None:
+def _write_tables(sources: TableSources, made: dict, folder: Path) -> None:
     """labels.csv, the three tables and prepare.json, each whole."""
-    content, path = prepared.raw.labels_csv(), folder / "labels.csv"
-    label_file = prepared.raw.label_file
+    content, path = sources.raw.labels_csv(), folder / "labels.csv"
+    label_file = sources.raw.label_file
     if content is not None and not (label_file and label_file.resolve() == path.resolve()):
         write_bytes(path, content)
-    tables = tables_of(prepared)
-    for name in TABLES:
+    tables = make_tables(sources)
+    for name in _TABLES:
         if name in tables:
             write_text(folder / f"{name}.csv", table_text(tables[name]))
         else:
             (folder / f"{name}.csv").unlink(missing_ok=True)
-    _report_groups(prepared, tables["labels_video"])
+    _report_groups(sources, tables["labels_video"])
     _report_duplicates(tables["duplicates"], folder)
     write_text(folder / "prepare.json", json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     print(f"{folder}: {', '.join(f'{name}.csv' for name in tables)} written")
@@ -363,89 +274,10 @@ def _report_duplicates(table: pd.DataFrame, folder: Path) -> None:
         _warn(f"{len(pairs)} pairs of near-duplicates have contradicting labels: {few(pairs)}")
 
 
-def near_duplicates(prepared: Prepared) -> list[Pair]:
-    """Pairs of near-duplicates, by hashes of their frames or, byte for byte, by their files."""
-    threshold, records = prepared.folds.duplicates, prepared.records
-    if threshold <= 0:
-        return []
-    pairs = find_pairs(
-        {name: [row["hashes"] for row in record["frames"]] for name, record in records.items()}, threshold
-    )
-    known, first = {(pair.one, pair.other) for pair in pairs}, {}
-    for name, record in records.items():
-        if record["bytes"] and record["sha256"]:
-            twin = first.setdefault(record["sha256"], name)
-            if twin != name and (twin, name) not in known:
-                pairs.append(Pair(twin, name, 0.0, False))
-    return sorted(pairs, key=lambda pair: (natural_key(pair.one), natural_key(pair.other)))
-
-
-def _duplicate_table(pairs: list[Pair], labels: dict, groups: dict[str, str]) -> pd.DataFrame:
-    """duplicates.csv: every pair, whether it joins what was apart, whether its labels contradict."""
-    rows = []
-    for pair in pairs:
-        one, other = labels[pair.one], labels[pair.other]
-        joins, against = int(groups[pair.one] != groups[pair.other]), int(one != other)
-        rows.append([pair.one, pair.other, pair.distance, int(pair.mirrored), one, other, joins, against])
-    return pd.DataFrame(rows, columns=DUPLICATE_COLUMNS, dtype=object)
-
-
-def _identity_table(links: list[Link], labels: dict, groups: dict[str, str]) -> pd.DataFrame:
-    """identities.csv: the links that hold the clusters of persons together, and whether each joins what was apart."""
-    rows = [
-        [k.one, k.other, k.similarity, labels[k.one], labels[k.other], int(groups[k.one] != groups[k.other])]
-        for k in links
-    ]
-    return pd.DataFrame(rows, columns=IDENTITY_COLUMNS, dtype=object)
-
-
-def _report_groups(prepared: Prepared, videos: pd.DataFrame) -> None:
-    column, known = subjects_of(prepared.raw, prepared.folds.group_column)
+def _report_groups(sources: TableSources, videos: pd.DataFrame) -> None:
+    column, known = subjects_of(sources.raw, sources.folds.group_column)
     what = "no column for groups"
     if column:
         nobody = sum(not person for person in known.values())
         what = f"column {column}: {len(set(known.values()) - {''})} names" + (f", {nobody} without" if nobody else "")
     print(f"groups: {len(videos)} videos in {videos['group'].nunique()} groups ({what})")
-
-
-def _group_names(prepared: Prepared, found: list[list[str]]) -> dict[str, str]:
-    """The group of each video: the union of the group column, the groups file and what was ``found`` alike."""
-    filenames = [path.name for path in prepared.raw.videos]
-    known = subjects_of(prepared.raw, prepared.folds.group_column)[1]
-    people: dict[str, list[str]] = {}
-    for filename, person in known.items():
-        if person:
-            people.setdefault(person, []).append(filename)
-    return name_groups(join(filenames, [*people.values(), *prepared.links, *found]), known)
-
-
-def _video_table(prepared: Prepared, extra: pd.DataFrame, groups: dict[str, str]) -> pd.DataFrame:
-    """labels_video.csv: one row for every video of the set, whatever became of it."""
-    filenames = sorted(groups, key=natural_key)
-    rows = []
-    for filename in filenames:
-        record = prepared.records.get(filename) or {"status": "left_out", "reason": prepared.left_out[filename]}
-        info = record.get("info") or {}
-        rows.append(
-            {
-                "filename": filename,
-                "label": extra.at[filename, "label"] if "label" in extra else "",
-                "video_id": Path(filename).stem,
-                "status": record["status"],
-                "reason": with_notes(record["reason"], notes_of_record(record)),
-                "frames": info.get("frames", ""),
-                "fps": round(info["fps"], 3) if info else "",
-                "width": info.get("width", ""),
-                "height": info.get("height", ""),
-                "duration": round(info["duration"], 3) if info else "",
-                "group": groups[filename],
-                "species": extra.at[filename, "species"] if "species" in extra else "",
-                "codec": info.get("codec", ""),
-                "rotation": info.get("rotation", ""),
-            }
-        )
-    table = pd.DataFrame(rows, columns=VIDEO_COLUMNS, dtype=object)
-    for name in extra.columns:
-        if name not in table:
-            table[name] = extra[name].reindex(filenames).to_numpy(dtype=object)
-    return table

@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 
 from liveness.base.errors import UserError
-from liveness.simulation.camera import Camera
+from liveness.simulation.camera import Camera, to_pair, to_triple
 from liveness.simulation.scenes import draw_clouds, draw_scene
-from liveness.simulation.warp import Sway, apply_homography, place_nodes, upsample_nodes
+from liveness.simulation.warp import Sway, apply_homography, place_nodes, remap, upsample_nodes
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Holding:
             seed=int(rng.integers(2**31)),
             fill=float(fill),
             turn=float(rng.normal(0, 0.035)),
-            tilt=tuple(float(v) for v in np.clip(rng.normal(0, 0.06, 2), -0.14, 0.14)),
-            shift=tuple(float(v) for v in rng.uniform(-room, room, 2)),
+            tilt=to_pair(np.clip(rng.normal(0, 0.06, 2), -0.14, 0.14)),
+            shift=to_pair(rng.uniform(-room, room, 2)),
             shake=float(rng.uniform(0.2, 1.0)),
             bend=float(rng.normal(0, bend)),
             bend_angle=float(rng.uniform(-0.6, 0.6)),
@@ -129,12 +129,12 @@ class PrintAttack:
         return cls(
             holding=Holding.draw(rng, edges=0.45, bend=0.12),
             period=float(rng.uniform(2.5, 4.1)),
-            angles=tuple(float(a) for a in angles),
+            angles=to_triple(angles),
             dots=float(rng.uniform(0.22, 0.6)),
             gamut=float(rng.uniform(0.5, 0.85)),
-            cast=tuple(float(v) for v in np.exp(rng.normal(0, 0.07, 3))),
+            cast=to_triple(np.exp(rng.normal(0, 0.07, 3))),
             black=float(rng.uniform(0.05, 0.2)),
-            paper=tuple(float(v) for v in np.clip(rng.normal((0.95, 0.94, 0.91), 0.03), 0.8, 1.0)),
+            paper=to_triple(np.clip(rng.normal((0.95, 0.94, 0.91), 0.03), 0.8, 1.0)),
             grain=float(rng.uniform(0.005, 0.03)),
             banding=float(rng.uniform(0.0, 0.035)),
             glare=float(rng.uniform(0.0, 0.4)) if rng.random() < 0.7 else 0.0,
@@ -147,9 +147,9 @@ class PrintAttack:
         """The flat sheet: the frame in ink on paper, float32 0..1 of the same shape."""
         height, width = frame.shape[:2]
         x = frame.astype(np.float32) * np.float32(1 / 255)
-        luma = np.float32([0.299, 0.587, 0.114])
+        luma = np.array([0.299, 0.587, 0.114], np.float32)
         mix = self.gamut * np.eye(3, dtype=np.float32) + (1 - self.gamut) * luma[None]
-        x = cv2.transform(x, (np.diag(np.float32(self.cast)) @ mix).astype(np.float32))
+        x = np.asarray(cv2.transform(x, (np.diag(np.array(self.cast, np.float32)) @ mix).astype(np.float32)))
         if self.dots:
             # Ink lands where the tone lies below the screen's threshold; soft edges are dot gain.
             screen = _screens(height, width, round(self.period * _scale(height, width), 3), self.angles)
@@ -157,7 +157,7 @@ class PrintAttack:
             dots = np.clip((x - 0.5) * np.float32(1.7) + 0.5 + screen * np.float32(0.85), 0, 1)
             x += (dots - x) * np.float32(self.dots)
         x = np.float32(self.black) + np.clip(x, 0, 1) * np.float32(1 - self.black)
-        x *= np.float32(self.paper)
+        x *= np.array(self.paper, np.float32)
         if self.banding:
             lines = draw_clouds(np.random.default_rng(self.holding.seed + 2), height, 1, 3.0, 2)
             x *= 1 + np.float32(self.banding) * lines[:, :, None]
@@ -169,9 +169,9 @@ class PrintAttack:
         """Shoot a sheet from ``surface`` at time ``t`` (s): uint8 RGB of its shape."""
         height, width = sheet.shape[:2]
         read = self.holding.read_at(height, width, t)
-        field_ = upsample_nodes(read, height, width)
+        position = upsample_nodes(read, height, width)
         paper = [float(v) for v in self.paper]
-        x = cv2.remap(sheet, field_, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=paper)
+        x = remap(sheet, position, border=cv2.BORDER_CONSTANT, value=paper)
         x = _defocused(x, self.defocus)
         u, v = read[..., 0] / width - 0.5, read[..., 1] / height - 0.5
         shade = _sheet_light(self.holding, self.glare, u, v, t)
@@ -234,8 +234,8 @@ class ReplayAttack:
 
     def surface(self, frame: np.ndarray) -> np.ndarray:
         """What the screen emits for ``frame``, float32 0..1 of its shape; the pixel grid comes with ``capture``."""
-        ok, packed = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
-        shown = cv2.imdecode(packed, cv2.IMREAD_COLOR) if ok else frame
+        packed = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1]
+        shown = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))
         gains = np.array([1 - self.blue, 1 - 0.35 * self.blue, 1.0])
         levels = (np.arange(256) / 255) ** self.gamma
         table = self.black + (1 - self.black) * levels[:, None] * gains
@@ -249,7 +249,7 @@ class ReplayAttack:
         height, width = screen.shape[:2]
         read = self.holding.read_at(height, width, t)
         position = upsample_nodes(read, height, width)
-        x = cv2.remap(screen, position, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        x = remap(screen, position, border=cv2.BORDER_CONSTANT)
         # Before the grid: what the optics leave of the stripes is in `grid` already, and moire stays sharp.
         x = _defocused(x, self.defocus)
         self._stripes(x, position)
@@ -290,7 +290,7 @@ class ReplayAttack:
         return self.capture(self.surface(_checked(frame)), t, rng)
 
 
-ATTACKS = {"print": PrintAttack, "replay": ReplayAttack}
+ATTACKS: dict[str, type[PrintAttack] | type[ReplayAttack]] = {"print": PrintAttack, "replay": ReplayAttack}
 
 
 def simulate(frame: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
@@ -348,7 +348,7 @@ def _thumbs(x: np.ndarray, read: np.ndarray, holding: Holding, margin: float) ->
     """A thumb or two that hold the sheet at its edges, in place."""
     height, width = x.shape[:2]
     rng = np.random.default_rng(holding.seed + 5)
-    tone = np.float32([0.78, 0.58, 0.47]) * rng.uniform(0.45, 1.1)
+    tone = np.array([0.78, 0.58, 0.47], np.float32) * rng.uniform(0.45, 1.1)
     for _ in range(int(rng.integers(0, 3))):
         side, level = rng.integers(2), rng.uniform(0.35, 0.95)
         angle, length, thick = rng.normal(0, 0.35), rng.uniform(0.04, 0.1), rng.uniform(0.035, 0.05)
@@ -376,13 +376,13 @@ def _room(seed: int) -> np.ndarray:
         w, h = rng.uniform(10, 50, 2)
         tone = np.clip(rng.normal((1.0, 0.97, 0.92), 0.06), 0, 1) * rng.uniform(0.5, 1.0)
         corners = np.array([(x, y), (x + w, y + rng.normal(0, 4)), (x + w, y + h), (x, y + h + rng.normal(0, 4))])
-        cv2.fillPoly(room, [np.int32(corners)], [float(v) for v in tone])
+        cv2.fillPoly(room, [corners.astype(np.int32)], [float(v) for v in tone])
     return cv2.GaussianBlur(room, (0, 0), float(rng.uniform(1.5, 7)))
 
 
 def _reflection(holding: Holding, height: int, width: int, t: float) -> np.ndarray:
     """The room's mirror image, which slides against the screen while that moves."""
     move = Sway(np.random.default_rng(holding.seed + 6), [9.0, 9.0])(t) * holding.shake
-    matrix = np.float32([[130 / width, 0, 15 + move[0]], [0, 130 / height, 15 + move[1]]])
+    matrix = np.array([[130 / width, 0, 15 + move[0]], [0, 130 / height, 15 + move[1]]], np.float32)
     return cv2.warpAffine(_room(holding.seed + 7), matrix, (width, height),
                           flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)  # fmt: skip

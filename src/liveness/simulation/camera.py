@@ -5,6 +5,7 @@ distribution, so that exposure, colour, noise and sharpness of the camera tell n
 Nothing is read or written.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,6 +13,18 @@ import cv2
 import numpy as np
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def to_pair(values: Iterable[float]) -> tuple[float, float]:
+    """Two numbers (angles, shares) as plain floats."""
+    first, second = (float(value) for value in values)
+    return first, second
+
+
+def to_triple(values: Iterable[float]) -> tuple[float, float, float]:
+    """Three numbers (a colour, gains, angles) as plain floats."""
+    first, second, third = (float(value) for value in values)
+    return first, second, third
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,7 @@ class Camera:
         tint = np.exp(rng.normal(0, 0.05, 3))
         return cls(
             level=float(rng.uniform(0.36, 0.58)),
-            tint=tuple(float(v) for v in tint / tint.mean()),
+            tint=to_triple(tint / tint.mean()),
             contrast=float(rng.uniform(0.17, 0.26)),
             saturation=float(rng.uniform(0.045, 0.105)),
             strength=float(rng.uniform(0.75, 0.95)),
@@ -53,7 +66,7 @@ class Camera:
             x = x * _vignette(height, width, round(self.vignette, 3))
         matrix = self._tone(x)
         x = cv2.transform(x, matrix)
-        x += draw_sensor_noise(height, width, rng) * np.float32(self.noise)
+        x = x + draw_sensor_noise(height, width, rng) * np.float32(self.noise)
         if self.sharpen > 0.05:
             x = cv2.addWeighted(x, 1 + self.sharpen, cv2.GaussianBlur(x, (0, 0), 1.2), -self.sharpen, 0)
         return to_bytes(x)
@@ -83,7 +96,7 @@ class Camera:
 
 def to_bytes(x: np.ndarray) -> np.ndarray:
     """float32 in 0..1 to uint8, rounded and saturated."""
-    return cv2.convertScaleAbs(cv2.max(x, 0.0), alpha=255.0)
+    return cv2.convertScaleAbs(np.maximum(x, 0), alpha=255.0)
 
 
 @lru_cache(maxsize=8)

@@ -32,7 +32,7 @@ def reencode(frames: list[np.ndarray], crf: int, preset: str = "superfast") -> n
     packets = []
     for number, frame in enumerate(frames):
         even = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(even, np.uint8), format="rgb24")
         picture.pts = number
         packets += encoder.encode(picture)
     packets += encoder.encode(None)

@@ -104,7 +104,7 @@ def _foliage(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     share = 1 / (1 + np.exp(-1.6 * texture))
     picture = (dark + (bright - dark) * share).astype(np.float32)
     sky = np.clip((height * rng.uniform(0.0, 0.4) - np.arange(height)) / (0.1 * height), 0, 1)[:, None, None]
-    return picture * (1 - sky) + np.float32([205, 220, 238]) * sky.astype(np.float32)
+    return picture * (1 - sky) + np.array([205, 220, 238], np.float32) * sky.astype(np.float32)
 
 
 def _tiles(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

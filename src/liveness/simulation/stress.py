@@ -183,7 +183,7 @@ def _make_careful(attack: PrintAttack | ReplayAttack, traces: float) -> PrintAtt
         less["gamut"] = 1 - (1 - attack.gamut) * traces
     # The picture fills the view, held so straight that no edge shows.
     held = attack.holding
-    tilt = tuple(traces * angle for angle in held.tilt)
+    tilt = (traces * held.tilt[0], traces * held.tilt[1])
     held = replace(held, fill=max(held.fill, 1.15), shift=(0.0, 0.0), tilt=tilt)
     held = replace(held, shake=traces * held.shake, turn=traces * held.turn, bend=traces * held.bend)
     return replace(attack, holding=held, **less)
@@ -213,8 +213,8 @@ def _blur(frame: np.ndarray, sigma: float, video: Generator, each: Generator) ->
 
 
 def _noise(frame: np.ndarray, deviation: float, video: Generator, each: Generator) -> np.ndarray:
-    noisy = frame + np.float32(255 * deviation) * draw_sensor_noise(*frame.shape[:2], each)
-    return cv2.convertScaleAbs(cv2.max(noisy, 0.0))
+    noisy = frame + np.float32(255 * deviation) * draw_sensor_noise(frame.shape[0], frame.shape[1], each)
+    return cv2.convertScaleAbs(np.maximum(noisy, 0))
 
 
 def _cast(frame: np.ndarray, strength: float, video: Generator, each: Generator) -> np.ndarray:

@@ -29,6 +29,21 @@ def upsample_nodes(coarse: np.ndarray, height: int, width: int) -> np.ndarray:
     return full[STEP : STEP + height, STEP : STEP + width]
 
 
+def remap(
+    image: np.ndarray,
+    field: np.ndarray,
+    interpolation: int = cv2.INTER_LINEAR,
+    border: int = cv2.BORDER_REPLICATE,
+    value: list[float] | float = 0,
+) -> np.ndarray:
+    """Read ``image`` (HxW[xC], at most four channels) at ``field`` (rows x columns x 2, pixels): rows x columns[xC].
+
+    value: what lies beyond the picture where the border is constant.
+    """
+    # OpenCV's stubs do not know that the second map may be missing.
+    return cv2.remap(image, field, None, interpolation, borderMode=border, borderValue=value)  # type: ignore[call-overload]
+
+
 def apply_homography(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Apply a 3x3 homography to coordinates."""
     z = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2]
@@ -57,9 +72,8 @@ def warp_thin_plate(image: np.ndarray, source: np.ndarray, target: np.ndarray) -
     at = np.stack([x.ravel(), y.ravel()], 1) / scale
     read = _kernel(at[:, None] - p[None]) @ weights[:n] + np.c_[np.ones(len(at)), at] @ weights[n:]
     field = upsample_nodes((read * scale).reshape(*x.shape, 2), height, width)
-    # remap takes at most four channels at once
     parts = [image[..., k : k + 3] for k in range(0, image.shape[2], 3)]
-    return np.dstack([cv2.remap(p, field, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE) for p in parts])
+    return np.dstack([remap(part, field, cv2.INTER_CUBIC) for part in parts])
 
 
 def _kernel(delta: np.ndarray) -> np.ndarray:

@@ -1,26 +1,73 @@
-"""What says that videos of a set belong together: the column of subjects, the groups file, the embeddings.
+"""Which videos of a set belong together, and the groups that follow.
 
-Reads the files that ``folds.groups`` and ``folds.embeddings`` name; writes nothing. sets/folds.py makes
-groups of the links.
+A group is everything that must lie in one fold: the videos of one person, recordings of one scene,
+near-duplicates. The column of subjects, the groups file, the embeddings and the search for near-duplicates
+(sets/duplicates.py) give links; the groups are the connected parts of their union. Reads the files that
+``folds.groups`` and ``folds.embeddings`` name; writes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from liveness.base.config import Data, Folds, nearest
 from liveness.base.errors import UserError
-from liveness.base.files import CONFIGS
+from liveness.base.files import CONFIGS, natural_key
 from liveness.base.names import Names, few, find_column, loose, one_spelling
-from liveness.base.tables import places_of
-from liveness.sets.folds import find_groups_file, read_groups, resolve_ids
+from liveness.base.tables import places_of, read_table
 from liveness.sets.identities import Link, find_links, read_embeddings
 from liveness.sets.labels import RawSet
 
+LEFT_OUT = "left out"
 # What people call the columns that are read by another name; case, blanks, - and _ do not count.
 ALSO_CALLED = {
     "subject": ("subjects", "subjectid", "subjectno", "person", "persons", "personid", "people", "client", "clientid",
                 "identity", "identities", "user", "userid"),
     "species": ("attack", "attacktype", "spooftype", "pai", "pais", "paispecies", "attackspecies", "instrument"),
 }  # fmt: skip
+
+
+def join(filenames: list[str], links: Iterable[Iterable[str]]) -> list[list[str]]:
+    """Connected parts of ``filenames`` under ``links`` (each a list of names that belong together).
+
+    Every name is in exactly one part; names keep their order, parts that of their first name.
+    """
+    parent = {filename: filename for filename in filenames}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    place = {filename: i for i, filename in enumerate(filenames)}
+    for link in links:
+        roots = sorted({root(name) for name in link}, key=place.__getitem__)
+        for other in roots[1:]:
+            parent[other] = roots[0]
+    parts: dict[str, list[str]] = {}
+    for filename in filenames:
+        parts.setdefault(root(filename), []).append(filename)
+    return list(parts.values())
+
+
+def name_groups(parts: list[list[str]], known: dict[str, str]) -> dict[str, str]:
+    """A name for each video's group.
+
+    A group of one person keeps that name (``known``: filename -> subject, "" for unknown); a
+    group of several is "a+b"; a group of unknown persons has the name of its first video.
+    """
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for part in parts:
+        people = sorted({known.get(filename, "") for filename in part} - {""}, key=natural_key)
+        name = "+".join(people) if len(people) <= 3 else f"{people[0]}+{len(people) - 1} others"
+        name = name or part[0]
+        while name in taken:
+            name += "'"
+        taken.add(name)
+        names |= dict.fromkeys(part, name)
+    return names
 
 
 def subjects_of(raw: RawSet, group_column: str) -> tuple[str, dict[str, str]]:
@@ -65,8 +112,9 @@ def column_notes(raw: RawSet, group_column: str, our_columns: Sequence[str]) -> 
     taken = [name for name in columns if name in ours]
     if taken:
         hint = "; to group by it: -o folds.group_column=group" if "group" in taken else ""
-        taken = ", ".join(taken)
-        notes.append(f"{raw.label_file}: {taken}: labels_video.csv has columns of that name, not taken over{hint}")
+        notes.append(
+            f"{raw.label_file}: {', '.join(taken)}: labels_video.csv has columns of that name, not taken over{hint}"
+        )
     return notes
 
 
@@ -76,6 +124,67 @@ def _near_miss(columns: list[str], wanted: str) -> str | None:
         if text in ALSO_CALLED[wanted] or nearest(text, [wanted], 0.8):
             return column
     return None
+
+
+@dataclass
+class Groups:
+    """A groups file's content: lists of ids that belong together, ids to leave out."""
+
+    path: Path
+    together: list[list[str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def find_groups_file(name: str) -> Path:
+    """The file that ``folds.groups`` names: a path, or a name in configs/groups."""
+    places = places_of(name)
+    listed = sorted(CONFIGS.glob("groups/*.*")) if CONFIGS.is_dir() else []
+    places += [path for path in listed if name in (path.name, path.stem)]
+    for place in places:
+        if place.is_file():
+            return place
+    known = [path.stem for path in listed]
+    raise UserError(
+        f"folds.groups={name}: no such file; expected a csv of filename,group, a text file with a group "
+        f"per line, or one of {', '.join(known) or 'configs/groups (empty)'}{nearest(name, known)}"
+    )
+
+
+def read_groups(path: Path) -> Groups:
+    """Read a groups file: csv with the columns filename,group, or text with one group per line.
+
+    Text: ids parted by commas (or by spaces where a line has no comma); ``#`` starts a comment, a
+    remark may stand before a colon, and the remark ``left out`` names videos to leave out. An id
+    is a file name with or without its ending.
+    """
+    if path.suffix.lower() == ".csv":
+        table = read_table(path, ["filename", "group"])
+        table["group"] = one_spelling(table["group"], f"{path}, column group")
+        table = table[table["group"] != ""]
+        return Groups(path, [list(rows) for _, rows in table.groupby("group", sort=False)["filename"]])
+    groups = Groups(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    for line in lines:
+        remark, colon, rest = line.split("#")[0].rpartition(":")
+        ids = [part.strip() for part in rest.split(",")] if "," in rest else rest.split()
+        ids = [part for part in ids if part]
+        if not ids:
+            continue
+        if colon and remark.strip().lower() == LEFT_OUT:
+            groups.left_out += ids
+        else:
+            groups.together.append(ids)
+    return groups
+
+
+def resolve_ids(ids: Iterable[str], filenames: list[str]) -> tuple[list[str], list[str]]:
+    """File names for ids (a name with or without its ending), and the ids that name none of them."""
+    names = Names(filenames)
+    found = {i: names.get(i) for i in ids}
+    return [name for name in found.values() if name is not None], [i for i in found if found[i] is None]
 
 
 def read_links(data: Data, raw: RawSet, quiet: bool = False) -> tuple[dict[str, str], list[list[str]]]:
