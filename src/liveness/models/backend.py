@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 MOST_VIEWS = 32
 
 # A batch of views in the form in which a backend computes: a torch.Tensor, or another library's array.
-Batch = TypeVar("Batch")
+_Batch = TypeVar("_Batch")
 
 
-class Backend(Protocol[Batch]):
+class Backend(Protocol[_Batch]):
     """A model in evaluation mode that turns views into probabilities of live."""
 
     device: "torch.device"
 
-    def to_batch(self, views: np.ndarray, view: View) -> Batch:
+    def to_batch(self, views: np.ndarray, view: View) -> _Batch:
         """uint8 views (V x H x W x 3) -> float32, normalised (V x 3 x H x W). Backends of one kind share the result."""
         ...
 
-    def score_views(self, batch: Batch) -> np.ndarray:
+    def score_views(self, batch: _Batch) -> np.ndarray:
         """float32 views (V x 3 x H x W) -> float64 scores (V,), which depend on nothing else; on a CPU with one
         thread."""
         ...
 
-    def forward(self, batch: Batch) -> Batch:
+    def forward(self, batch: _Batch) -> _Batch:
         """MOST_VIEWS views on the device -> float64 probabilities, still there."""
         ...
 

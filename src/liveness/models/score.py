@@ -22,7 +22,7 @@ from liveness.base.config import View
 from liveness.models.backend import Backend
 from liveness.models.batches import Batches, Scored
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
 @dataclass
@@ -40,10 +40,10 @@ class Request:
 
 
 @dataclass(eq=False)
-class Job(Generic[Item]):
+class Job(Generic[_Item]):
     """A video on its way through the models. Every request leaves an entry in ``scores``."""
 
-    item: Item  # the caller's: what it knows the video by
+    item: _Item  # the caller's: what it knows the video by
     requests: list[Request]  # not yet submitted
     scores: dict[str, np.ndarray] = field(default_factory=dict)  # member -> a score for each frame, float64
     milliseconds: float = 0.0  # making tensors and scoring
@@ -85,14 +85,14 @@ def _no_more(job: Job) -> list[Request]:
 
 
 def score_jobs(
-    jobs: Iterable[Job[Item]], batches: Batches, follow_up: Callable[[Job[Item]], list[Request]] = _no_more
-) -> Iterator[Job[Item]]:
+    jobs: Iterable[Job[_Item]], batches: Batches, follow_up: Callable[[Job[_Item]], list[Request]] = _no_more
+) -> Iterator[Job[_Item]]:
     """Put every job through its models, several at a time; yields each as it gets done, not always in their order.
 
     follow_up: what else is to be scored of a job, asked whenever all its requests are scored; it is done when
     there is nothing else. Raises what a model raised.
     """
-    pending: deque[Job[Item]] = deque()
+    pending: deque[Job[_Item]] = deque()
     for job in jobs:
         job.submit(batches)
         pending.append(job)
@@ -106,8 +106,8 @@ def score_jobs(
 
 
 def _finished(
-    pending: deque[Job[Item]], batches: Batches, follow_up: Callable[[Job[Item]], list[Request]]
-) -> Iterator[Job[Item]]:
+    pending: deque[Job[_Item]], batches: Batches, follow_up: Callable[[Job[_Item]], list[Request]]
+) -> Iterator[Job[_Item]]:
     """Take what is done out of ``pending``; jobs with a follow-up stay in it."""
     for job in list(pending):
         if not job.collect():
