@@ -30,8 +30,8 @@ from liveness.models.device import half_type
 from liveness.training.schedule import ema_decay, learning_rate
 from liveness.training.task import Share, Task
 
-Networks = Mapping[str, nn.Module]  # a task's, by name, as they are called in training
-Stream = Iterator[tuple[Share, Any]]  # of ``Task.stream``
+_Networks = Mapping[str, nn.Module]  # a task's, by name, as they are called in training
+_Stream = Iterator[tuple[Share, Any]]  # of ``Task.stream``
 
 
 @dataclass
@@ -209,7 +209,7 @@ def ready_networks(state: State) -> dict[str, nn.Module]:
     return found
 
 
-def _run_epoch(state: State, networks: Networks, stream: Stream, stopping: Callable[[], bool]) -> dict | None:
+def _run_epoch(state: State, networks: _Networks, stream: _Stream, stopping: Callable[[], bool]) -> dict | None:
     """The rest of an epoch; returns its row for metrics.csv, or None if it was stopped before its last step."""
     from tqdm import tqdm
 
@@ -263,7 +263,7 @@ def _gauges(losses: torch.Tensor, lr: float, device: torch.device) -> dict[str, 
     return gauges | {"GB": f"{most / 1e9:.1f}"}
 
 
-def run_step(state: State, networks: Networks, stream: Stream, lr: float) -> torch.Tensor:
+def run_step(state: State, networks: _Networks, stream: _Stream, lr: float) -> torch.Tensor:
     """One optimiser step of a global batch. Returns its sum of losses and number of samples, on every rank.
 
     Summed over the ranks at once and not at the epoch's end: rank 0 may leave after any step, alone, and what
@@ -281,7 +281,7 @@ def run_step(state: State, networks: Networks, stream: Stream, lr: float) -> tor
     return distributed.total(losses)
 
 
-def _forward_backward(state: State, networks: Networks, share: Share, batch: Any) -> torch.Tensor:
+def _forward_backward(state: State, networks: _Networks, share: Share, batch: Any) -> torch.Tensor:
     """Add a share's gradients. Returns its per-sample losses, detached, in float64."""
     alone = share.last or distributed.size() == 1
     with ExitStack() as unsummed:

@@ -301,7 +301,7 @@ def score_held_out(
     mine = list(range(distributed.rank(), len(videos), distributed.size()))
     most = max((len(rows) for rows in videos.rows.values()), default=0)
     each = passing.bytes_of_batch(most * passing.views_per_frame(recipe.view), recipe.view)
-    workers, pipes = passing.way(recipe.train.workers, each)
+    workers, pipes = passing.choose_way(recipe.train.workers, each)
     collate: Callable[[Any], Any] = passing.pack_video if pipes else passing.as_it_is
     loader: DataLoader[Any] = DataLoader(
         Subset(cast(Dataset[Any], videos), mine),

@@ -22,7 +22,7 @@ _LEAST = 1 << 20  # the workers' semaphores lie there too: with less there can b
 _told = False
 
 
-HeldOutItem = tuple[str, list[int], torch.Tensor | None]  # of HeldOutVideos
+_Item = tuple[str, list[int], torch.Tensor | None]  # of HeldOutVideos
 
 
 def bytes_of_batch(images: int, view: View) -> int:
@@ -36,7 +36,7 @@ def views_per_frame(view: View) -> int:
     return scales * (1 + len(view.crops)) * (2 if view.mirror else 1)
 
 
-def way(workers: int, each: int) -> tuple[int, bool]:
+def choose_way(workers: int, each: int) -> tuple[int, bool]:
     """(workers that can be had, whether their batches of ``each`` bytes go through pipes).
 
     Half of what is free may be filled: the loader of the held-out fold runs beside that of the training.
@@ -77,18 +77,18 @@ def unpack_batch(batch: tuple[np.ndarray, np.ndarray], pinned: bool) -> tuple[to
     return (images.pin_memory(), labels.pin_memory()) if pinned else (images, labels)
 
 
-def pack_video(item: HeldOutItem) -> tuple[str, list[int], np.ndarray | None]:
+def pack_video(item: _Item) -> tuple[str, list[int], np.ndarray | None]:
     """An item of HeldOutVideos with its views as an array, or None."""
     name, frame_ids, views = item
     return name, frame_ids, None if views is None else views.numpy()
 
 
-def unpack_video(item: tuple[str, list[int], np.ndarray | None]) -> HeldOutItem:
+def unpack_video(item: tuple[str, list[int], np.ndarray | None]) -> _Item:
     name, frame_ids, views = item
     return name, frame_ids, None if views is None else torch.from_numpy(views)
 
 
-def as_it_is(item: HeldOutItem) -> HeldOutItem:
+def as_it_is(item: _Item) -> _Item:
     return item
 
 

@@ -118,7 +118,7 @@ def load_batches(
 
     gpu = device.type == "cuda"
     each = passing.bytes_of_batch(min(config.batch_per_process, config.batch, len(frames)), frames.policy.view)
-    workers, pipes = passing.way(config.workers, each)
+    workers, pipes = passing.choose_way(config.workers, each)
     loader: DataLoader = DataLoader(
         frames,  # type: ignore[arg-type]  # a map from keys, as the loader wants; torch's class adds nothing
         batch_sampler=[share.keys for share in plan],
