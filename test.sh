@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# See it pass: shellcheck, ruff, the import rules, then pytest.
+# See it pass: shellcheck, ruff, the import rules, types, then pytest.
 #
 #   bash test.sh [--full] [PYTEST ARGUMENTS]       for example: bash test.sh -k predict
 #
@@ -18,7 +18,7 @@ pick_python
 export PYTHON=$PY
 # The tools are beside the interpreter.
 PATH="$(dirname -- "$PY"):$PATH"
-for tool in shellcheck ruff lint-imports pytest; do
+for tool in shellcheck ruff lint-imports mypy pytest; do
   command -v "$tool" >/dev/null || fail "$tool is missing beside $PY; run: bash scripts/setup.sh --dev"
 done
 
@@ -27,6 +27,7 @@ shellcheck -- *.sh scripts/*.sh .ci/run
 ruff check .
 ruff format --check .
 lint-imports --no-cache --no-logo
+mypy --no-error-summary
 # A stray setting of the caller must not decide what the tests see.
 unset LIVENESS_ROOT DATA ENSEMBLE NGPU NNODES NODE_RANK MASTER_ADDR DRY_RUN
 # The tests of a file stay together in one process, since they share what they make.
