@@ -131,7 +131,7 @@ def test_memory_is_that_of_the_container(tmp_path, files, expected):
     assert machine.free_memory(tree(tmp_path, {**FREE, **files})) == expected * GIB
 
 
-def test_room_to_work_in_grows_with_lanes_and_processes():
+def test_room_to_work_in_grows_with_threads_and_processes():
     cpu = SimpleNamespace(type="cpu")
     members = [GIB] * 8
     assert memory.fits(members, cpu, 1, 2, free=10 * GIB)
