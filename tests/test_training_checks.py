@@ -15,7 +15,7 @@ import torch
 from hand_set import NARROW, write_prepared
 
 from liveness import train
-from liveness.base import compose, config, distributed
+from liveness.base import compose, config, distributed, launch
 from liveness.base.compose import load_recipe
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
@@ -274,8 +274,9 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     """A training without a stop, and one that left in its first epoch and went on: their rows, and their weights."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
+    launch.BY_TORCHRUN = True  # in this process, which was spawned: else it would train alone
     torch.set_num_threads(1)
-    distributed.start()
+    assert distributed.start() == (rank, 2, rank)
     recipe = load_recipe("convnext_xlarge", [*NARROW, "train.epochs=2", "train.lr=1e-2"])
     state = begun(recipe)
     whole: list[dict] = []
