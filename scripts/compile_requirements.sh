@@ -7,6 +7,7 @@
 # --upgrade takes the newest versions instead. constraints.txt has the pins of torch's CUDA packages, which are
 # left out of the requirements, so that a CPU build of torch installs none of them.
 
+[ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
