@@ -66,6 +66,7 @@ def test_clips_are_short_h264_that_moves(tiny: Path) -> None:
         assert np.abs(frames[0].astype(int) - frames[-1]).mean() > 2
 
 
+@pytest.mark.full
 def test_second_start_keeps_the_set_and_other_arguments_remake_it(tiny: Path) -> None:
     args = ("--clips", "2", "--unlabelled", "0", "--out", "raw/other", "--workers", "1")
     folder = tiny / "raw/other"

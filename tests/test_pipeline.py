@@ -38,6 +38,7 @@ def read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"filename": str, "fname": str})
 
 
+@pytest.mark.full
 def test_prediction_gives_a_held_out_video_its_out_of_fold_score(drawn):
     """The proof that training and prediction share one road: frames, faces, crops, tensors, scores."""
     drive(drawn, "scripts/train_member.sh", "demo_face", "0", "-o", *SHORT, "view.scales=[1.3,1.9]")

@@ -89,6 +89,7 @@ def test_without_arguments_data_becomes_result_and_prepared_sets_are_not_scored(
     assert [row["fname"] for row in table(workspace / "result" / "submission.csv")] == ["1.mp4", "2.mp4", "10.mp4"]
 
 
+@pytest.mark.full
 def test_the_containers_layouts_are_read_and_labelled_sets_passed_over(run_driver, workspace, clips, members):
     for layout in ("mounted/videos", "sets/private_test/videos"):
         shutil.copytree(clips, workspace / layout)
@@ -246,6 +247,7 @@ def test_the_ensembles_score_is_the_weighted_mean_and_its_shipped_threshold_deci
     assert sorted(decisions) == ["attack", "live", "live"]
 
 
+@pytest.mark.full
 def test_a_member_that_gives_no_number_is_named_and_its_videos_are_not_called_faceless(run_driver, workspace, clips):
     path = put_member("convnext_large", 0)
     state, description = load_file(path), describe_member(path)

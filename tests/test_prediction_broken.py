@@ -151,6 +151,7 @@ def hanging(workspace, tiny_clips) -> list[Path]:
     return [paths[0], workspace / "clips" / "1.mp4", paths[1]]
 
 
+@pytest.mark.full
 def test_a_video_that_takes_too_long_is_given_up_and_tried_once_more(hanging, monkeypatch):
     monkeypatch.setattr(engine, "DECODE_SECONDS", 4.0)
     rows = list(score_paths(hanging, load_members(MINE), 2))

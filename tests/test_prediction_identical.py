@@ -249,6 +249,7 @@ def test_a_path_that_is_given_twice_has_two_rows_in_its_places(clips, members):
     assert rows[1] == rows[2] and rows[0] == rows[3]
 
 
+@pytest.mark.full
 def test_a_script_of_a_few_lines_scores_without_a_guard(workspace, clips, members):
     """Workers do not run the script again: one without ``if __name__ == "__main__"`` is what people type."""
     script = workspace / "few_lines.py"

@@ -93,6 +93,7 @@ def continues(run_driver, folder: Path, output: Path, workspace: Path) -> None:
     assert not (output / PARTIAL_FILE).exists()
 
 
+@pytest.mark.full
 def test_killed_without_warning_it_continues(run_driver, workspace, many):
     output = workspace / "out"
     output.mkdir()

@@ -150,6 +150,7 @@ def test_the_second_run_does_only_what_is_missing(clips, workspace, prepare_here
     assert "11 already done" in prepare_here("s", "folds.n=3")
 
 
+@pytest.mark.full
 def test_changed_settings_rebuild_what_they_touch(clips, workspace, prepare_here):
     prepare_here("s", "folds.n=3")
     folder = workspace / "data/s"
@@ -205,6 +206,7 @@ def test_a_set_without_labels(workspace, tiny_clips, prepare_here):
     assert not list(folder.glob("*_train.csv"))
 
 
+@pytest.mark.full
 def test_the_default_set_in_the_published_layout(workspace, tiny_clips, run_driver):
     rows = ["fname,liveness_score"]
     for i in range(10):

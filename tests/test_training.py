@@ -120,6 +120,7 @@ def test_a_finished_member_is_left_alone_and_another_recipe_is_refused(trained, 
     assert member(trained).stat().st_mtime_ns == before
 
 
+@pytest.mark.full
 def test_the_same_seed_gives_the_same_bytes(trained, root):
     """By its script, in a process of its own under torchrun, and in this one."""
     done = drive(root, "scripts/train_convnext_xlarge_fold0.sh", "-o", *NARROW)
@@ -169,6 +170,7 @@ def processes_of(root: Path) -> list[int]:
     return [pid for pid in found if pid != os.getpid()]
 
 
+@pytest.mark.full
 def test_a_killed_launcher_takes_its_workers_along_and_the_next_start_ends_with_the_same_bytes(trained, root):
     process = start(root)
     for line in process.stdout:
@@ -207,6 +209,7 @@ def test_five_kills_at_random_moments_end_with_the_same_bytes(trained, root):
     assert (root / run).read_bytes() == (trained / run).read_bytes()
 
 
+@pytest.mark.full
 def test_sigterm_saves_the_step_and_the_next_start_ends_with_the_same_bytes(root, trained):
     process = start(root)
     for line in process.stdout:

@@ -355,6 +355,7 @@ for workers in (0, 2):
 """
 
 
+@pytest.mark.full
 def test_batches_that_do_not_fit_into_shared_memory_take_another_way_with_the_same_numbers(tmp_path):
     """A mount of 8 MB over /dev/shm, of batches of 14 MB; in 64 MB a recipe of 224 px has the same need."""
     (tmp_path / "small.py").write_text(SMALL)
