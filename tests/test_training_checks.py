@@ -189,7 +189,7 @@ def test_a_lost_member_of_all_folds_is_missed_where_there_is_no_set(workspace):
     assert folds() == [0, 1, 2, 3]
     paths[3].unlink()
     assert folds() == [0, 1, 2, 3]
-    with pytest.raises(UserError, match=r"weights missing: \S*efficientnet_lite0_fold3\.safetensors"):
+    with pytest.raises(UserError, match=r"weights missing in weights/far: efficientnet_lite0_fold3\.safetensors"):
         read_ensemble(ensemble, "far")
     for path in paths[:3]:
         path.unlink()

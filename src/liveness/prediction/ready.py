@@ -8,7 +8,7 @@ from pathlib import Path
 from liveness.base.compose import load_ensemble, names
 from liveness.base.config import Ensemble
 from liveness.base.errors import UserError
-from liveness.base.files import workspace
+from liveness.base.files import show_path, workspace
 from liveness.members.ensembles import in_weights
 from liveness.members.names import parse_member_name, weights_path
 
@@ -46,7 +46,7 @@ def _is_whole(ensemble: Ensemble, data: str) -> bool:
 
 def _ways_to_get(missing: list[Path], ensemble: str, data: str, videos: str) -> str:
     """One line: what is missing, what could be used at once, and how the missing are made."""
-    shown = ", ".join(str(path) for path in missing)
+    shown = f"in {show_path(missing[0].parent)}: {', '.join(path.name for path in missing)}"
     # Another set's members of this very ensemble first: then DATA was forgotten, or mistyped.
     ready = sorted(ready_ensembles(), key=lambda pair: pair[1] != ensemble)
     commands = [f"DATA={of} ENSEMBLE={name} bash predict.sh {videos}".rstrip() for of, name in ready[:_MOST_SHOWN]]
@@ -54,12 +54,12 @@ def _ways_to_get(missing: list[Path], ensemble: str, data: str, videos: str) -> 
     there = f"; ready to use: {'; or: '.join(commands)}{more}" if commands else ""
     published = "bash download_weights.sh zalo2022_published"
     if ensemble == "zalo2022_published":
-        return f"weights missing: {shown}{there}; to get them: {published}"
+        return f"weights missing {shown}{there}; to get them: {published}"
     train = f"DATA={data} bash train.sh {ensemble}"
     if ensemble not in names("ensemble"):  # members by name
         pairs = [parse_member_name(path.stem) for path in missing]
         train = "; ".join(f"DATA={data} bash scripts/train_member.sh {recipe} {fold}" for recipe, fold in pairs)
-    line = f"weights missing: {shown}{there}; to make them: {train}; or copy them there"
+    line = f"weights missing {shown}{there}; to make them: {train}; or copy them there"
     if any(name == "zalo2022_published" for _, name in ready):
         return line
     use = f"ENSEMBLE=zalo2022_published bash predict.sh {videos}".rstrip()
