@@ -39,7 +39,7 @@ COPY --chmod=755 scripts scripts/
 COPY --chmod=755 src src/
 COPY --chmod=755 notebooks notebooks/
 COPY --chmod=755 predict.sh start_jupyter.sh jupyter.sh predict_notebook.ipynb ./
-COPY --chmod=755 prepare_data.sh train.sh download_weights.sh create_sample_sub.py LICENSE ./
+COPY --chmod=755 prepare_data.sh train.sh download_weights.sh create_sample_sub.py pyproject.toml LICENSE ./
 
 EXPOSE 9777
 CMD ["/bin/bash", "/code/predict.sh"]

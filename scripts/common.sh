@@ -3,7 +3,7 @@
 #
 #   CODE    the repository                 ROOT  the workspace (raw/ data/ runs/ weights/ result/)
 #   PY      the interpreter, once pick_python has run
-#   usage, misuse, pick_python, run, launch, gpus, cores    see each
+#   usage, misuse, fail, lacks, pick_python, run, forward, launch, gpus, cores    see each
 #
 # Environment: PYTHON, LIVENESS_ROOT, NGPU, DRY_RUN, NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT,
 # OMP_NUM_THREADS.

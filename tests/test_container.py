@@ -160,6 +160,7 @@ def test_the_image_holds_what_it_needs_and_nothing_that_is_absent():
     assert [str(source) for source, _ in copied if not source.exists()] == []
     names = {path for _, path in copied}
     assert {"predict.sh", "start_jupyter.sh", "jupyter.sh", "predict_notebook.ipynb", "weights", "src"} <= names
+    assert {"pyproject.toml", "configs"} <= names  # what common.sh and base/files.py know a repository by
     dockerfile = (CODE / "Dockerfile").read_text(encoding="utf-8")
     assert 'CMD ["/bin/bash", "/code/predict.sh"]' in dockerfile and "WORKDIR /code" in dockerfile
     # The dependencies are one layer, before anything that changes with the code.

@@ -15,7 +15,7 @@ GROUPS = {
     "Data": {
         "download": "download a data set or weights, each file checked before it gets its name",
         "prepare": "videos of a set become frames, faces and tables in data/SET",
-        "make_folds": "deal a prepared set into folds that share no person and no near-duplicate",
+        "make_folds": "deal a prepared set into folds that share no known person and no near-duplicate",
         "sanity_check": "compare a prepared set with its videos and labels; --fix makes anew what is wrong",
         "dataset_page": "a page about a prepared set: what is in it, and which cues tell the labels",
         "contact_sheet": "a picture of what training does to a set's frames",
