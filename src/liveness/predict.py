@@ -31,9 +31,7 @@ __all__ = ["main", "score_videos"]
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m liveness.predict", description="Score videos.")
-    parser.add_argument(
-        "input", type=Path, nargs="?", help="a folder of videos or a video (default: /data or data/)"
-    )
+    parser.add_argument("input", type=Path, nargs="?", help="a folder of videos or a video (default: /data or data/)")
     parser.add_argument("output", type=Path, nargs="?", help="where the csv files go (default: /result or result/)")
     parser.add_argument("--ensemble", default="zalo2022", metavar="NAME", help="a name in configs/ensemble")
     parser.add_argument("--members", nargs="+", default=[], metavar="RECIPE:FOLD", help="only these members")

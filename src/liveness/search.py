@@ -33,9 +33,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m liveness.search", description=__doc__.split("\n")[0])
     parser.add_argument("ensemble", metavar="ENSEMBLE", help="a file in configs/ensemble, without .yaml")
     parser.add_argument("--data", metavar="SET", help="the data set, if not the one that the ensemble names")
-    parser.add_argument(
-        "--milliseconds", metavar="FILE.json", type=Path, help="measured before (docs/ensembles.md)"
-    )
+    parser.add_argument("--milliseconds", metavar="FILE.json", type=Path, help="measured before (docs/ensembles.md)")
     parser.add_argument(
         "--tolerance",
         type=float,

@@ -39,9 +39,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fold", type=int, required=True, metavar="K", help="the fold that all of them held out")
     parser.add_argument("--name", required=True, help="the soup's own name, in the place of a recipe's")
     parser.add_argument("--data", metavar="SET", help="the data set (default: that of the recipes)")
-    parser.add_argument(
-        "--greedy", action="store_true", help="only what helps on the held-out fold"
-    )
+    parser.add_argument("--greedy", action="store_true", help="only what helps on the held-out fold")
     return parser.parse_args(argv)
 
 

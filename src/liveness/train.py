@@ -34,9 +34,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fold", type=fold_number, required=True, metavar="K", help="the fold that is held out")
     parser.add_argument("--data", metavar="SET", help="the prepared set in data/ (default: the recipe's)")
     parser.add_argument("-o", "--override", nargs="+", default=[], action="extend", metavar="KEY=VALUE")
-    parser.add_argument(
-        "--naive", action="store_true", help="fold K of a split that ignores persons (docs/metrics.md)"
-    )
+    parser.add_argument("--naive", action="store_true", help="fold K of a split that ignores persons (docs/report.md)")
     parser.add_argument("--restart", action="store_true", help="throw away what an earlier run left")
     return parser.parse_args()
 
