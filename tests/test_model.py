@@ -109,6 +109,11 @@ def test_what_was_converted_is_known_by_its_original_whatever_the_files_times(tm
     os.utime(source, (later := target.stat().st_mtime + 10, later))
     assert is_made_from(target, source, recipe)  # copied later, the same bytes
     assert not is_made_from(target, source, load_recipe("published_large", [*NARROW, "view.size=96"]))
+    # Options of training that a recipe has gained since say nothing of a converted member.
+    model, about = checkpoint.load_member(target)
+    del about["recipe"]["train"]["keep_state"]
+    checkpoint.save_member(target, model.state_dict(), about)
+    assert is_made_from(target, source, recipe)
     two_class_checkpoint(source, {"epoch": 7})
     os.utime(source, (earlier := target.stat().st_mtime - 10, earlier))
     assert not is_made_from(target, source, recipe)

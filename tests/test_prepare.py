@@ -315,6 +315,30 @@ def test_shards_merge_into_the_tables_of_one_run(clips, workspace, prepare_here,
         prepare_here("s")
 
 
+def test_videos_that_are_away_cost_nothing_that_was_made_of_them(clips, workspace, prepare_here):
+    """As links into a disk that is not mounted: their frames and tables are not theirs to take along."""
+    prepare_here("s", "folds.n=3")
+    folder, videos = workspace / "data/s", workspace / "raw/s/videos"
+
+    def files() -> dict[str, bytes]:
+        made = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix not in (".mp4", ".lock")]
+        return {str(path): path.read_bytes() for path in made if path.name != ".lock"}
+
+    before = files()
+    store = workspace / "disk"
+    videos.rename(store)
+    videos.mkdir()
+    for path in store.iterdir():
+        (videos / path.name).symlink_to(store / path.name)
+    store.rename(workspace / "elsewhere")
+    for verbs, options in ((["prepare"], []), (["sanity_check"], ["--fix"])):
+        with pytest.raises(UserError, match="prepared videos are not there any more"):
+            prepare_here("s", *(["folds.n=3"] if verbs == ["prepare"] else []), verbs=verbs, options=options)
+    assert files() == before
+    (workspace / "elsewhere").rename(store)
+    assert "already done" in prepare_here("s", "folds.n=3")
+
+
 def test_two_preparations_of_one_set_do_not_meet(clips, workspace, prepare_here, monkeypatch):
     """Whole runs are alone; those of different shards, on several machines, work side by side."""
     module = importlib.import_module("liveness.sets.preparation")

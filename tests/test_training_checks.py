@@ -76,6 +76,17 @@ def test_a_restart_that_cannot_train_deletes_nothing_and_one_that_can_begins_ane
         with pytest.raises(UserError, match=words):
             start(monkeypatch, "--restart", "-o", *NARROW, *wrong)
         assert contents(run) == before, wrong
+    with monkeypatch.context() as other:  # a GPU that nvidia-smi lists and torch does not see
+        smi = root / "bin" / "nvidia-smi"
+        smi.parent.mkdir()
+        smi.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA A100 (UUID: GPU-1)'\n")
+        smi.chmod(0o755)
+        other.setenv("PATH", f"{smi.parent}:{os.environ['PATH']}")
+        other.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        other.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(UserError, match="nvidia-smi lists"):
+            start(monkeypatch, "--restart", "-o", *NARROW)
+    assert contents(run) == before
     shutil.move(root / "weights/tiny", root / "weights/aside")
     (root / "weights/tiny").write_text("a file where the folder would be")
     with pytest.raises(UserError, match="is a file"):
@@ -86,6 +97,16 @@ def test_a_restart_that_cannot_train_deletes_nothing_and_one_that_can_begins_ane
     start(monkeypatch, "--restart", "-o", *NARROW, "train.lr=3e-4")
     assert "already trained" not in capsys.readouterr().out
     assert contents(run)["config.json"] != before["config.json"]
+
+
+def test_frames_that_are_too_long_for_a_view_are_known_before(root, monkeypatch):
+    path = root / "data/tiny/labels_video.csv"
+    videos = pd.read_csv(path)
+    videos["width"], videos["height"] = 64, 48
+    videos.loc[3, "width"] = 900
+    videos.to_csv(path, index=False)
+    with pytest.raises(UserError, match=f"the frames of {videos.filename[3]} are more than 8 times as long as wide"):
+        start(monkeypatch, "-o", *NARROW, "view.resize=short_side")
 
 
 def test_a_start_that_failed_leaves_the_folder_to_the_next(root, monkeypatch):

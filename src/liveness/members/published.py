@@ -56,12 +56,17 @@ def convert_ensemble(name: str) -> Iterator[tuple[Path, bool]]:
 
 
 def is_made_from(target: Path, source: Path, recipe: Recipe) -> bool:
-    """Whether a member is this original's, by its digest and the recipe; damaged or other files are not."""
+    """Whether a member is this original's, by its digest and what of the recipe scores; damaged or other files are not.
+
+    How a recipe trains says nothing of a converted member, and gains options with time.
+    """
     try:
         about = describe_member(target)
     except UserError:
         return False
-    return about["recipe"] == to_dict(recipe) and about.get("converted_from") == sha256_of(source)
+    wanted = to_dict(recipe)
+    same = all(about["recipe"].get(key) == wanted[key] for key in ("name", "frames", "view", "combine", "model"))
+    return same and about.get("converted_from") == sha256_of(source)
 
 
 def convert_checkpoint(source: Path, target: Path, recipe: Recipe, fold: int) -> None:

@@ -172,6 +172,8 @@ def _score_folder(
             _say(f"{len(videos)} videos in {where}; ensemble {described.name}, {len(described.members)} members")
             if mine := left[launch.global_rank() :: launch.world()]:
                 _score_share(mine, described, partial, options, started)
+            elif is_first():
+                _put_aside(output)
             wait_for_ranks(partial.where)
             if not is_first():
                 return 0
@@ -214,7 +216,6 @@ def _begin(partial: "Partial", videos: list[Path]) -> None:
         line = partial.begin(videos)
         if line:
             note(line)
-        _put_aside(partial.path.parent)
     if launch.world() > 1:
         wait_for_ranks(partial.where)
         partial.join()
@@ -241,6 +242,8 @@ def _score_share(
         contextlib.closing(decode_ahead(paths, described.wanted(), workers)) as decoded,  # while the models are loaded
         load_weights(described, options.memory) as loaded,
     ):
+        if is_first():  # not before: a run that cannot begin leaves what is there
+            _put_aside(partial.path.parent)
         _say(f"load time: {time.perf_counter() - started:.2f} s")
         if loaded.device.type == "cpu":
             warn(f"no GPU here: the models run on the CPU, {loaded.threads} threads")

@@ -16,7 +16,9 @@ from pathlib import Path
 import cv2
 
 from liveness.base.config import Data, Detector, FramePlan, View, to_dict
+from liveness.base.errors import UserError
 from liveness.base.files import sha256_of, written_aside
+from liveness.base.names import few
 from liveness.frames.boxes import draw_faces
 from liveness.frames.faces import detector_digest
 from liveness.frames.rules import NEWEST
@@ -118,6 +120,17 @@ def settle_version(folder: Path, renew: bool) -> int:
         anew = f"bash prepare_data.sh {folder.name} --renew"
         print(f"{folder.name}: prepared by contract version {version}, which stays; by version {NEWEST}: {anew}")
     return version
+
+
+def require_sources(videos: list[Path], folder: Path) -> None:
+    """A UserError where videos that have frames in ``folder`` are not there: to go on would delete what they gave."""
+    gone = [path.name for path in videos if not path.exists() and (read_record(folder, path) or {}).get("frames")]
+    if gone:
+        raise UserError(
+            f"{folder}: {len(gone)} prepared videos are not there any more ({few(gone)}); is a disk "
+            f"not mounted? Nothing was changed; to leave them out, delete their links (also in {folder / 'videos'}) "
+            "and their label rows"
+        )
 
 
 def forget(folder: Path, video_id: str) -> None:

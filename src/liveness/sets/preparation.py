@@ -33,6 +33,7 @@ from liveness.sets.extract import (
     make_extract_task,
     notes_of_record,
     read_record,
+    require_sources,
     settle_version,
     what_is_missing,
 )
@@ -101,6 +102,7 @@ def _prepare(data: Data, folder: Path, strict: bool, version: int) -> None:
         _warn(f"{len(raw.unlabelled)} videos are not in {raw.label_file} and are left aside: {few(raw.unlabelled)}")
     _note_unread(raw)
     with alone_in(folder):
+        require_sources(videos, folder)
         sources = TableSources(raw, {}, left_out, links, identities, data.folds)
         _bring_up_to_date(sources, videos, data, folder, strict, version)
 

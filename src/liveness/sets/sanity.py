@@ -12,7 +12,15 @@ from liveness.base.errors import UserError
 from liveness.base.files import sweep, workspace
 from liveness.base.tables import read_table, table_text
 from liveness.sets.dealing import deal_set
-from liveness.sets.extract import damaged_files, forget, make_extract_task, read_record, version_of, what_is_missing
+from liveness.sets.extract import (
+    damaged_files,
+    forget,
+    make_extract_task,
+    read_record,
+    require_sources,
+    version_of,
+    what_is_missing,
+)
 from liveness.sets.folds import check_folds, fold_set, split_tables, write_split
 from liveness.sets.groups import read_identities, read_links
 from liveness.sets.labels import RawSet, find_set, other_sets
@@ -41,6 +49,7 @@ def check_and_fix(name: str, fix: bool) -> bool:
     troubles, damaged = check_set(folder, raw, data)
     _print_troubles(name, troubles)
     if troubles and fix:
+        require_sources(raw.videos, folder)
         for video_id in damaged:
             forget(folder, video_id)
         for part in _FOLDERS:

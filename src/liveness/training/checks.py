@@ -13,15 +13,19 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from liveness.base import distributed
+import pandas as pd
+
+from liveness.base import distributed, launch
 from liveness.base.compose import from_dict
-from liveness.base.config import Model, Recipe, to_dict
+from liveness.base.config import Model, Recipe, View, to_dict
 from liveness.base.errors import UserError
 from liveness.base.files import unprepared, workspace
+from liveness.frames.contract import LONGEST
 from liveness.members.names import run_folder
 from liveness.members.weights import check_pretrained, pretrained_path
 from liveness.models.build import build, build_without_weights, count_parameters
-from liveness.sets.dataset import load_set, split_set
+from liveness.models.device import pick_device
+from liveness.sets.dataset import PreparedSet, load_set, split_set
 from liveness.training import tracking
 from liveness.training.runs import clear_run, describe_run, lock_run, same_run, weights_of
 from liveness.training.samples import require_share
@@ -56,15 +60,32 @@ def check_member(
     weights = weights_of(described)
     if not restart and same_run(folder, described, weights):
         return
+    pick_device(launch.local_rank())  # a GPU that cannot be used is an error
     tracking.require_tracker(recipe.tracker)
+    _require_frames_that_fit(recipe.view, prepared)
     require_share(len(rows), recipe.train, distributed.size())
     fresh = restart or not (folder / "last.pt").is_file()
     parameters = _check_model(
         json.dumps(to_dict(recipe.model)), recipe.view.size, fresh, recipe.train.checkpoint_activations
     )
     states = 2 if fresh else 1  # a new last.pt is written beside the one before it
-    require_room(folder, states * (16 if recipe.train.ema_half_life else 12) * parameters)
+    freed = (folder / "last.pt").stat().st_size if restart and (folder / "last.pt").is_file() else 0
+    require_room(folder, states * (16 if recipe.train.ema_half_life else 12) * parameters - freed)
     require_room(weights.parent, 4 * parameters)
+
+
+def _require_frames_that_fit(view: View, prepared: PreparedSet) -> None:
+    """A UserError for a video whose frames are too long for a view that keeps their shape."""
+    videos = prepared.videos
+    if (view.kind, view.resize) != ("frame", "short_side") or not {"width", "height"} <= set(videos.columns):
+        return
+    sizes = videos[["width", "height"]].apply(pd.to_numeric, errors="coerce")
+    long = videos.index[sizes.max(axis=1) > LONGEST * sizes.min(axis=1)]
+    if len(long):
+        raise UserError(
+            f"view.resize=short_side: the frames of {long[0]} are more than {LONGEST} times as long as wide; leave it "
+            "out of the set, or take view.resize=stretch"
+        )
 
 
 @lru_cache(maxsize=8)  # the members of a recipe share it

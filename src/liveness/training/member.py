@@ -312,7 +312,8 @@ def score_held_out(
     )
     scored: list[tuple[str, int, float]] = []
     with torch.random.fork_rng(devices=[]):  # the loader draws a seed; training must not notice
-        arriving = map(passing.unpack_video, loader) if pipes else loader
+        # Copies: a queue of videos that wait for their scores must not hold the loader's shared memory.
+        arriving = map(passing.unpack_video if pipes else passing.copy_video, loader)
         jobs = (Job((name, ids), [Request({"": backend}, views, len(ids))]) for name, ids, views in arriving)
         with batches_for(device, share_of_cores(launch.local_world())) as batches:
             for job in score_jobs(jobs, batches):

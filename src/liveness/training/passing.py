@@ -88,6 +88,12 @@ def unpack_video(item: tuple[str, list[int], np.ndarray | None]) -> _Item:
     return name, frame_ids, None if views is None else torch.from_numpy(views)
 
 
+def copy_video(item: _Item) -> _Item:
+    """The same in this process's own memory."""
+    name, frame_ids, views = item
+    return name, frame_ids, None if views is None else views.clone()
+
+
 def as_it_is(item: _Item) -> _Item:
     return item
 
