@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -54,12 +55,18 @@ def face_clip(path: Path, shift: int = 0) -> Path:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file of a prepared set but the records (they name the source's time), by relative path."""
-    return {
+    """Every file of a prepared set but the records (they name the source's time), by relative path.
+
+    The page says when the set was prepared; that alone may differ between two preparations.
+    """
+    found = {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and ".records" not in path.parts
     }
+    if "dataset.html" in found:
+        found["dataset.html"] = re.sub(rb"\d{4}-\d\d-\d\d \d\d:\d\d UTC", b"", found["dataset.html"])
+    return found
 
 
 def read(path: Path) -> pd.DataFrame:
