@@ -76,7 +76,7 @@ def test_the_training_notebook_walks_from_clips_to_the_report(workspace, monkeyp
     said = execute(NOTEBOOKS[1], CODE / "notebooks")
     report = json.loads((workspace / "runs" / "demo" / "demo" / "report.json").read_text())
     assert f"out-of-fold EER {report['pooled']['eer']:.1%}, 95 % interval" in said
-    assert "of 12 persons have a score" in said
+    assert "of 12 held-out videos (12 persons) have a score" in said
     assert len(list((workspace / "weights" / "demo").glob("*.safetensors"))) == 5
 
 
