@@ -185,9 +185,11 @@ def test_a_download_becomes_members_that_score_where_no_ensemble_is_named(worksp
     convert.main(["minifasnet"])
     assert capsys.readouterr().out.count("already converted") == 2
 
+    (workspace / "weights" / "demo").mkdir()  # of drawn faces
+    (workspace / "weights" / "demo" / "demo_face_fold0.safetensors").touch()
     assert choose_ensemble("", [], "").name == "minifasnet"
     (line,) = capsys.readouterr().err.splitlines()
-    assert "only minifasnet is there" in line
+    assert "minifasnet is the only one there" in line
     assert choose_ensemble("", [], "train").name == choose_ensemble("zalo2022", [], "").name == "zalo2022"
     other = weights_path("train", "convnext_large", 0)  # a member of the usual ensemble: then that is what is meant
     other.parent.mkdir()

@@ -69,13 +69,13 @@ def score_videos(paths: Iterable[Path | str], ensemble: str = "", data: str = ""
 def choose_ensemble(name: str, members: list[str], data: str) -> Ensemble:
     """The named ensemble, or an ad-hoc one of the members given as recipe:fold.
 
-    Without a name it is the usual one; where neither that nor any other is there, the one that needs no training is
-    taken, if it is there, and a note says so.
+    Without a name it is the usual one, or that of the first day where no other is there, and a note says so
+    (prediction/ready.py).
     """
     if not name:
         name = USUAL if members or data else default_ensemble()
         if name != USUAL:
-            note(f"no ensemble was named, and only {name} is there: it scores (ENSEMBLE=NAME names another)")
+            note(f"no ensemble was named, and {name} is the only one there: it scores (ENSEMBLE=NAME takes another)")
     if not members:
         return load_ensemble(name)
     chosen = [EnsembleMember(*parse_recipe_fold(text)) for text in members]
