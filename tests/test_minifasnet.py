@@ -28,6 +28,7 @@ from liveness.models.backend import TorchBackend
 from liveness.models.build import build
 from liveness.prediction.folder import choose_ensemble
 from liveness.prediction.ready import WeightsMissing
+from liveness.sets.fold_table import read_folds
 
 SHARED = Path(os.environ.get("LIVENESS_SHARED") or CODE.parent / "shared")
 REFERENCE, WEIGHTS = SHARED / "data" / "reference" / "minifasnet", SHARED / "weights" / "minifasnet"
@@ -181,6 +182,8 @@ def test_a_download_becomes_members_that_score_where_no_ensemble_is_named(worksp
         load_pretrained(started, load_recipe(name).model)  # training goes on from all of it, classifier included
         with torch.inference_mode():
             assert torch.equal(started.eval()(images), model(images))
+    with pytest.raises(UserError, match=r"held out no video; measure them on .* --on SET"):
+        read_folds(workspace / "data" / "minifasnet")
     capsys.readouterr()
     convert.main(["minifasnet"])
     assert capsys.readouterr().out.count("already converted") == 2

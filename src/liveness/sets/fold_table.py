@@ -12,6 +12,7 @@ from liveness.base.errors import UserError
 from liveness.base.files import show_path, unprepared
 from liveness.base.tables import read_table, whole_numbers
 from liveness.evaluation.combine import HOLDOUT
+from liveness.members.published import told_of_published
 
 
 def read_folds(folder: Path) -> pd.DataFrame:
@@ -22,7 +23,7 @@ def read_folds(folder: Path) -> pd.DataFrame:
     """
     path = folder / "folds.csv"
     if not path.is_file():
-        raise UserError(f"{show_path(path)}: no such file; {unprepared(folder.name)}")
+        raise UserError(told_of_published(folder.name) or f"{show_path(path)}: no such file; {unprepared(folder.name)}")
     table = read_table(path, ["filename", "label", "group", "fold"])
     if len(table) == 0 or (table["label"] == "").all():
         raise UserError(f"{show_path(path)}: no labelled video in it; an evaluation needs labels")
