@@ -1,6 +1,8 @@
 """Still images: every kind of file as Pillow, OpenCV and arithmetic say it should look, and folders of them."""
 
+import runpy
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from test_prediction_inputs import predicted, rows_of
 
 from liveness.base.config import Data, FramePlan
 from liveness.base.errors import UserError
+from liveness.base.files import CODE
 from liveness.base.tables import read_table
 from liveness.frames.notes import notes_of
 from liveness.frames.video import VideoError, probe, read_frames
@@ -253,6 +256,22 @@ def test_a_set_of_images_has_folds_a_page_and_the_frames_of_every_plan(workspace
     assert "of them still images" in page and "Frame rate" not in page and "jpeg" in page and "png" in page
 
 
+def test_a_sample_submission_lists_what_is_scored(tmp_path, tiny_clips, monkeypatch):
+    put(tmp_path / "in", "1.jpg", "2.png")
+    main = runpy.run_path(str(CODE / "create_sample_sub.py"))["main"]
+
+    def listed(*options: str) -> list[str]:
+        monkeypatch.setattr(
+            sys, "argv", ["create_sample_sub.py", str(tmp_path / "in"), str(tmp_path / "a.csv"), *options]
+        )
+        assert main() == 0
+        return [line.split(",")[0] for line in (tmp_path / "a.csv").read_text().splitlines()[1:]]
+
+    assert listed() == ["1.jpg", "2.png"]
+    tiny_clips(tmp_path / "in" / "3.mp4", 4, (64, 64))
+    assert listed() == ["3.mp4"] and listed("--images") == ["1.jpg", "2.png", "3.mp4"]
+
+
 def test_changed_images_are_measured_too(tmp_path):
     put(tmp_path, "1.jpg")
     stresses = list_stresses([name for name, one in STRESSORS.items() if one.kind == "time"] + ["reencode"], [3])
@@ -261,12 +280,15 @@ def test_changed_images_are_measured_too(tmp_path):
 
 
 @pytest.mark.full
-def test_prediction_scores_images_and_says_so(workspace, monkeypatch):
+def test_prediction_scores_images_and_says_so(workspace, tiny_clips, monkeypatch):
     put_member("convnext_large", 0)
     put(workspace / "clips", "1.jpg", "2.png")
     (workspace / "clips" / "3.webp").write_bytes(bomb(60000, 60000))
-    assert predicted(monkeypatch, workspace / "clips", workspace / "out", "--members", "convnext_large:0") == 0
+    tiny_clips(workspace / "clips" / "4.mp4", 4, (64, 64))
+    options = ("--images", "--members", "convnext_large:0")
+    assert predicted(monkeypatch, workspace / "clips", workspace / "out", *options) == 0
     rows = rows_of(workspace / "out")
+    assert [(row["fname"], row["reason"]) for row in rows[3:]] == [("4.mp4", "")]
     first = [(row["fname"], row["status"], row["frames"], row["reason"]) for row in rows[:2]]
     assert first == [("1.jpg", "ok", "1", "note: image"), ("2.png", "ok", "1", "note: image")]
     assert (rows[2]["status"], rows[2]["decision"]) == ("unreadable", "abstain") and "too large" in rows[2]["reason"]
