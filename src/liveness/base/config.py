@@ -76,13 +76,14 @@ def choice(default: str, *others: str) -> Any:
     return bounded(default, choices=(default, *others))
 
 
-def added_later(default: Any) -> Any:
-    """A field that ``to_dict`` leaves out at its default, as if it had never been added.
+def added_later(default: Any, **bound: Any) -> Any:
+    """A field, bounded or not, that ``to_dict`` leaves out at its default, as if it had never been added.
 
     Files that hold a configuration (prepare.json, a member's contract) thus keep their bytes, and with them their
     digests, unless the new setting is used; ``from_dict`` reads both.
     """
-    return field(default=default, metadata={"added_later": True})
+    metadata = {"added_later": True, **({"bound": Bound(**bound)} if bound else {})}
+    return field(default=default, metadata=metadata)
 
 
 def probability(default: float = 0.0) -> Any:
@@ -126,6 +127,10 @@ class Folds:
     embeddings: str = ""  # a csv of filename and face embeddings: videos of one person share a group; "" = none
     # Least cosine similarity of one person's videos (sets/identities.py says why).
     embedding_similarity: float = bounded(0.5, above=0, below=1)
+    # auto: persons by embeddings that preparation computes (sets/embedding.py, liveness[identity]); "" = not so.
+    identities: str = added_later("", choices=("", "auto"))
+    # Least mean cosine similarity of one person's videos by them (docs/preparation.md has the measurement).
+    identity_similarity: float = added_later(0.95, above=0, below=1)
 
 
 @dataclass
@@ -362,6 +367,11 @@ def _check_data(data: Data, where: str) -> None:
     require(
         data.folds.test < data.folds.n,
         f"{where}: folds.test={data.folds.test}; expected a fold, 0 to {data.folds.n - 1}",
+    )
+    require(
+        not (data.folds.identities and data.folds.embeddings),
+        f"{where}: folds.identities={data.folds.identities} and folds.embeddings={data.folds.embeddings}; expected "
+        "one of them: auto computes embeddings, the other reads yours",
     )
 
 
