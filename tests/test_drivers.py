@@ -231,7 +231,13 @@ def empty_project(tmp_path) -> Path:
     (code / "src").mkdir()
     for name in ("common.sh", "setup.sh"):
         shutil.copy(CODE / "scripts" / name, code / "scripts")
-    for name in ("requirements.txt", "requirements-notebook.txt", "requirements-identity.txt", "requirements-dev.txt", "constraints.txt"):
+    for name in (
+        "requirements.txt",
+        "requirements-notebook.txt",
+        "requirements-identity.txt",
+        "requirements-dev.txt",
+        "constraints.txt",
+    ):
         (code / name).write_text("# nothing\n")
     return code
 

@@ -25,9 +25,7 @@ _SHA256 = {
 }
 _SIDE, _PADDING = 150, 0.25  # of the encoder's input: pixels, and the margin around the face; as it was trained
 # The digest of all that an embedding depends on besides the picture and the box.
-EMBEDDER = hashlib.sha256(
-    repr((sorted(_SHA256.items()), _SIDE, _PADDING)).encode()
-).hexdigest()
+EMBEDDER = hashlib.sha256(repr((sorted(_SHA256.items()), _SIDE, _PADDING)).encode()).hexdigest()
 
 
 def require_embedder() -> Path:
@@ -68,7 +66,5 @@ def _load() -> tuple[Any, Any, Any]:
     try:
         import dlib
     except ImportError as error:
-        raise UserError(
-            f"dlib does not load ({error}): pip install --force-reinstall dlib-bin"
-        ) from error
+        raise UserError(f"dlib does not load ({error}): pip install --force-reinstall dlib-bin") from error
     return dlib, dlib.shape_predictor(str(folder / _LANDMARKS)), dlib.face_recognition_model_v1(str(folder / _ENCODER))

@@ -1,8 +1,8 @@
 """embeddings.csv of a prepared set: the face of each video as numbers, for folds.identities=auto.
 
 Reads the stored frames and the boxes in the videos' records. Writes data/<set>/embeddings.csv (filename, made_from,
-e0 …): a row per video with a face, the mean over up to FRAMES_EMBEDDED of its frames, of length 1. made_from is the digest of
-these frames, their boxes and the embedder: a row that is still right is kept, so a run that was stopped goes on.
+e0 …): a row per video with a face, the mean over up to FRAMES_EMBEDDED of its frames, of length 1. made_from is the
+digest of these frames, their boxes and the embedder: a row that still fits is kept, so a run that was stopped goes on.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ class EmbedTask:
 
 def embed_set(records: dict[str, dict], data: Data, folder: Path) -> None:
     """Bring embeddings.csv of data/<set> up to date; a UserError where the extra is lacking or no video has a face."""
-    tasks = _make_tasks(records, folder)
+    tasks = make_embed_tasks(records, folder)
     if not tasks:
         raise UserError(
             f"{folder.name}: folds.identities=auto finds no face in any stored frame, so it cannot tell who is who; "
@@ -58,12 +58,13 @@ def embed_set(records: dict[str, dict], data: Data, folder: Path) -> None:
 
 def find_unembedded(records: dict[str, dict], folder: Path) -> list[str]:
     """The videos with a face whose row of embeddings.csv is missing or was made from other frames or boxes."""
-    tasks = _make_tasks(records, folder)
+    tasks = make_embed_tasks(records, folder)
     rows = _read_rows(folder / EMBEDDINGS, tasks)
     return [task.filename for task in tasks if task.filename not in rows]
 
 
-def _make_tasks(records: dict[str, dict], folder: Path) -> list[EmbedTask]:
+def make_embed_tasks(records: dict[str, dict], folder: Path) -> list[EmbedTask]:
+    """A task for each video with a face in a stored frame, in the order of the records."""
     tasks = []
     for filename, record in records.items():
         seen = [row for row in record["frames"] if row["face"]]

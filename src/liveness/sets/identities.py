@@ -153,7 +153,7 @@ def list_merges(embeddings: Embeddings, similarity: float, margin: float) -> lis
 
 
 def _cluster(vectors: np.ndarray, similarity: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Average linkage (UPGMA) of unit vectors, in parts: the rows of each and its merges in the form of scipy's linkage.
+    """Average linkage (UPGMA) of unit vectors, in parts: the rows of each, and its merges as scipy's linkage has them.
 
     A part is what pairs of at least ``similarity`` connect. Clusters of two parts have no such pair, so their mean is
     below it: down to ``similarity`` the merges are those of all rows at once. A row without any such pair is in none.
