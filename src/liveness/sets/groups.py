@@ -223,8 +223,9 @@ def read_identities(data: Data, raw: RawSet, folder: Path, quiet: bool = False) 
     if not quiet:
         without = len(filenames) - len(embeddings.filenames)
         weakest = f", the weakest at {min(link.similarity for link in links):.3f}" if links else ""
+        persons = f" of {len(embeddings.filenames) - len(links)} persons" if config.identities else ""
         print(
-            f"identities: {path.name}: {len(embeddings.filenames)} videos; {len(links)} links{weakest}; "
+            f"identities: {path.name}: {len(embeddings.filenames)} videos{persons}; {len(links)} links{weakest}; "
             f"{without} videos have no embedding"
         )
     return links
