@@ -15,10 +15,10 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from liveness.base.tables import read_table  # noqa: E402
-from liveness.evaluation.intervals import clopper_pearson  # noqa: E402
-from liveness.sets.groups import join  # noqa: E402
-from liveness.sets.identities import Embeddings, find_links, link_persons, read_embeddings  # noqa: E402
+from liveness.base.tables import read_table
+from liveness.evaluation.intervals import clopper_pearson
+from liveness.sets.groups import join
+from liveness.sets.identities import Embeddings, find_links, link_persons, read_embeddings
 
 THRESHOLDS = (0.92, 0.93, 0.94, 0.945, 0.95, 0.955, 0.96, 0.97)
 
@@ -57,7 +57,7 @@ def main() -> None:
         sys.exit(__doc__)
     embeddings, person = read(sys.argv[1:])
     print(f"{len(person)} videos of {len(set(person))} persons")
-    print("| linkage | threshold | clusters | persons joined with others | wrong pairs | persons split | pairs missed |")
+    print("| linkage | threshold | clusters | persons joined with others | false pairs | persons split | missed |")
     for name, link in (("average", link_persons), ("single", find_links)):
         for threshold in THRESHOLDS:
             links = link(embeddings, threshold)

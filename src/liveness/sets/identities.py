@@ -146,9 +146,8 @@ def list_merges(embeddings: Embeddings, similarity: float, margin: float) -> lis
             if abs(mean - similarity) <= margin:
                 alike = embeddings.vectors[left] @ embeddings.vectors[right].T
                 i, k = np.unravel_index(int(alike.argmax()), alike.shape)
-                pair = sorted((left[i], right[k]))
-                names = [embeddings.filenames[row] for row in pair]
-                merges.append(Merge(*names, round(float(mean), 4), bool(mean >= similarity - _ROUNDING)))
+                first, second = (embeddings.filenames[row] for row in sorted((left[i], right[k])))
+                merges.append(Merge(first, second, round(float(mean), 4), bool(mean >= similarity - _ROUNDING)))
     return sorted(merges, key=lambda merge: (-merge.similarity, merge.one, merge.other))
 
 
