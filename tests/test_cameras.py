@@ -1,12 +1,21 @@
 """Cameras as domains: the column, folds that hold a camera out, the sampler, the figures per camera, telling cues."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from liveness.base.compose import load_data
+from liveness.base.config import Folds
+from liveness.base.errors import UserError
 from liveness.evaluation.cameras import measure_cameras, measure_cues, tell_cues, tell_worst
 from liveness.evaluation.metrics import eer
+from liveness.sets.dealing import deal_set
+from liveness.sets.folds import fold_set
+from liveness.sets.labels import read_labels
 
 
 def scored_table(shifts: dict[str, float], each: int = 40, seed: int = 5) -> pd.DataFrame:
@@ -91,3 +100,120 @@ def test_a_planted_shortcut_is_flagged_on_its_camera_and_nothing_else_is():
 def test_too_few_videos_flag_no_cue():
     table = cue_table().groupby(["camera", "label"]).head(9)
     assert measure_cues(table.assign(brightness=table["label"] * 100.0)) == []
+
+
+# --- folds
+
+
+def camera_videos(count: int = 24) -> pd.DataFrame:
+    """A table of a set's videos: three cameras, both classes on each, every video its own group."""
+    index = np.arange(count)
+    return pd.DataFrame(
+        {
+            "filename": [f"{i}.mp4" for i in index],
+            "label": index // 3 % 2,
+            "group": [f"g{i}" for i in index],
+            "species": "",
+            "camera": np.array(["cam 10", "cam 2", "cam 1"])[index % 3],
+        }
+    )
+
+
+def folds_of(table: pd.DataFrame) -> dict[str, set[int]]:
+    return {name: set(rows["fold"]) for name, rows in table.groupby("camera")}
+
+
+def test_fold_k_holds_out_camera_k_in_natural_order():
+    videos = camera_videos()
+    folds = deal_set(videos, Folds(by="camera"))
+    assert (folds["camera"] == videos["camera"]).all()
+    assert folds_of(folds) == {"cam 1": {0}, "cam 2": {1}, "cam 10": {2}}
+    assert set(folds["naive_fold"]) == {0, 1, 2} and folds.groupby("naive_fold")["camera"].nunique().min() > 1
+
+
+def test_cameras_that_share_a_group_are_held_out_together():
+    videos = camera_videos()
+    videos.loc[[0, 1], "group"] = "Ann"  # cam 10 and cam 2
+    folds = deal_set(videos, Folds(by="camera"))
+    assert folds_of(folds) == {"cam 1": {0}, "cam 2": {1}, "cam 10": {1}}
+    assert folds.groupby("group")["fold"].nunique().max() == 1
+    videos.loc[2, "group"] = "Ann"
+    with pytest.raises(UserError, match=r"Ann \(3 videos\) of cam 1, cam 2 and cam 10"):
+        deal_set(videos, Folds(by="camera"))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda videos: videos.drop(columns="camera"), "no column camera"),
+        (lambda videos: videos.assign(camera=""), "no column camera"),
+        (lambda videos: videos.assign(camera="c1"), "all 24 videos are of one camera, 'c1'"),
+        (
+            lambda videos: videos.assign(camera=[*[""] * 5, *videos["camera"][5:]]),
+            r"5 videos have no camera .*: 0\.mp4, 1\.mp4, 2\.mp4 and 2 more",
+        ),
+        (lambda videos: videos.assign(label=(videos["camera"] == "cam 2").astype(int)), "has only attacked videos"),
+    ],
+)
+def test_cameras_that_cannot_be_held_out_are_one_line(change, expected):
+    with pytest.raises(UserError, match=expected) as caught:
+        deal_set(change(camera_videos()), Folds(by="camera"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["folds.n=3", "folds.holdout=0.2"])
+def test_settings_that_do_not_go_with_cameras_are_refused(option):
+    with pytest.raises(UserError, match=f"{option} with folds.by=camera"):
+        load_data("default", ["folds.by=camera", option])
+
+
+def write_tables(folder: Path, videos: pd.DataFrame) -> None:
+    """data/<set> as the stage before the folds leaves it, without frames."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = [Path(name).stem for name in videos["filename"]]
+    videos.assign(video_id=ids, status="ok").to_csv(folder / "labels_video.csv", index=False)
+    for name in ("labels_keyframes", "labels_bbox"):
+        pd.DataFrame({"video_id": ids, "frame_id": 0}).to_csv(folder / f"{name}.csv", index=False)
+
+
+def test_folds_by_camera_are_written_kept_and_dealt_anew_when_a_camera_changes(tmp_path, capsys):
+    videos, folder, config = camera_videos(), tmp_path / "mine", Folds(by="camera", test=2)
+    write_tables(folder, videos)
+    fold_set(folder, config)
+    assert "fold 1 (cam 2): 8 videos" in capsys.readouterr().out
+    about = json.loads((folder / "folds.json").read_text())
+    assert about["cameras"] == {"0": ["cam 1"], "1": ["cam 2"], "2": ["cam 10"]} and about["folds"]["by"] == "camera"
+    assert set(pd.read_csv(folder / "labels_video_test.csv")["camera"]) == {"cam 10"}
+    before = (folder / "folds.csv").read_bytes()
+    fold_set(folder, config)
+    assert "kept" in capsys.readouterr().out and (folder / "folds.csv").read_bytes() == before
+    write_tables(folder, videos.assign(camera=videos["camera"].replace("cam 2", "cam 0")))
+    fold_set(folder, config)
+    assert "changed since they were dealt" in capsys.readouterr().out
+    assert json.loads((folder / "folds.json").read_text())["cameras"]["0"] == ["cam 0"]
+    with pytest.raises(UserError, match=r"folds\.test=3: expected a fold, 0 to 2"):
+        fold_set(folder, Folds(by="camera", test=3), force=True)
+
+
+def test_a_set_without_cameras_and_one_dealt_before_they_were_known_keep_every_byte(tmp_path, capsys):
+    folder = tmp_path / "mine"
+    write_tables(folder, camera_videos().drop(columns="camera"))
+    fold_set(folder, Folds(n=3))
+    before = {name: (folder / name).read_bytes() for name in ("folds.csv", "folds.json")}
+    assert before["folds.csv"].startswith(b"filename,label,group,fold,naive_fold\n")
+    assert b'"by"' not in before["folds.json"]
+    write_tables(folder, camera_videos())  # as the code before cameras left it: the column is one of the others
+    fold_set(folder, Folds(n=3))
+    assert "kept" in capsys.readouterr().out
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    fold_set(folder, Folds(n=3), force=True)
+    assert pd.read_csv(folder / "folds.csv").columns[-1] == "camera"
+
+
+def test_the_column_is_read_in_any_case_and_spelled_one_way(tmp_path):
+    path = tmp_path / "label.csv"
+    path.write_text("fname,liveness_score,Camera\na.mp4,1, c1\nb.mp4,0,c1\nc.mp4,0,\n")
+    assert list(read_labels(path)["camera"]) == ["c1", "c1", ""]
+    path.write_text("fname,liveness_score,camera\na.mp4,1,Phone\nb.mp4,0,phone\n")
+    with pytest.raises(UserError, match="column camera: 'Phone' and 'phone' differ only by case"):
+        read_labels(path)

@@ -76,13 +76,14 @@ def choice(default: str, *others: str) -> Any:
     return bounded(default, choices=(default, *others))
 
 
-def added_later(default: Any) -> Any:
-    """A field that ``to_dict`` leaves out at its default, as if it had never been added.
+def added_later(default: Any, *others: str) -> Any:
+    """A field that ``to_dict`` leaves out at its default, as if it had never been added. ``others``: as of ``choice``.
 
     Files that hold a configuration (prepare.json, a member's contract) thus keep their bytes, and with them their
     digests, unless the new setting is used; ``from_dict`` reads both.
     """
-    return field(default=default, metadata={"added_later": True})
+    bound = {"bound": Bound(choices=(default, *others))} if others else {}
+    return field(default=default, metadata={"added_later": True, **bound})
 
 
 def probability(default: float = 0.0) -> Any:
@@ -114,7 +115,8 @@ class Detector:
 class Folds:
     """How videos are dealt into folds."""
 
-    n: int = bounded(5, least=2)
+    n: int = bounded(5, least=2)  # not with by=camera, which deals as many as there are cameras
+    by: str = added_later("group", "camera")  # camera: fold k holds out camera k of the column camera (sets/cameras.py)
     seed: int = 42
     test: int = bounded(0, least=0)  # the fold that the _test tables hold; the _train tables hold the others
     # Share of the groups that no member sees, fold -1: to choose thresholds on; 0 = none.
@@ -203,6 +205,8 @@ class Train:
     workers: int = bounded(4, least=0)  # loader processes per training process
     keep_state: bool = False  # keep last.pt when the member is finished: 16 bytes per parameter
     seed: int = 69
+    # camera: a sample's camera is drawn first, then its class, half and half, then the sample (training/samples.py).
+    balance: str = added_later("none", "camera")
 
 
 @dataclass
@@ -359,6 +363,17 @@ def _check_frames(plan: FramePlan, where: str) -> None:
 
 
 def _check_data(data: Data, where: str) -> None:
+    if data.folds.by == "camera":
+        n, usual = data.folds.n, Folds().n
+        require(
+            n == usual, f"{where}: folds.n={n} with folds.by=camera, which has a fold for each camera; leave it out"
+        )
+        require(
+            data.folds.holdout == 0,
+            f"{where}: folds.holdout={data.folds.holdout:g} with folds.by=camera: a holdout is drawn from all cameras, "
+            "so that its thresholds would be those of cameras that the members know; expected 0",
+        )
+        return  # sets/folds.py knows how many cameras there are, and so whether folds.test is one
     require(
         data.folds.test < data.folds.n,
         f"{where}: folds.test={data.folds.test}; expected a fold, 0 to {data.folds.n - 1}",

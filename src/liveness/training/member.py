@@ -41,7 +41,7 @@ from liveness.sets.dataset import HeldOutVideos, PreparedSet, list_holdout, load
 from liveness.training import loop, lr_finder, passing, tracking
 from liveness.training.augment import Policy
 from liveness.training.runs import describe_run, drop_state, same_run, weights_of
-from liveness.training.samples import TrainingFrames
+from liveness.training.samples import TrainingFrames, balance_of
 from liveness.training.task import Supervised, Task
 
 FIGURES = ("logloss", "eer", "auc")  # of metrics.csv and of a member: its held-out videos
@@ -174,7 +174,7 @@ def make_task(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> Supe
     np.random.seed(seed)
     torch.manual_seed(seed)
     frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), seed)
-    return Supervised(recipe, build(recipe.model, recipe.view.size), frames)
+    return Supervised(recipe, build(recipe.model, recipe.view.size), frames, balance_of(recipe, prepared, rows))
 
 
 def start_or_resume(task: Task, recipe: Recipe, device: torch.device, last: Path) -> loop.State:
