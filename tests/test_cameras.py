@@ -1,21 +1,35 @@
 """Cameras as domains: the column, folds that hold a camera out, the sampler, the figures per camera, telling cues."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from in_process import at_home, prepare_here
 from sklearn.metrics import roc_auc_score
+from tiny_set import write_set
 
-from liveness.base.compose import load_data
-from liveness.base.config import Folds
+from liveness.base import distributed
+from liveness.base.compose import load_data, load_recipe
+from liveness.base.config import Folds, Train
 from liveness.base.errors import UserError
+from liveness.base.files import CODE
 from liveness.evaluation.cameras import measure_cameras, measure_cues, tell_cues, tell_worst
 from liveness.evaluation.metrics import eer
+from liveness.members.names import weights_path
+from liveness.members.weights import load_member
+from liveness.sets.dataset import load_set, split_set
 from liveness.sets.dealing import deal_set
 from liveness.sets.folds import fold_set
 from liveness.sets.labels import read_labels
+from liveness.training import member
+from liveness.training.samples import CameraBalance, balance_of, plan_shares
 
 
 def scored_table(shifts: dict[str, float], each: int = 40, seed: int = 5) -> pd.DataFrame:
@@ -217,3 +231,140 @@ def test_the_column_is_read_in_any_case_and_spelled_one_way(tmp_path):
     path.write_text("fname,liveness_score,camera\na.mp4,1,Phone\nb.mp4,0,phone\n")
     with pytest.raises(UserError, match="column camera: 'Phone' and 'phone' differ only by case"):
         read_labels(path)
+
+
+# --- the sampler
+
+
+def sampled_rows() -> pd.DataFrame:
+    """Cameras of very different sizes and classes; the last has live images only."""
+    sizes = {("a", 0): 300, ("a", 1): 20, ("b", 0): 7, ("b", 1): 30, ("c", 1): 40}
+    rows = [(camera, label) for (camera, label), count in sizes.items() for _ in range(count)]
+    return pd.DataFrame(rows, columns=["camera", "label"]).sample(frac=1, random_state=1).reset_index(drop=True)
+
+
+def test_the_sampler_gives_cameras_equal_parts_and_each_camera_both_classes_by_half():
+    rows = sampled_rows()
+    balance, n = CameraBalance(rows), len(rows)
+    order = balance.draw(seed=3, epoch=1)
+    assert (
+        len(order) == n and len(set(order)) == n
+    )  # a further draw of a sample has a key, so an augmentation, of its own
+    drawn = rows.iloc[order % n].reset_index(drop=True)
+    counts = drawn["camera"].value_counts()
+    assert set(counts) <= {n // 3, -(-n // 3)} and len(counts) == 3
+    for camera in "ab":
+        assert abs(2 * drawn[drawn["camera"] == camera]["label"].sum() - counts[camera]) <= 1
+    assert all(drawn["camera"][i : i + 3].nunique() == 3 for i in range(0, n - 2, 3))
+    assert balance.live == pytest.approx(2 / 3) and drawn["label"].mean() == pytest.approx(2 / 3, abs=0.01)
+    repeats = pd.Series(order % n).value_counts()
+    few = rows.index[(rows["camera"] == "b") & (rows["label"] == 0)]
+    assert repeats[few].max() - repeats[few].min() <= 1  # none comes again before all have come
+    np.testing.assert_array_equal(order, CameraBalance(rows).draw(seed=3, epoch=1))
+    assert (order != balance.draw(seed=3, epoch=2)).any() and (order != balance.draw(seed=4, epoch=1)).any()
+
+
+def test_several_processes_and_a_resumed_one_get_the_global_order_of_one(monkeypatch):
+    rows = sampled_rows()
+    n, balance, config = len(rows), CameraBalance(rows), Train(batch=24, batch_per_process=7, epochs=2, seed=9)
+
+    def keys(rank: int, size: int, first_step: int = 0) -> list[list[tuple[int, int]]]:
+        """The keys of each step."""
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        monkeypatch.setattr(distributed, "size", lambda: size)
+        steps: list[list[tuple[int, int]]] = [[]]
+        for share in plan_shares(n, config, first_step, balance):
+            assert share.batch == 24
+            steps[-1] += share.keys
+            steps += [[]] if share.last else []
+        return steps[:-1]
+
+    one, two = keys(0, 1), [keys(0, 2), keys(1, 2)]
+    assert len(one) == 2 * (n // 24) and all(len(step) == 24 for step in one)
+    for step, first, second in zip(one, *two, strict=True):
+        assert step[::2] == first and step[1::2] == second
+    assert keys(1, 2, first_step=5) == two[1][5:]
+    assert [epoch for epoch, _ in one[0]] == [0] * 24
+    assert [index for step in one[: n // 24] for _, index in step] == list(balance.draw(9, 0)[: n // 24 * 24])
+
+
+@pytest.fixture(scope="module")
+def cameras_set(tmp_path_factory) -> Path:
+    """A workspace with data/tiny: 18 drawn clips of three cameras, dealt by camera."""
+    root = tmp_path_factory.mktemp("cameras")
+    write_set(root / "raw" / "tiny", clips=18)
+    label = root / "raw" / "tiny" / "label.csv"
+    table = pd.read_csv(label).drop(columns="subject")
+    table.assign(camera=[f"cam{i // 2 % 3}" for i in table.index]).to_csv(label, index=False)
+    prepare_here(root, "tiny", "folds.by=camera", "folds.duplicates=0")
+    return root
+
+
+NARROW = ["model.kwargs.depths=[1,1,1,1]", "model.kwargs.dims=[8,16,16,16]", "model.pretrained=", "view.size=32"]
+NARROW += ["train.epochs=2", "train.batch=6", "train.workers=0", "train.balance=camera"]
+
+
+def train_by_camera(root: Path, stop_after: int = 0) -> dict:
+    """The weights of fold 1, trained in this process; stop_after: left after so many steps, and continued."""
+    recipe, folder = load_recipe("convnext_xlarge", NARROW), root / "runs" / "tiny" / "convnext_xlarge_fold1"
+    folder.mkdir(parents=True)
+    with at_home(root):
+        if stop_after:
+            asked = iter([*[False] * (stop_after - 1), True, True])
+            assert member.train_member(recipe, 1, "tiny", folder, listen=lambda: lambda: next(asked)).stopped
+        assert not member.train_member(recipe, 1, "tiny", folder).stopped
+        return load_member(weights_path("tiny", "convnext_xlarge", 1))[0].state_dict()
+
+
+def test_training_by_camera_resumes_exactly_and_holds_the_camera_out(cameras_set, tmp_path):
+    weights = []
+    for name, stop_after in (("whole", 0), ("stopped", 3)):
+        shutil.copytree(cameras_set / "data", tmp_path / name / "data", symlinks=True)
+        weights.append(train_by_camera(tmp_path / name, stop_after))
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    oof = pd.read_csv(tmp_path / "whole" / "runs" / "tiny" / "convnext_xlarge_fold1" / "oof.csv")
+    assert {int(name.split(".")[0]) // 2 % 3 for name in oof["filename"]} == {1}
+    config = json.loads((tmp_path / "whole" / "runs/tiny/convnext_xlarge_fold1/config.json").read_text())
+    assert config["recipe"]["train"]["balance"] == "camera"
+
+
+@pytest.mark.full
+def test_two_processes_train_by_camera_what_one_trains(cameras_set, tmp_path):
+    found = []
+    for processes in ("1", "2"):
+        root = tmp_path / processes
+        shutil.copytree(cameras_set / "data", root / "data", symlinks=True)
+        environment = {**os.environ, "LIVENESS_ROOT": str(root), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+        command = ["bash", "scripts/train_member.sh", "convnext_xlarge", "1", "-o", *NARROW]
+        done = subprocess.run(
+            command,
+            cwd=CODE,
+            env=environment | {"PYTHONPATH": str(CODE / "src"), "NGPU": processes, "DATA": "tiny"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(load_member(root / "weights" / "tiny" / "convnext_xlarge_fold1.safetensors")[0].state_dict())
+    for key, value in found[0].items():
+        assert (value - found[1][key]).norm() <= 1e-5 * value.norm() + 1e-9, key
+
+
+def test_a_balance_without_cameras_is_one_line(cameras_set, tmp_path, monkeypatch):
+    shutil.copytree(cameras_set / "data", tmp_path / "data", symlinks=True)
+    monkeypatch.setenv("LIVENESS_ROOT", str(tmp_path))
+    folder, recipe = tmp_path / "data" / "tiny", load_recipe("convnext_xlarge", NARROW)
+    prepared = load_set("tiny", recipe.frames)
+    rows, _ = split_set(prepared, 0, recipe.view)
+    assert set(rows["camera"]) == {"cam1", "cam2"}
+    rows.loc[rows["filename"] == "2.mp4", "camera"] = ""
+    with pytest.raises(UserError, match=r"train\.balance=camera: 1 videos have no camera: 2\.mp4"):
+        balance_of(recipe, prepared, rows)
+    videos = pd.read_csv(folder / "labels_video.csv")
+    videos.assign(camera=videos["camera"].replace("cam1", "cam9")).to_csv(folder / "labels_video.csv", index=False)
+    with pytest.raises(UserError, match="another camera than labels_video.csv has for '2.mp4'"):
+        load_set("tiny", recipe.frames)
+    pd.read_csv(folder / "folds.csv").drop(columns="camera").to_csv(folder / "folds.csv", index=False)
+    prepared = load_set("tiny", recipe.frames)
+    with pytest.raises(UserError, match="no column camera; .*make_folds tiny --force"):
+        balance_of(recipe, prepared, split_set(prepared, 0, recipe.view)[0])

@@ -97,7 +97,7 @@ class CameraBalance:
 
 
 def balance_of(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> CameraBalance | None:
-    """How the recipe draws from the frames ``rows``; None: each once an epoch. A UserError where cameras are not known."""
+    """How the recipe draws from the frames ``rows``; None: each once an epoch. A UserError without their cameras."""
     if recipe.train.balance == "none":
         return None
     where = f"data/{prepared.name}: train.balance={recipe.train.balance}"
