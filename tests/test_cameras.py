@@ -247,9 +247,7 @@ def test_the_sampler_gives_cameras_equal_parts_and_each_camera_both_classes_by_h
     rows = sampled_rows()
     balance, n = CameraBalance(rows), len(rows)
     order = balance.draw(seed=3, epoch=1)
-    assert (
-        len(order) == n and len(set(order)) == n
-    )  # a further draw of a sample has a key, so an augmentation, of its own
+    assert len(order) == len(set(order)) == n  # a further draw of a sample has a key, so an augmentation, of its own
     drawn = rows.iloc[order % n].reset_index(drop=True)
     counts = drawn["camera"].value_counts()
     assert set(counts) <= {n // 3, -(-n // 3)} and len(counts) == 3
@@ -290,9 +288,9 @@ def test_several_processes_and_a_resumed_one_get_the_global_order_of_one(monkeyp
 
 @pytest.fixture(scope="module")
 def cameras_set(tmp_path_factory) -> Path:
-    """A workspace with data/tiny: 18 drawn clips of three cameras, dealt by camera."""
+    """A workspace with data/tiny: 12 drawn clips of three cameras, dealt by camera."""
     root = tmp_path_factory.mktemp("cameras")
-    write_set(root / "raw" / "tiny", clips=18)
+    write_set(root / "raw" / "tiny", clips=12)
     label = root / "raw" / "tiny" / "label.csv"
     table = pd.read_csv(label).drop(columns="subject")
     table.assign(camera=[f"cam{i // 2 % 3}" for i in table.index]).to_csv(label, index=False)
@@ -316,6 +314,7 @@ def train_by_camera(root: Path, stop_after: int = 0) -> dict:
         return load_member(weights_path("tiny", "convnext_xlarge", 1))[0].state_dict()
 
 
+@pytest.mark.full
 def test_training_by_camera_resumes_exactly_and_holds_the_camera_out(cameras_set, tmp_path):
     weights = []
     for name, stop_after in (("whole", 0), ("stopped", 3)):
