@@ -20,7 +20,7 @@ def read_cues(folder: Path) -> pd.DataFrame:
     width, height = (pd.to_numeric(videos[side], errors="coerce") for side in ("width", "height"))
     table = videos.assign(
         label=videos["label"].astype(int),
-        camera=videos["camera"] if "camera" in videos else "",
+        camera=videos.get("camera", ""),
         resolution=np.sqrt(width * height),
     )
     return table[["video_id", "label", "camera", "resolution"]].merge(measure_set_quality(folder), "left", "video_id")
