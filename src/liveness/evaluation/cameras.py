@@ -7,7 +7,6 @@ brighter teaches brightness instead of liveness.
 import numpy as np
 import pandas as pd
 
-from liveness.base.files import natural_key
 from liveness.evaluation import intervals, metrics
 from liveness.evaluation.format import percent, plain
 from liveness.evaluation.rates import error_rates
@@ -27,31 +26,32 @@ CUE_VIDEOS = 10  # ... so many videos of each class
 
 
 def measure_cameras(table: pd.DataFrame, threshold: float, species=None) -> dict | None:
-    """A row per camera, the worst one, and how far apart the cameras' own thresholds lie; None where none is named.
+    """A row per camera, the worst first, and how far apart the cameras' own thresholds lie; None where none is named.
 
     table: label (1 live, 0 attack), group, camera ("" for not named), score (nan for none), a row per video.
     threshold: live means a score at or above it, on all cameras. species: one name per row, or None. In a row
     ``threshold`` is that of the camera's own EER, ``elsewhere`` the rates at the one of all other cameras' videos:
     what a new camera would get. Intervals are by group where groups hold several videos. The worst camera is the one
-    with the highest of APCER and BPCER at ``threshold``, of equal ones that with the higher EER.
+    with the highest of APCER and BPCER at ``threshold``, of equal ones that with the higher EER. Videos without a
+    camera have the last row.
     """
-    named = sorted(set(table["camera"]) - {""}, key=natural_key)
-    if not named:
+    if not (table["camera"] != "").any():
         return None
     kinds = np.asarray([None] * len(table) if species is None else list(species), dtype=object)
     scored = np.isfinite(table["score"].to_numpy(dtype=float))
     rows = []
-    for name in [*named, *([""] if (table["camera"] == "").any() else [])]:
+    for name in sorted(set(table["camera"])):
         mine = (table["camera"] == name).to_numpy()
         other = table[~mine & scored]
         learned = metrics.eer(other["label"].to_numpy(int), other["score"].to_numpy(float)).threshold
         part, kept = table[mine & scored], None if species is None else list(kinds[mine & scored])
         rows.append({"camera": name, "videos": int(mine.sum()), **_measure_camera(part, threshold, learned, kept)})
+    rows.sort(key=lambda row: (not row["camera"], *(-value for value in _rank_errors(row))))
     own = [row["threshold"] for row in rows if row["camera"] and np.isfinite(row["threshold"])]
     return {
         "rows": rows,
         "threshold": threshold,
-        "worst": max((row for row in rows if row["camera"]), key=_badness)["camera"],
+        "worst": rows[0]["camera"],
         "spread": {"low": min(own), "high": max(own), "cameras": len(own)} if len(own) > 1 else None,
     }
 
@@ -79,7 +79,7 @@ def _measure_camera(part: pd.DataFrame, threshold: float, learned: float, specie
     }
 
 
-def _badness(row: dict) -> tuple[float, float]:
+def _rank_errors(row: dict) -> tuple[float, float]:
     values = [row["apcer"]["value"], row["bpcer"]["value"], row["eer"]]
     apcer, bpcer, eer = (-1.0 if np.isnan(value) else value for value in values)
     return max(apcer, bpcer), eer
@@ -87,7 +87,7 @@ def _badness(row: dict) -> tuple[float, float]:
 
 def tell_worst(found: dict) -> str:
     """The headline over cameras as a sentence."""
-    row = next(row for row in found["rows"] if row["camera"] == found["worst"])
+    row = found["rows"][0]
     many = sum(bool(one["camera"]) for one in found["rows"])
     which = f"On the worst of {many} cameras, {row['camera']}," if many > 1 else f"On the only camera, {row['camera']},"
     sides = [
@@ -104,14 +104,14 @@ def _number(value: float | None) -> float:
 
 
 def measure_cues(table: pd.DataFrame) -> list[dict]:
-    """The cues that alone tell live from attack within a camera: the strongest first, cameras in natural order.
+    """The cues that alone tell live from attack within a camera: the strongest first, cameras by name.
 
     table: label (0 or 1), camera, and columns of CUES (nan where not measured), a row per video. ``auc``: the
     probability that a live video's value is above an attack's. Its interval is by video: what is asked is whether
     these videos teach the cue, not whether other persons' would.
     """
     found: list[dict] = []
-    for camera in sorted(set(table["camera"]), key=natural_key):
+    for camera in sorted(set(table["camera"])):
         mine, cues = table[table["camera"] == camera], []
         for cue in CUES:
             if cue in mine and (told := _measure_cue(mine, cue)):

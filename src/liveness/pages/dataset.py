@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from liveness.base.files import natural_key
+from liveness.evaluation.cameras import tell_cues
 from liveness.evaluation.format import counted
 from liveness.pages.dataset_figures import describe_set, get_setting, share_of
 from liveness.pages.dataset_tables import LABEL_KINDS, LabelKind, SetTables
@@ -29,7 +30,7 @@ def render_dataset_page(tables: SetTables) -> str:
         "contradictions": _show_contradictions(tables, pictures),
         "sheets": [_lay_contact_sheet(tables, kind, pictures) for kind in tables.kinds],
     }
-    parts["attention"] = _list_attention(parts)
+    parts["attention"] = _list_attention(parts) + [("cameras", text) for text in tell_cues(tables.cues or [])]
     parts["nothing"] = _list_empty_sections(parts)
     return make_environment().get_template("dataset.html").render(parts)
 
