@@ -12,9 +12,12 @@ import pandas as pd
 import pytest
 import torch
 from in_process import at_home, prepare_here
+from PIL import Image
+from report_set import MEMBERS, make_configs, make_set
 from sklearn.metrics import roc_auc_score
 from tiny_set import write_set
 
+from liveness import evaluate, report
 from liveness.base import distributed
 from liveness.base.compose import load_data, load_recipe
 from liveness.base.config import Folds, Train
@@ -24,6 +27,8 @@ from liveness.evaluation.cameras import measure_cameras, measure_cues, tell_cues
 from liveness.evaluation.metrics import eer
 from liveness.members.names import weights_path
 from liveness.members.weights import load_member
+from liveness.pages.dataset import render_dataset_page
+from liveness.pages.dataset_tables import read_set_tables
 from liveness.sets.dataset import load_set, split_set
 from liveness.sets.dealing import deal_set
 from liveness.sets.folds import fold_set
@@ -367,3 +372,53 @@ def test_a_balance_without_cameras_is_one_line(cameras_set, tmp_path, monkeypatc
     prepared = load_set("tiny", recipe.frames)
     with pytest.raises(UserError, match="no column camera; .*make_folds tiny --force"):
         balance_of(recipe, prepared, split_set(prepared, 0, recipe.view)[0])
+
+
+# --- the pages
+
+
+def test_a_planted_shortcut_in_stored_frames_is_flagged_by_evaluation_and_pages(tmp_path, monkeypatch, capsys):
+    """Of two cameras the live images of one are brightened; folds hold a camera out each."""
+    configs, root = tmp_path / "configs", tmp_path / "root"
+    make_configs(configs, monkeypatch)
+    monkeypatch.setenv("LIVENESS_ROOT", str(root))
+    make_set(root, count=48, people=12)
+    folder = root / "data" / "tiny"
+    videos = pd.read_csv(folder / "labels_video.csv")
+    cameras = np.array(["<b>attic</b>", "cellar"])[videos["fold"]]
+    sizes = {"status": "ok", "reason": "", "fps": 25, "width": 120, "height": 160, "duration": 1}
+    videos.assign(camera=cameras, **sizes).to_csv(folder / "labels_video.csv", index=False)
+    folds = pd.read_csv(folder / "folds.csv")
+    folds.assign(camera=cameras).to_csv(folder / "folds.csv", index=False)
+    (folder / "prepare.json").write_text("{}")
+    rng = np.random.default_rng(3)
+    for row in videos.itertuples():
+        lift = 60 * (row.label == 1) * (row.fold == 1)
+        for frame in (3, 6, 9):
+            picture = rng.integers(0, 120, (160, 120, 3), dtype=np.uint8) + int(rng.integers(0, 40)) + lift
+            Image.fromarray(picture.astype(np.uint8)).save(folder / "frames" / f"{row.video_id}-{frame}.jpg")
+    assert evaluate.main(["mix"]) == 0
+    printed = capsys.readouterr().out
+    summary = json.loads((root / "runs" / "tiny" / "mix" / "report.json").read_text())
+    assert [(cue["camera"], cue["cue"]) for cue in summary["cues"]] == [("cellar", "brightness")]
+    assert "warning: Camera cellar: brightness of the face (AUC 1.00" in printed
+    found = summary["cameras"]
+    assert found["held_out"] and {row["camera"]: row["videos"] for row in found["rows"]} == dict.fromkeys(
+        set(cameras), 24
+    )
+    # A member is calibrated on the camera that it holds out; no new camera has labels, so the raw scores count here.
+    assert found["uncalibrated"]
+    table = pd.read_csv(root / "runs" / "tiny" / "mix" / "oof_video.csv")
+    raw = table[[f"{recipe}_fold{fold}" for recipe, fold in MEMBERS]].mean(axis=1)
+    assert found["threshold"] == eer(table["label"], raw).threshold
+    for row in found["rows"]:
+        live = (cameras == row["camera"]) & (table["label"] == 1)
+        assert row["bpcer"]["value"] == (raw[live] < found["threshold"]).mean()
+        assert row["eer"] == eer(table["label"][cameras == row["camera"]], raw[cameras == row["camera"]]).value
+    assert report.main(["mix"]) == 0
+    text = (root / "result" / "report.html").read_text()
+    assert text.index("On the worst of 2 cameras") < text.index("With one threshold for all")
+    assert "<b>attic" not in text and "&lt;b&gt;attic" in text
+    assert text.count("Camera cellar: brightness of the face (AUC 1.00") == 1 and 'id="cameras"' in text
+    page = render_dataset_page(read_set_tables(folder))
+    assert "Camera cellar: brightness of the face (AUC 1.00" in page and "<b>attic" not in page

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from liveness.evaluation import intervals, metrics
-from liveness.evaluation.format import percent, plain
+from liveness.evaluation.format import percent, plain, plain_range
 from liveness.evaluation.rates import error_rates
 
 # What is measured without looking for liveness, in words: columns of ``measure_cues``'s table.
@@ -129,9 +129,11 @@ def _measure_cue(videos: pd.DataFrame, cue: str) -> dict | None:
     auc = metrics.auc(labels, values)
     if max(auc, 1 - auc) < CUE_AUC:
         return None
-    low, high = intervals.bootstrap(labels, values)["auc"].as_list()
-    if (low if auc > 0.5 else 1 - high) <= CUE_BOUND:
+    sign = 1 if auc > 0.5 else -1  # of the bootstrap's limits only those of a high AUC know that none is certain
+    low, high = intervals.bootstrap(labels, sign * values)["auc"].as_list()
+    if low <= CUE_BOUND:
         return None
+    low, high = (low, high) if sign == 1 else (1 - high, 1 - low)
     middle = [float(np.median(values[labels == label])) for label in (1, 0)]
     return {"auc": auc, "interval": [low, high], "live": middle[0], "attack": middle[1], "videos": len(labels)}
 
@@ -149,8 +151,4 @@ def tell_cues(found: list[dict]) -> list[str]:
 
 
 def _tell_cue(row: dict) -> str:
-    limits = " to ".join(plain(value, 2) for value in row["interval"])
-    return (
-        f"{CUES[row['cue']]} (AUC {plain(row['auc'], 2)}, {limits}; "
-        f"median {row['live']:.3g} of live, {row['attack']:.3g} of attacks)"
-    )
+    return f"{CUES[row['cue']]} (AUC {plain(row['auc'], 2)}, {plain_range(row['interval'], 2)})"

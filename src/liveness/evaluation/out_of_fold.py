@@ -145,17 +145,17 @@ def summarise_judged(judged: Judged, species: list[str] | None, groups_are: dict
 
 
 def measure_by_camera(judged: Judged, folds: pd.DataFrame, species: list[str] | None, threshold: float) -> dict:
-    """``cameras`` of report.json: ``cameras.measure_cameras`` out of fold; {} where ``folds`` names no camera.
+    """``cameras`` of report.json: ``cameras.measure_cameras`` out of fold; {} where no camera is named.
 
     Where each fold holds out whole cameras the scores are uncalibrated, and the threshold is that of their own EER:
     a member is calibrated on the fold that it holds out, which is to say on labels of that very camera, and nobody
     has those of a new one.
     """
-    home = judged.home
+    home = judged.home & (judged.table["status"] != "not_covered").to_numpy()
     named = (folds["camera"] if "camera" in folds else pd.Series("", index=folds.index)).to_numpy()
-    table = judged.table.assign(camera=named)[home].reset_index(drop=True)
-    whole = bool((table[table["camera"] != ""].groupby("camera")["fold"].nunique() == 1).all())
-    raw = whole and judged.how != "none" and table["fold"].nunique() > 1
+    table = judged.table.assign(camera=named)
+    whole = bool((table[named != ""].groupby("camera")["fold"].nunique() == 1).all())
+    table, raw = table[home].reset_index(drop=True), whole and judged.how != "none"
     if raw:
         table["score"] = judged.raw.to_numpy()[home]
         scored = table[np.isfinite(table["score"])]
