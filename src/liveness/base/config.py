@@ -76,14 +76,13 @@ def choice(default: str, *others: str) -> Any:
     return bounded(default, choices=(default, *others))
 
 
-def added_later(default: Any, *others: str) -> Any:
-    """A field that ``to_dict`` leaves out at its default, as if it had never been added. ``others``: as of ``choice``.
+def added_later(default: Any, **bound: Any) -> Any:
+    """A field that ``to_dict`` leaves out at its default, as if it had never been added.
 
     Files that hold a configuration (prepare.json, a member's contract) thus keep their bytes, and with them their
     digests, unless the new setting is used; ``from_dict`` reads both.
     """
-    bound = {"bound": Bound(choices=(default, *others))} if others else {}
-    return field(default=default, metadata={"added_later": True, **bound})
+    return field(default=default, metadata={"added_later": True} | ({"bound": Bound(**bound)} if bound else {}))
 
 
 def probability(default: float = 0.0) -> Any:
@@ -116,7 +115,9 @@ class Folds:
     """How videos are dealt into folds."""
 
     n: int = bounded(5, least=2)  # not with by=camera, which deals as many as there are cameras
-    by: str = added_later("group", "camera")  # camera: fold k holds out camera k of the column camera (sets/cameras.py)
+    by: str = added_later(
+        "group", choices=("group", "camera")
+    )  # camera: fold k holds out camera k of the column camera (sets/cameras.py)
     seed: int = 42
     test: int = bounded(0, least=0)  # the fold that the _test tables hold; the _train tables hold the others
     # Share of the groups that no member sees, fold -1: to choose thresholds on; 0 = none.
@@ -203,10 +204,13 @@ class Train:
     checkpoint_activations: bool = False  # compute them again in the backward pass: less memory, slower
     reduce: str = choice("float32", "bf16")  # what gradients are summed over the GPUs in
     workers: int = bounded(4, least=0)  # loader processes per training process
+    # Most GiB of decoded frames that are kept on the disk beside the set, so that a GPU need not wait for JPEG
+    # decoding (sets/decoded.py); 0 = none, below 0 = 16 where training runs on a GPU and none elsewhere.
+    cache_gib: float = added_later(-1.0, least=-1)
     keep_state: bool = False  # keep last.pt when the member is finished: 16 bytes per parameter
     seed: int = 69
     # camera: a sample's camera is drawn first, then its class, half and half, then the sample (training/samples.py).
-    balance: str = added_later("none", "camera")
+    balance: str = added_later("none", choices=("none", "camera"))
 
 
 @dataclass
