@@ -115,9 +115,8 @@ class Folds:
     """How videos are dealt into folds."""
 
     n: int = bounded(5, least=2)  # not with by=camera, which deals as many as there are cameras
-    by: str = added_later(
-        "group", choices=("group", "camera")
-    )  # camera: fold k holds out camera k of the column camera (sets/cameras.py)
+    # camera: fold k holds out the k-th camera that the column camera names (sets/cameras.py).
+    by: str = added_later("group", choices=("group", "camera"))
     seed: int = 42
     test: int = bounded(0, least=0)  # the fold that the _test tables hold; the _train tables hold the others
     # Share of the groups that no member sees, fold -1: to choose thresholds on; 0 = none.
