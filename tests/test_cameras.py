@@ -320,38 +320,25 @@ def train_by_camera(root: Path, stop_after: int = 0) -> dict:
 
 
 @pytest.mark.full
-def test_training_by_camera_resumes_exactly_and_holds_the_camera_out(cameras_set, tmp_path):
-    weights = []
-    for name, stop_after in (("whole", 0), ("stopped", 3)):
+def test_training_by_camera_resumes_exactly_and_two_processes_train_what_one_trains(cameras_set, tmp_path):
+    for name in ("whole", "stopped", "two"):
         shutil.copytree(cameras_set / "data", tmp_path / name / "data", symlinks=True)
-        weights.append(train_by_camera(tmp_path / name, stop_after))
-    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    whole, stopped = train_by_camera(tmp_path / "whole"), train_by_camera(tmp_path / "stopped", stop_after=3)
+    assert all(torch.equal(value, stopped[key]) for key, value in whole.items())
     oof = pd.read_csv(tmp_path / "whole" / "runs" / "tiny" / "convnext_xlarge_fold1" / "oof.csv")
     assert {int(name.split(".")[0]) // 2 % 3 for name in oof["filename"]} == {1}
-    config = json.loads((tmp_path / "whole" / "runs/tiny/convnext_xlarge_fold1/config.json").read_text())
+    config = json.loads((tmp_path / "whole" / "runs" / "tiny" / "convnext_xlarge_fold1" / "config.json").read_text())
     assert config["recipe"]["train"]["balance"] == "camera"
-
-
-@pytest.mark.full
-def test_two_processes_train_by_camera_what_one_trains(cameras_set, tmp_path):
-    found = []
-    for processes in ("1", "2"):
-        root = tmp_path / processes
-        shutil.copytree(cameras_set / "data", root / "data", symlinks=True)
-        environment = {**os.environ, "LIVENESS_ROOT": str(root), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-        command = ["bash", "scripts/train_member.sh", "convnext_xlarge", "1", "-o", *NARROW]
-        done = subprocess.run(
-            command,
-            cwd=CODE,
-            env=environment | {"PYTHONPATH": str(CODE / "src"), "NGPU": processes, "DATA": "tiny"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
-        found.append(load_member(root / "weights" / "tiny" / "convnext_xlarge_fold1.safetensors")[0].state_dict())
-    for key, value in found[0].items():
-        assert (value - found[1][key]).norm() <= 1e-5 * value.norm() + 1e-9, key
+    settings = {"LIVENESS_ROOT": str(tmp_path / "two"), "NGPU": "2", "DATA": "tiny", "OMP_NUM_THREADS": "1"}
+    settings |= {"PYTHON": sys.executable, "PYTHONPATH": str(CODE / "src")}
+    command = ["bash", "scripts/train_member.sh", "convnext_xlarge", "1", "-o", *NARROW]
+    done = subprocess.run(
+        command, cwd=CODE, env={**os.environ, **settings}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    two = load_member(tmp_path / "two" / "weights" / "tiny" / "convnext_xlarge_fold1.safetensors")[0].state_dict()
+    for key, value in whole.items():
+        assert (value - two[key]).norm() <= 1e-5 * value.norm() + 1e-9, key
 
 
 def test_a_balance_without_cameras_is_one_line(cameras_set, tmp_path, monkeypatch):
