@@ -113,7 +113,8 @@ def test_a_planted_shortcut_is_flagged_on_its_camera_and_nothing_else_is():
     assert first["auc"] < 0.2 and first["videos"] == 58
     assert second["live"] == b[b["label"] == 1]["brightness"].median()
     told = tell_cues([first, second])
-    assert len(told) == 2 and told[1].startswith("Camera b: brightness of the face (AUC 0.9")
+    assert f"a: width of the face (AUC {first['auc']:.2f}); b: brightness of the face (AUC 0.9" in told
+    assert tell_cues([]) == ""
 
 
 def test_too_few_videos_flag_no_cue():
@@ -388,7 +389,8 @@ def test_a_planted_shortcut_in_stored_frames_is_flagged_by_evaluation_and_pages(
     printed = capsys.readouterr().out
     summary = json.loads((root / "runs" / "tiny" / "mix" / "report.json").read_text())
     assert [(cue["camera"], cue["cue"]) for cue in summary["cues"]] == [("cellar", "brightness")]
-    assert "warning: Camera cellar: brightness of the face (AUC 1.00" in printed
+    assert "warning: Within a camera" in printed and "cellar: brightness of the face (AUC 1.00)" in printed
+    assert "On the worst of 2 cameras" in printed and max(map(len, printed.splitlines())) <= 100
     found = summary["cameras"]
     assert found["held_out"] and {row["camera"]: row["videos"] for row in found["rows"]} == dict.fromkeys(
         set(cameras), 24
@@ -406,6 +408,6 @@ def test_a_planted_shortcut_in_stored_frames_is_flagged_by_evaluation_and_pages(
     text = (root / "result" / "report.html").read_text()
     assert text.index("On the worst of 2 cameras") < text.index("With one threshold for all")
     assert "<b>attic" not in text and "&lt;b&gt;attic" in text
-    assert text.count("Camera cellar: brightness of the face (AUC 1.00") == 1 and 'id="cameras"' in text
+    assert text.count("cellar: brightness of the face (AUC 1.00)") == 1 and 'id="cameras"' in text
     page = render_dataset_page(read_set_tables(folder))
-    assert "Camera cellar: brightness of the face (AUC 1.00" in page and "<b>attic" not in page
+    assert "cellar: brightness of the face (AUC 1.00)" in page and "<b>attic" not in page

@@ -25,7 +25,7 @@ def main() -> None:
     tables = read_set_tables(folder)
     path = folder / "dataset.html"
     write_text(path, render_dataset_page(tables))
-    for text in tell_cues(tables.cues or []):
+    if text := tell_cues(tables.cues or []):
         print(f"warning: {text}", file=sys.stderr)
     print(f"{path}: {counted(len(tables.videos), 'video')}, {path.stat().st_size / 1e6:.1f} MB")
 

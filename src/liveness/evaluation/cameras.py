@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from liveness.evaluation import intervals, metrics
-from liveness.evaluation.format import percent, plain, plain_range
+from liveness.evaluation.format import percent, plain
 from liveness.evaluation.rates import error_rates
 
 # What is measured without looking for liveness, in words: columns of ``measure_cues``'s table.
@@ -138,17 +138,14 @@ def _measure_cue(videos: pd.DataFrame, cue: str) -> dict | None:
     return {"auc": auc, "interval": [low, high], "live": middle[0], "attack": middle[1], "videos": len(labels)}
 
 
-def tell_cues(found: list[dict]) -> list[str]:
-    """A sentence for each camera with such cues."""
-    by_camera: dict[str, list[dict]] = {}
+def tell_cues(found: list[dict]) -> str:
+    """What ``measure_cues`` found as a sentence; "" for nothing."""
+    by_camera: dict[str, list[str]] = {}
     for row in found:
-        by_camera.setdefault(row["camera"], []).append(row)
-    return [
-        f"{f'Camera {camera}' if camera else 'Videos without a camera'}: {', '.join(map(_tell_cue, rows))} "
-        f"alone {'tells' if len(rows) == 1 else 'tell'} live from attack; a model may learn this instead of liveness."
-        for camera, rows in by_camera.items()
-    ]
-
-
-def _tell_cue(row: dict) -> str:
-    return f"{CUES[row['cue']]} (AUC {plain(row['auc'], 2)}, {plain_range(row['interval'], 2)})"
+        by_camera.setdefault(row["camera"], []).append(f"{CUES[row['cue']]} (AUC {plain(row['auc'], 2)})")
+    listed = [f"{camera or 'no camera named'}: {', '.join(cues)}" for camera, cues in by_camera.items()]
+    return (
+        f"Within a camera a cue alone tells live from attack, which a model may learn instead: {'; '.join(listed)}."
+        if listed
+        else ""
+    )

@@ -1,5 +1,7 @@
 """The report as the text that a person reads: what evaluation/report.py measured, in words and aligned columns."""
 
+import textwrap
+
 from liveness.evaluation import grouping
 from liveness.evaluation.cameras import tell_cues, tell_worst
 from liveness.evaluation.format import (
@@ -14,6 +16,8 @@ from liveness.evaluation.format import (
     plain,
     plain_range,
 )
+
+_WIDTH = 100  # columns of a report
 
 
 def render_ways(combinations: dict[str, list[dict]]) -> str:
@@ -98,12 +102,17 @@ def _cameras(summary: dict) -> list[str]:
         sides = [cell for side in ("apcer", "bpcer") for cell in _rate_and_limits(row[side])]
         equal = (percent(row["eer"]), percent_range(row["eer_interval"]), plain(row["threshold"]))
         rows.append((row["camera"] or "not named", str(row["videos"]), *equal, *sides))
-    lines = [f"  {tell_worst(found)}", *align_columns(rows)]
-    lines.append(f"  at: threshold of the camera's own EER; APCER and BPCER at {plain(found['threshold'])} ({scores})")
+    lines = [*_wrap(tell_worst(found)), *align_columns(rows)]
+    lines += _wrap(f"at: threshold of the camera's own EER; APCER and BPCER at {plain(found['threshold'])} ({scores})")
     if found["spread"]:
         low, high, many = (found["spread"][key] for key in ("low", "high", "cameras"))
         lines.append(f"  the cameras' own thresholds lie between {plain(low)} and {plain(high)} ({many} cameras)")
-    return lines + [f"  warning: {text}" for text in tell_cues(summary.get("cues", []))]
+    text = tell_cues(summary.get("cues", []))
+    return lines + (_wrap(f"warning: {text}") if text else [])
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="    ")
 
 
 def _rate_and_limits(rate: dict) -> tuple[str, str]:

@@ -30,7 +30,9 @@ def render_dataset_page(tables: SetTables) -> str:
         "contradictions": _show_contradictions(tables, pictures),
         "sheets": [_lay_contact_sheet(tables, kind, pictures) for kind in tables.kinds],
     }
-    parts["attention"] = _list_attention(parts) + [("cameras", text) for text in tell_cues(tables.cues or [])]
+    parts["attention"] = _list_attention(parts)
+    if text := tell_cues(tables.cues or []):
+        parts["attention"].append(("cameras", text))
     parts["nothing"] = _list_empty_sections(parts)
     return make_environment().get_template("dataset.html").render(parts)
 

@@ -98,8 +98,9 @@ def _list_warnings(sources: Sources, points: list[dict]) -> list[str]:
     counts, silent = summary["counts"], summary["non_response"]
     groups_are = summary["grouping"]
     noun = grouping.noun(groups_are)
-    found += tell_cues(summary.get("cues", []))
-    if (summary.get("cameras") or {}).get("uncalibrated"):
+    found += [text] if (text := tell_cues(summary.get("cues", []))) else []
+    cameras = summary.get("cameras") or {}
+    if cameras.get("uncalibrated"):
         found.append(
             "Each member’s calibration was fitted on the camera that it holds out, which flatters the figures over all "
             "for a camera that nobody has labels of; those by camera are of uncalibrated scores."
@@ -113,7 +114,8 @@ def _list_warnings(sources: Sources, points: list[dict]) -> list[str]:
     if any(point["approximate"] for point in points):
         found.append(
             "The thresholds are approximate: these videos were scored by one member or two, a new video is by all; the "
-            "difference is corrected for, on assumptions. A holdout (folds.holdout) gives exact ones."
+            "difference is corrected for, on assumptions."
+            + ("" if cameras.get("held_out") else " A holdout (folds.holdout) gives exact ones.")
         )
     if counts["videos"] < counts["in_set"]:
         left = counts["in_set"] - counts["videos"]
