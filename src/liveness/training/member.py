@@ -42,7 +42,7 @@ from liveness.sets.decoded import DecodedFrames, open_decoded
 from liveness.training import loop, lr_finder, passing, tracking
 from liveness.training.augment import Policy
 from liveness.training.runs import describe_run, drop_state, same_run, weights_of
-from liveness.training.samples import TrainingFrames
+from liveness.training.samples import TrainingFrames, balance_of
 from liveness.training.start import Start, list_provenance
 from liveness.training.task import Supervised, Task
 
@@ -197,7 +197,7 @@ def make_task(
     np.random.seed(seed)
     torch.manual_seed(seed)
     frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), seed, decoded)
-    return Supervised(recipe, build(recipe.model, recipe.view.size), frames)
+    return Supervised(recipe, build(recipe.model, recipe.view.size), frames, balance_of(recipe, prepared, rows))
 
 
 def start_or_resume(task: Task, start: Start, device: torch.device, last: Path) -> loop.State:
