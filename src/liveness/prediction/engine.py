@@ -45,7 +45,8 @@ VideoJob = Job[VideoViews]
 
 @dataclass
 class Member:
-    """A model with all that scoring with it takes. ``backend``: the model itself, once it is loaded."""
+    """A model with all that scoring with it takes. ``amp``: in mixed precision on a GPU; ``exact``: in float32 there,
+    without TF32; ``backend``: the model itself, once it is loaded."""
 
     name: str
     weight: float
@@ -53,6 +54,7 @@ class Member:
     combine: str
     path: Path
     amp: bool
+    exact: bool = False
     backend: Backend | None = None
 
     def loaded(self) -> Backend:
@@ -165,8 +167,10 @@ def _describe(path: Path, description: dict, recipe: str, fold: int, weight: flo
             f"{path}: made with another face detector than {detector_path(detector.name).name} of this environment"
         )
     wanted = make_request(plan, view, detector, contract["jpeg_quality"], contract["version"])
-    amp = description["recipe"]["train"]["amp"]
-    return Member(member_name(recipe, fold), weight, wanted, contract["combine"], path, amp)
+    # Converted members promise the original's scores, which mixed precision does not keep.
+    exact = "converted_from" in description
+    amp = description["recipe"]["train"]["amp"] and not exact
+    return Member(member_name(recipe, fold), weight, wanted, contract["combine"], path, amp, exact)
 
 
 def load_weights(described: EnsembleDescription, mode: str = "resident") -> LoadedEnsemble:
@@ -196,7 +200,7 @@ def _load_backend(member: Member, device: "torch.device") -> Backend:
     model, _ = load_member(member.path)
     if device.type == "cuda" and member.amp:
         halve(model)
-    return TorchBackend(model, device, member.amp)
+    return TorchBackend(model, device, member.amp, member.exact)
 
 
 # --- scoring ---------------------------------------------------------------------------------------
