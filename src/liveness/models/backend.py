@@ -44,9 +44,7 @@ class Backend(Protocol[_Batch]):
 class TorchBackend:
     """A torch model as a ``Backend``."""
 
-    def __init__(
-        self, model: "torch.nn.Module", device: "torch.device", amp: bool = True, exact: bool = False
-    ) -> None:
+    def __init__(self, model: "torch.nn.Module", device: "torch.device", amp: bool = True, exact: bool = False) -> None:
         """The model is moved to the device. If that is a GPU, ``amp``: in mixed precision there; ``exact``: in
         float32 without TF32."""
         import torch

@@ -63,19 +63,17 @@ def without_tf32() -> Iterator[None]:
     for what this process's only computing thread queues inside."""
     import torch
 
-    switches = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = False
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def to_device(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
-    """A CPU tensor on the device; on its way to a GPU it goes through page-locked memory, and the host does not wait."""
+    """A CPU tensor on the device; to a GPU it goes through page-locked memory, so that the host need not wait."""
     if device.type == "cuda" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

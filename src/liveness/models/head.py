@@ -6,6 +6,7 @@ weights in float32 (``models.device.halve`` passes it over). Where all is float3
 """
 
 import torch
+from timm.layers import Linear
 from torch import nn
 
 from liveness.models.device import full_precision
@@ -32,7 +33,7 @@ def keep_head_in_float32(model: nn.Module, heads: list[str]) -> None:
     for name in heads:
         head = model.get_submodule(name)
         # The class and not a wrapper around it: names of weights, copies and timm's own questions see a linear layer.
-        if isinstance(head, nn.Linear):
+        if type(head) in (nn.Linear, Linear):
             head.__class__ = HeadLinear
         elif type(head) is nn.Conv2d:
             head.__class__ = HeadConv

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from timm.utils import ModelEmaV3
@@ -122,9 +122,21 @@ def _make_optimizer(network: nn.Module, config: Train, lr: float) -> torch.optim
     )
 
 
-def save(state: State, path: Path) -> None:
+def count_bytes(state: State) -> int:
+    """The size of last.pt, from the tensors that go into it; AdamW has two numbers a parameter, also before a step."""
+    kept: list[Mapping[str, Any]] = [state.model.state_dict(), state.ema.state_dict() if state.ema is not None else {}]
+    if state.task.config.select == "logloss":
+        kept.append(state.model.state_dict())
+    kept += [part for part in state.task.state_dict().values() if isinstance(part, Mapping)]
+    sizes = [value.nbytes for part in kept for value in part.values() if isinstance(value, torch.Tensor)]
+    return sum(sizes) + 2 * sum(parameter.nbytes for parameter in state.parameters())
+
+
+def save(state: State, path: Path, through: Callable[[BinaryIO], Any] = lambda file: file) -> None:
     """Write last.pt: all that resume needs, whole or not at all. For rank 0: the ranks' states are
-    equal after a step."""
+    equal after a step.
+
+    through: what the bytes go through on their way to the file."""
     require_finite(state)
     content = {
         "step": state.step,
@@ -140,8 +152,8 @@ def save(state: State, path: Path) -> None:
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
     }
-    with written_aside(path) as side:
-        torch.save(content, side)
+    with written_aside(path) as side, open(side, "wb") as file:
+        torch.save(content, through(file))
 
 
 def require_finite(state: State) -> None:
@@ -155,15 +167,25 @@ def require_finite(state: State) -> None:
             )
 
 
-def resume(state: State, path: Path) -> None:
-    """Continue from last.pt, in place: networks, moving average, optimiser, scaler, then the position."""
-    content = torch.load(path, map_location=state.device, weights_only=True)
+def resume(state: State, path: Path, note: Callable[[str], None] = lambda _: None) -> None:
+    """Continue from last.pt, in place: networks, moving average, optimiser, scaler, then the position.
+
+    note: gets a line where this hardware needs what the one before had not.
+    """
+    # Not onto the device: beside the state that is there already it would take its room a second time.
+    content = torch.load(path, map_location="cpu", weights_only=True)
     state.model.load_state_dict(content["model"])
     state.task.load_state_dict(content.get("task", {}))
     if state.ema is not None:
         state.ema.load_state_dict(content["ema"])
     state.optimizer.load_state_dict(content["optimizer"])
-    state.scaler.load_state_dict(content["scaler"])
+    if state.scaler.is_enabled() and not content["scaler"]:
+        note(
+            "so far this training needed no loss scaling (bf16 or float32); here it computes in fp16 and begins with "
+            f"torch's own scale, {state.scaler.get_scale():g}; steps that overflow are left out while it settles"
+        )
+    else:
+        state.scaler.load_state_dict(content["scaler"])
     state.step, state.history, state.best = content["step"], content["history"], content["best"]
     state.unjudged = content.get("unjudged")
     state.loss, state.samples = content["loss"], content["samples"]
