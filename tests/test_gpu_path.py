@@ -5,6 +5,7 @@ optimiser and samples run there, and every copy between the two is seen by a dis
 """
 
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hand_set import NARROW, write_prepared
 from test_prediction import put_member
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from liveness.base.compose import load_recipe
@@ -74,6 +76,7 @@ class Traffic(TorchDispatchMode):
         self.reads: list[str] = []  # the host asks for a number, and waits
         self.down: list[bool] = []  # copies to the host; whether the host need not wait
         self.up = 0  # copies to the device
+        self.constants: list[str] = []
 
     def __torch_dispatch__(self, call, types, arguments=(), options=None):
         options, name = options or {}, str(call)
@@ -88,6 +91,20 @@ class Traffic(TorchDispatchMode):
                 self.reads.append(name)
             self.up += (arguments[0].device, to) == (CPU, META)
         return call(*arguments, **options)
+
+
+class Constants(TorchFunctionMode):
+    """Tensors that are made of numbers on the device: on a GPU each is a copy that is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[str] = []
+
+    def __torch_function__(self, call, types, arguments=(), options=None):
+        result, name = call(*arguments, **(options or {})), getattr(call, "__name__", "")
+        if name in ("tensor", "as_tensor", "new_tensor") and result.device == META:
+            self.made.append(name)
+        return result
 
 
 OPTIONS = ["train.clip_grad=1", "model.drop_path=0.3", "train.batch_per_process=4"]
@@ -106,19 +123,16 @@ def traffic_of(state: loop.State, stop: int = 0) -> tuple[list[Traffic], dict | 
     stop: the step after which the training is stopped: an epoch's end looks at all weights, and "meta" has none.
     """
     networks, stream, found = loop.ready_networks(state), state.task.stream(0, state.device), []
+    with ExitStack() as watched:
 
-    def next_step() -> bool:
-        found[-1].__exit__(None, None, None)
-        found.append(Traffic())
-        found[-1].__enter__()
-        return state.step == stop
+        def next_step() -> bool:
+            watched.close()
+            found.append(watched.enter_context(Traffic()))
+            found[-1].constants = watched.enter_context(Constants()).made
+            return state.step == stop
 
-    found.append(Traffic())
-    found[-1].__enter__()
-    try:
+        next_step()
         row = loop._run_epoch(state, networks, stream, next_step)
-    finally:
-        found[-1].__exit__(None, None, None)
     return found, row
 
 
@@ -139,6 +153,7 @@ def test_between_two_steps_the_host_reads_no_number_and_copies_no_constant(root,
         assert step.reads == []
         assert step.down == [True]  # the running sums, behind the step
         assert step.up == 3  # images, labels and seeds
+        assert step.constants == []
     # Of the step at hand no sum is waited for: LATE others are queued by then.
     assert events.waits[: -arrivals.LATE] == [(n, n + arrivals.LATE) for n in range(1, 4)]
 
@@ -186,6 +201,7 @@ def test_drop_path_draws_what_splitmix64_does():
 
 
 # --- the head
+
 
 def full(*family):
     return pytest.param(*family, marks=pytest.mark.full)
@@ -238,7 +254,9 @@ def test_published_members_are_scored_in_float32_without_tf32(workspace, monkeyp
     """Only that keeps the original's scores on a GPU; their weights take as much memory as on the disk."""
     put_member("convnext_xlarge", 0, converted_from="0" * 64)
     put_member("convnext_large", 0)
-    loaded = load_members(Ensemble("mine", "train", [EnsembleMember("convnext_xlarge"), EnsembleMember("convnext_large")]))
+    loaded = load_members(
+        Ensemble("mine", "train", [EnsembleMember("convnext_xlarge"), EnsembleMember("convnext_large")])
+    )
     published, own = loaded.members
     assert (published.amp, published.exact, own.amp, own.exact) == (False, True, True, False)
     seen = []
