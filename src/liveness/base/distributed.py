@@ -54,9 +54,9 @@ def stop() -> None:
     """Leave the process group, if there is one."""
     import torch.distributed as dist
 
-    _over.set()
     if dist.is_initialized():
         dist.destroy_process_group()
+    _over.set()
 
 
 def follow_rank_0(code: int, interval: float = 0.5) -> None:

@@ -120,7 +120,7 @@ class _Submitted:
 class _Batch:
     """A batch that the GPU works on. ``slots``: whose views lie in it, one after the other, and how many."""
 
-    scores: "torch.Tensor"  # models x MOST_VIEWS, on the GPU
+    scores: "torch.Tensor"  # models x MOST_VIEWS, in page-locked memory; there when ``ended``
     slots: list[tuple[_Submitted, int]]
     begun: "torch.cuda.Event"
     ended: "torch.cuda.Event"
@@ -189,8 +189,10 @@ class GpuBatches:
         begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begun.record()
         scores = torch.stack([backend.forward(batch) for backend in self._backends[key]])
+        # Behind this batch: asked for later, the copy would queue behind the next one and wait for that too.
+        fetched = empty_for(self._device, tuple(scores.shape), scores.dtype).copy_(scores, non_blocking=True)
         ended.record()
-        self._running.append(_Batch(scores, slots, begun, ended))
+        self._running.append(_Batch(fetched, slots, begun, ended))
         while len(self._running) > 1:  # the GPU works on the newest while this process fetches the one before
             self._finish_batch()
 
@@ -230,7 +232,8 @@ class GpuBatches:
 
     def _finish_batch(self) -> None:
         batch = self._running.popleft()
-        scores, place = batch.scores.cpu().numpy(), 0
+        batch.ended.synchronize()
+        scores, place = batch.scores.numpy(), 0
         per_view = batch.begun.elapsed_time(batch.ended) / sum(count for _, count in batch.slots)
         for one, count in batch.slots:
             one.scores.append(scores[:, place : place + count])

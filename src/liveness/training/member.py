@@ -223,10 +223,8 @@ def _train(run: Run) -> bool:
             raise UserError("another process of this training is gone; last.pt keeps the last whole epoch") from error
         raise
     if not finished:
-        try:
-            _leave(run)
-        finally:
-            distributed.tell(distributed.LEFT)  # the others need not wait any longer
+        _leave(run)
+        distributed.tell(distributed.LEFT)  # the others need not wait any longer
     return finished
 
 
