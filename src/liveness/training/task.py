@@ -22,7 +22,7 @@ from torch import nn
 
 from liveness.base.config import Recipe, Train
 from liveness.base.errors import UserError
-from liveness.models.device import autocast
+from liveness.models.device import autocast, to_device
 from liveness.models.drop_path import replace_drop_path
 from liveness.models.losses import class_weights, sample_losses
 from liveness.training.augment import seed_of
@@ -103,7 +103,7 @@ class Task(ABC):
     def seed_draws(self, keys: list[Key], device: torch.device) -> None:
         """Before a forward pass of these samples: drop path and dropout draw from their seeds."""
         seeds = [seed_of(self.config.seed, *key) for key in keys]
-        tensor = torch.tensor(seeds, dtype=torch.int64, device=device)
+        tensor = to_device(torch.tensor(seeds, dtype=torch.int64), device)
         for shared in self._drop_path:
             shared["seeds"] = tensor
         torch.manual_seed(seeds[0])  # for dropout in models that have it
@@ -143,8 +143,8 @@ class Supervised(Task):
     ) -> torch.Tensor:
         images, labels = batch
         self.seed_draws(share.keys, device)
-        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-        labels = labels.to(device, torch.float32, non_blocking=True)
+        images = to_device(images, device).contiguous(memory_format=torch.channels_last)
+        labels = to_device(labels, device).float()  # there: changed on the way they would leave the pinned memory
         with autocast(device, self.config.amp):
             logits = networks["model"](images).flatten()
         return sample_losses(logits.float(), labels, self.config, self.class_weights)
