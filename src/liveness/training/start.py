@@ -206,7 +206,8 @@ class FineTuning:
         if self.config.l2_sp:
             for name, parameter in parameters.items():
                 if parameter.grad is not None:
-                    first = self.first[name].to(parameter.device)
+                    # Kept where it is used: moved at each step, all first weights would go to the GPU each time.
+                    first = self.first[name] = self.first[name].to(parameter.device)
                     parameter.grad.add_(parameter.detach() - first, alpha=self.config.l2_sp)
 
     @torch.no_grad()
