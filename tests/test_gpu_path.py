@@ -29,6 +29,7 @@ from liveness.prediction import engine, memory
 from liveness.prediction.engine import load_members, score_paths
 from liveness.sets.dataset import load_set, split_set
 from liveness.training import arrivals, loop, member
+from liveness.training.start import FineTuning
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 
@@ -114,7 +115,9 @@ def begun(device: torch.device, *options: str) -> loop.State:
     recipe = load_recipe("convnext_xlarge", [*NARROW, *OPTIONS, *options])
     prepared = load_set("tiny", recipe.frames)
     rows, _ = split_set(prepared, 0, recipe.view)
-    return loop.start_state(member.make_task(recipe, prepared, rows), device, 1e-3)
+    task = member.make_task(recipe, prepared, rows)
+    task.tuning = FineTuning(recipe.train, task.model)
+    return loop.start_state(task, device, 1e-3)
 
 
 def traffic_of(state: loop.State, stop: int = 0) -> tuple[list[Traffic], dict | None]:
@@ -136,15 +139,15 @@ def traffic_of(state: loop.State, stop: int = 0) -> tuple[list[Traffic], dict | 
     return found, row
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_between_two_steps_the_host_reads_no_number_and_copies_no_constant(root, events, monkeypatch, scaled):
-    """With gradient clipping, a moving average, drop path, accumulation, and with the scaler of fp16 too."""
+@pytest.mark.parametrize(("scaled", "l2_sp"), [(False, 0.0), (True, 0.0), (True, 0.1)])
+def test_between_two_steps_the_host_reads_no_number_and_copies_no_constant(root, events, monkeypatch, scaled, l2_sp):
+    """With gradient clipping, a moving average, drop path, accumulation; fp16's scaler; fine-tuning's pull."""
     for module in ("torch.optim.optimizer", "torch.utils._foreach_utils"):
         monkeypatch.setattr(sys.modules[module], "_get_fused_kernels_supported_devices", lambda: ["meta", "cpu"])
     make = torch.Generator  # there is none on "meta"; the moving average of float32 does not ask it
     with monkeypatch.context() as patch:
         patch.setattr(torch, "Generator", lambda device=None: make())
-        state = begun(META, "train.batch=4")
+        state = begun(META, "train.batch=4", f"train.l2_sp={l2_sp}")
     if scaled:
         state.scaler = torch.amp.GradScaler("cpu", enabled=True)
     found, row = traffic_of(state, stop=5)

@@ -129,7 +129,7 @@ def count_bytes(state: State) -> int:
         kept.append(state.model.state_dict())
     kept += [part for part in state.task.state_dict().values() if isinstance(part, Mapping)]
     sizes = [value.nbytes for part in kept for value in part.values() if isinstance(value, torch.Tensor)]
-    return sum(sizes) + 2 * sum(parameter.nbytes for parameter in state.parameters())
+    return sum(sizes) + 2 * sum(parameter.nbytes for parameter in state.parameters() if parameter.requires_grad)
 
 
 def save(state: State, path: Path, through: Callable[[BinaryIO], Any] = lambda file: file) -> None:
