@@ -1,7 +1,8 @@
-"""How good is an ensemble? Its out-of-fold error, with intervals.
+"""How good is an ensemble? Its out-of-fold error, with intervals; with --on its error on another labelled set.
 
     python -m liveness.evaluate demo
     python -m liveness.evaluate zalo2022 --data train --members convnext_large:0 convnext_large:1
+    python -m liveness.evaluate zalo2022_published --on mine      see laboratory/other_set.py
 
 Reads configs/ensemble/<name>.yaml, runs/<set>/<recipe>_fold<k>/{oof.csv,config.json} of every member,
 data/<set>/folds.csv and labels_video.csv. Thresholds are chosen on the holdout (fold -1), which all members score,
@@ -15,21 +16,27 @@ are judged on folds that they did not learn from.
 """
 
 import argparse
+from pathlib import Path
 
 from liveness.base.errors import run
 from liveness.base.files import show_path, workspace, write_json, write_text
 from liveness.base.tables import table_text
 from liveness.evaluation import out_of_fold, report_text
+from liveness.laboratory.other_set import OtherSet, measure_on, on_path
+from liveness.laboratory.other_set_text import render_on
 from liveness.members.ensembles import choose_members, in_set
 from liveness.members.names import operating_path, weights_path
 from liveness.members.trained import read_members, read_naive_members
 from liveness.members.weights import digests_of
+from liveness.pages.other_set import write_on_page
 from liveness.sets.fold_table import read_folds
 from liveness.sets.grouping import grouping_of
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    if args.on:
+        return _evaluate_on(args)
     ensemble = in_set(args.ensemble, args.data)
     data, members = ensemble.data, choose_members(ensemble.members, args.members)
     name, prepared = f"{args.ensemble}-subset" if args.members else args.ensemble, workspace() / "data" / data
@@ -54,13 +61,30 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _evaluate_on(args: argparse.Namespace) -> int:
+    found = measure_on(args.ensemble, OtherSet(args.on, args.data or "", args.point, args.against, args.workers))
+    page = write_on_page(found)
+    table = show_path(on_path(found["data"], args.ensemble, args.on, "csv"))
+    print(f"{render_on(found)}  per video: {table}; all figures: {table[:-3]}json; page: {show_path(page)}")
+    return 0
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m liveness.evaluate", description=__doc__.split("\n")[0])
     parser.add_argument("ensemble", metavar="ENSEMBLE", help="a file in configs/ensemble, without .yaml")
-    parser.add_argument("--data", metavar="SET", help="the data set, if not the one that the ensemble names")
+    parser.add_argument("--data", metavar="SET", help="trained on this set, if not on the one that the ensemble names")
     parser.add_argument("--members", metavar="RECIPE:FOLD", nargs="+", help="judge only these members")
     parser.add_argument("--combinations", action="store_true", help="also compare other ways to combine the scores")
-    return parser.parse_args(argv)
+    parser.add_argument("--on", metavar="SET", help="score and judge another prepared set that has labels")
+    parser.add_argument("--point", metavar="NAME", default="eer", help="with --on: the operating point that decides")
+    parser.add_argument("--against", metavar="FILE.json", type=Path, help="with --on: compare with an earlier on_SET.json")
+    parser.add_argument("--workers", type=int, default=0, help="with --on: decoding processes (default: one per core)")
+    args = parser.parse_args(argv)
+    if args.on and (args.members or args.combinations):
+        parser.error("--on judges the whole ensemble as it is shipped: without --members and --combinations")
+    if args.against and not args.on:
+        parser.error("--against FILE.json compares evaluations on another set: name it with --on SET")
+    return args
 
 
 if __name__ == "__main__":
