@@ -22,7 +22,7 @@ from liveness.base.errors import run
 from liveness.base.files import show_path, workspace, write_json, write_text
 from liveness.base.tables import table_text
 from liveness.evaluation import out_of_fold, report_text
-from liveness.laboratory.other_set import OtherSet, measure_on, on_path
+from liveness.laboratory.other_set import OtherSet, measure_on, on_path, warn_on
 from liveness.laboratory.other_set_text import render_on
 from liveness.members.ensembles import choose_members, in_set
 from liveness.members.names import operating_path, weights_path
@@ -63,9 +63,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _evaluate_on(args: argparse.Namespace) -> int:
     found = measure_on(args.ensemble, OtherSet(args.on, args.data or "", args.point, args.against, args.workers))
-    page = write_on_page(found)
-    table = show_path(on_path(found["data"], args.ensemble, args.on, "csv"))
-    print(f"{render_on(found)}  per video: {table}; all figures: {table[:-3]}json; page: {show_path(page)}")
+    table, figures = (on_path(found["data"], args.ensemble, args.on, kind) for kind in ("csv", "json"))
+    page = write_on_page(found, warn_on(found), figures)
+    print(f"{render_on(found)}  per video: {show_path(table)}; all figures: {show_path(figures)}; page: {show_path(page)}")
     return 0
 
 

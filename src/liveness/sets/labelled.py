@@ -67,19 +67,17 @@ def read_conditions(folder: Path, filenames: list[str]) -> pd.DataFrame:
 
     Brightness and width are medians over stored frames (sets/quality.py). Of a set that is not there nothing is known.
     """
-    empty = pd.DataFrame({"filename": pd.Series(dtype=str), "video_id": pd.Series(dtype=str)})
-    path = folder / "labels_video.csv"
-    videos = (read_table(path, ["filename", "video_id"]) if path.is_file() else empty).drop_duplicates("filename")
-    camera = find_column(list(videos.columns), "camera")
-    there = videos.set_index("filename").reindex(filenames)
+    path, boxes = folder / "labels_video.csv", folder / "labels_bbox.csv"
+    videos = read_table(path, ["filename"]) if path.is_file() else pd.DataFrame({"filename": []}, dtype=str)
+    there = videos.drop_duplicates("filename").set_index("filename").reindex(filenames)
     found = pd.DataFrame({"filename": filenames})
-    for name, column in (("camera", camera), ("codec", "codec")):
+    for name, column in (("camera", find_column(list(videos.columns), "camera")), ("codec", "codec")):
         found[name] = there[column].fillna("").to_numpy() if column in there else ""
     sides = [pd.to_numeric(there[name], errors="coerce") for name in ("width", "height") if name in there]
     found["side"] = np.minimum(*(part.to_numpy(dtype=float) for part in sides)) if len(sides) == 2 else np.nan
-    boxes = folder / "labels_bbox.csv"
-    if boxes.is_file():
+    known = boxes.is_file() and "video_id" in there
+    if known:
         quality = measure_set_quality(folder).set_index("video_id").reindex(there["video_id"])
     for name in ("brightness", "face_width"):
-        found[name] = quality[name].to_numpy() if boxes.is_file() else np.nan
+        found[name] = quality[name].to_numpy() if known else np.nan
     return found
