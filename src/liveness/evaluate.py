@@ -2,17 +2,13 @@
 
     python -m liveness.evaluate demo
     python -m liveness.evaluate zalo2022 --data train --members convnext_large:0 convnext_large:1
-    python -m liveness.evaluate zalo2022_published --on mine      see laboratory/other_set.py
+    python -m liveness.evaluate zalo2022_published --on mine
 
-Reads configs/ensemble/<name>.yaml, runs/<set>/<recipe>_fold<k>/{oof.csv,config.json} of every member,
-data/<set>/folds.csv and labels_video.csv. Thresholds are chosen on the holdout (fold -1), which all members score,
-or out of fold, then corrected and called approximate. Prints the table and writes
-runs/<set>/<ensemble>/{oof_video.csv,report.json} (there ``score`` is calibrated and blended, the members' columns
-are raw) and weights/<set>/<ensemble>.json (calibration and thresholds for prediction). Equal inputs give equal files.
-
-With --members only those are judged: then the folder is runs/<set>/<ensemble>-subset and no thresholds are written.
-With --combinations other ways to combine frames and members are compared with the configured one; those that learn
-are judged on folds that they did not learn from.
+Reads configs/ensemble/<name>.yaml, runs/<set>/<recipe>_fold<k>/{oof.csv,config.json} of every member and
+data/<set>/{folds,labels_video}.csv. Prints the table and writes runs/<set>/<ensemble>/{oof_video.csv,report.json}
+(there ``score`` is calibrated and blended, members' columns are raw) and weights/<set>/<ensemble>.json (calibration and
+thresholds). Equal inputs give equal files. With --members only those are judged: the folder is <ensemble>-subset and no
+thresholds are written. With --combinations other ways to combine are compared. --on: see laboratory/other_set.py.
 """
 
 import argparse
@@ -22,7 +18,7 @@ from liveness.base.errors import run
 from liveness.base.files import show_path, workspace, write_json, write_text
 from liveness.base.tables import table_text
 from liveness.evaluation import out_of_fold, report_text
-from liveness.laboratory.other_set import OtherSet, measure_on, on_path, warn_on
+from liveness.laboratory.other_set import OtherSet, measure_on, warn_on
 from liveness.laboratory.other_set_text import render_on
 from liveness.members.ensembles import choose_members, in_set
 from liveness.members.names import operating_path, weights_path
@@ -36,7 +32,10 @@ from liveness.sets.grouping import grouping_of
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.on:
-        return _evaluate_on(args)
+        asked = OtherSet(args.on, args.data or "", args.point, args.against, args.workers)
+        summary, figures = measure_on(args.ensemble, asked)
+        print(render_on(summary, figures, write_on_page(summary, warn_on(summary), figures)))
+        return 0
     ensemble = in_set(args.ensemble, args.data)
     data, members = ensemble.data, choose_members(ensemble.members, args.members)
     name, prepared = f"{args.ensemble}-subset" if args.members else args.ensemble, workspace() / "data" / data
@@ -54,36 +53,27 @@ def main(argv: list[str] | None = None) -> int:
     write_json(folder / "report.json", summary, sort_keys=True)
     print(report_text.render_report(summary, f"{what}{', chosen members only' if args.members else ''}"))
     if args.combinations:
-        print(report_text.render_ways(summary["combinations"]))
-        named = {member.name: (member.recipe, member.fold) for member in trained}
-        print(report_text.render_weights(summary["learned_weights"], named, name))
+        print(report_text.render_combinations(summary, {m.name: (m.recipe, m.fold) for m in trained}))
     print(f"  per video: {show_path(folder / 'oof_video.csv')}; all figures: {show_path(folder / 'report.json')}")
-    return 0
-
-
-def _evaluate_on(args: argparse.Namespace) -> int:
-    found = measure_on(args.ensemble, OtherSet(args.on, args.data or "", args.point, args.against, args.workers))
-    table, figures = (on_path(found["data"], args.ensemble, args.on, kind) for kind in ("csv", "json"))
-    page = write_on_page(found, warn_on(found), figures)
-    print(f"{render_on(found)}  per video: {show_path(table)}; all figures: {show_path(figures)}; page: {show_path(page)}")
     return 0
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m liveness.evaluate", description=__doc__.split("\n")[0])
-    parser.add_argument("ensemble", metavar="ENSEMBLE", help="a file in configs/ensemble, without .yaml")
-    parser.add_argument("--data", metavar="SET", help="trained on this set, if not on the one that the ensemble names")
-    parser.add_argument("--members", metavar="RECIPE:FOLD", nargs="+", help="judge only these members")
-    parser.add_argument("--combinations", action="store_true", help="also compare other ways to combine the scores")
-    parser.add_argument("--on", metavar="SET", help="score and judge another prepared set that has labels")
-    parser.add_argument("--point", metavar="NAME", default="eer", help="with --on: the operating point that decides")
-    parser.add_argument("--against", metavar="FILE.json", type=Path, help="with --on: compare with an earlier on_SET.json")
-    parser.add_argument("--workers", type=int, default=0, help="with --on: decoding processes (default: one per core)")
+    add = parser.add_argument
+    add("ensemble", metavar="ENSEMBLE", help="a file in configs/ensemble, without .yaml")
+    add("--data", metavar="SET", help="the data set of the training, if not the one that the ensemble names")
+    add("--members", metavar="RECIPE:FOLD", nargs="+", help="judge only these members")
+    add("--combinations", action="store_true", help="also compare other ways to combine the scores")
+    add("--on", metavar="SET", help="score and judge another prepared set that has labels")
+    add("--point", metavar="NAME", default="eer", help="with --on: the operating point that decides")
+    add("--against", metavar="FILE.json", type=Path, help="with --on: compare with an earlier on_SET.json")
+    add("--workers", metavar="N", type=int, default=0, help="with --on: decoding processes (default: one per core)")
     args = parser.parse_args(argv)
     if args.on and (args.members or args.combinations):
-        parser.error("--on judges the whole ensemble as it is shipped: without --members and --combinations")
-    if args.against and not args.on:
-        parser.error("--against FILE.json compares evaluations on another set: name it with --on SET")
+        parser.error("--on judges an ensemble as it is shipped: without --members and --combinations")
+    if not args.on and (args.against or args.workers or args.point != "eer"):
+        parser.error("--against, --point and --workers are for --on SET")
     return args
 
 

@@ -128,12 +128,12 @@ def measure_cameras_apart(table: pd.DataFrame) -> dict | None:
         limits = intervals.bootstrap(labels, scores, groups if len(set(groups)) < len(groups) else None)["eer"]
         own = {"eer": equal.value, "eer_interval": limits.as_list(), "eer_threshold": equal.threshold}
         rows.append({"camera": name or UNKNOWN, **measure_part(part), **own})
-    own = [row["eer_threshold"] for row in rows if np.isfinite(row["eer_threshold"])]
+    thresholds = [row["eer_threshold"] for row in rows if np.isfinite(row["eer_threshold"])]
     sides = {row["camera"]: [row[side]["value"] for side in ("apcer", "bpcer") if row[side]["total"]] for row in rows}
     return {
         "rows": rows,
         "worst": max(sides, key=lambda camera: max(sides[camera])),
-        "thresholds": [min(own), max(own)] if own else None,
+        "thresholds": [min(thresholds), max(thresholds)] if thresholds else None,
     }
 
 
@@ -141,7 +141,7 @@ def compare_decisions(before: pd.DataFrame, after: pd.DataFrame) -> list[dict]:
     """Per class how many of the same videos were decided wrongly before and are now, how many were mended and how many
     are newly wrong, and the exact two-sided p of McNemar's test (a coin for every video that changed sides).
 
-    before, after: decisions, rows of the same videos. Wrong: a live video that is not taken for live, an attack that is.
+    before, after: decisions, rows of the same videos. Wrong: a live video not taken for live, an attack that is.
     """
     from scipy import stats
 

@@ -1,10 +1,10 @@
 """How good are trained weights on a set that they were not trained on? What ``liveness.evaluate --on`` does.
 
-    summary = measure_on("demo", OtherSet("webcams"))
+    summary, path = measure_on("demo", OtherSet("webcams"))
 
 The set's labelled raw videos are scored by the engine of predict.sh, so that scores, statuses and decisions are its
-rows. Reads data/<set>/{labels_video.csv,folds.csv,videos/,frames/,.records/} of the set, data/<of the training>/.records
-and weights/<data>/; writes runs/<data>/<ensemble>/on_<set>.{csv,json}.
+rows. Reads data/<set>/{labels_video.csv,folds.csv,videos/,frames/,.records/} of the set, .records/ of the training's
+set and weights/<data>/; writes runs/<data>/<ensemble>/on_<set>.{csv,json}.
 """
 
 import json
@@ -59,8 +59,8 @@ def on_path(data: str, ensemble: str, on: str, kind: str) -> Path:
     return workspace() / "runs" / data / ensemble / f"on_{on}.{kind}"
 
 
-def measure_on(name: str, asked: OtherSet) -> dict[str, Any]:
-    """Score the labelled videos of a set and judge the decisions; what on_<set>.json holds. Nothing is written where a
+def measure_on(name: str, asked: OtherSet) -> tuple[dict[str, Any], Path]:
+    """Score the labelled videos of a set and judge the decisions; what on_<set>.json holds, and that file. Nothing is written where a
     UserError ends it: the set, its labels, its videos, the weights and the earlier report are looked at first."""
     ensemble = load_ensemble(name)
     data = plain_name(asked.data or ensemble.data, "--data")
@@ -95,8 +95,7 @@ def measure_on(name: str, asked: OtherSet) -> dict[str, Any]:
     summary["counts"]["unlabelled"] = unlabelled
     summary["against"] = _compare(earlier, table, asked.against) if earlier is not None and asked.against else None
     summary["videos"] = _list_videos(table, conditions)
-    _write(summary, table)
-    return summary
+    return summary, _write(summary, table)
 
 
 def read_points(ensemble: Ensemble, data: str, point: str) -> dict[str, Operating]:
@@ -115,7 +114,9 @@ def find_origin(described: EnsembleDescription, folder: Path) -> dict[str, Any]:
     for data, data_hash in sorted(hashes.items()):
         if data == folder.name or (data_hash and data_hash == digest_of_set(folder)):
             again = f"python -m liveness.evaluate {described.name} --data {data}"
-            why = f"not independent: {described.name} was trained on data/{data}, these very videos; out of fold: {again}"
+            why = (
+                f"not independent: {described.name} was trained on data/{data}, these very videos; out of fold: {again}"
+            )
             return found | {"independent": False, "line": why}
         home = workspace() / "data" / data
         if not data or not data_hash or not (home / ".records").is_dir():
@@ -133,7 +134,9 @@ def find_origin(described: EnsembleDescription, folder: Path) -> dict[str, Any]:
     if unknown:
         line = f"not known whether {described.name} was trained on any of these videos: {unknown[0]}"
         return found | {"independent": None, "line": line}
-    return found | {"line": f"no video of {folder.name} is in data/{', data/'.join(sorted(hashes))}, by digest or likeness"}
+    return found | {
+        "line": f"no video of {folder.name} is in data/{', data/'.join(sorted(hashes))}, by digest or likeness"
+    }
 
 
 def _describe_weights(described: EnsembleDescription) -> dict[str, Any]:
@@ -152,7 +155,9 @@ def _score(described: EnsembleDescription, paths: list[Path], workers: int) -> t
     described.operating = replace(described.operating, low=threshold, high=threshold)
     with load_weights(described, "auto") as loaded:
         rows = list(with_progress(score_paths(paths, loaded, workers), len(paths), "evaluate"))
-        device = f"{loaded.device.type}, {loaded.threads} threads" if loaded.device.type == "cpu" else str(loaded.device)
+        device = (
+            f"{loaded.device.type}, {loaded.threads} threads" if loaded.device.type == "cpu" else str(loaded.device)
+        )
     if all(row.status == "failed" for row in rows):
         raise UserError(f"no member gave any video a finite score; {rows[0].reason}")
     return rows, device
@@ -235,7 +240,13 @@ def _measure_time(table: pd.DataFrame, device: str) -> dict[str, Any]:
     """Milliseconds per video, of decoding, preprocessing and models, as predictions.csv has them."""
     values = table["milliseconds"].to_numpy(dtype=float)
     low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
-    return {"median": float(middle), "p5": float(low), "p95": float(high), "mean": float(values.mean()), "device": device}
+    return {
+        "median": float(middle),
+        "p5": float(low),
+        "p95": float(high),
+        "mean": float(values.mean()),
+        "device": device,
+    }
 
 
 def _list_videos(table: pd.DataFrame, conditions: pd.DataFrame) -> list[dict]:
@@ -291,8 +302,9 @@ def _compare(earlier: dict[str, Any], table: pd.DataFrame, path: Path) -> dict[s
     }
 
 
-def _write(summary: dict[str, Any], table: pd.DataFrame) -> None:
+def _write(summary: dict[str, Any], table: pd.DataFrame) -> Path:
     shown = table.assign(milliseconds=table["milliseconds"].map("{:.1f}".format))
     where = [on_path(summary["data"], summary["ensemble"], summary["on"], kind) for kind in ("csv", "json")]
     write_text(where[0], table_text(shown[list(TABLE_COLUMNS)]))
     write_json(where[1], summary)
+    return where[1]

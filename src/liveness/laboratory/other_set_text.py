@@ -1,10 +1,11 @@
 """What an evaluation on another set has found, as text for people. Reads and writes nothing."""
 
+from pathlib import Path
 from typing import Any
 
+from liveness.base.files import show_path
 from liveness.evaluation import grouping
 from liveness.evaluation.format import (
-    NO_FIGURE,
     align_columns,
     counted,
     of_total,
@@ -18,8 +19,8 @@ from liveness.evaluation.report_text import verdict
 from liveness.laboratory.other_set import warn_on
 
 
-def render_on(summary: dict[str, Any]) -> str:
-    """The whole evaluation as text of at most 110 columns."""
+def render_on(summary: dict[str, Any], figures: Path, page: Path) -> str:
+    """The whole evaluation as text; figures and page: the files that it went to, the rows being beside the figures."""
     counts, head = summary["counts"], summary["headline"]
     lines = [
         "",
@@ -40,7 +41,9 @@ def render_on(summary: dict[str, Any]) -> str:
         f"decoding included; {time['device']}",
         "",
     ]
-    return "\n".join([*lines, *_against(summary["against"])])
+    files = [show_path(path) for path in (figures.with_suffix(".csv"), figures, page)]
+    lines += _against(summary["against"])
+    return "\n".join([*lines, f"  per video: {files[0]}; all figures: {files[1]}; page: {files[2]}"])
 
 
 def _points(summary: dict[str, Any]) -> list[str]:
@@ -49,7 +52,9 @@ def _points(summary: dict[str, Any]) -> list[str]:
     rows = [(*titles, "abstained: live", "attacks", "decided alone: APCER", "BPCER")]
     for entry in summary["points"]:
         sides = [
-            text for s in ("apcer", "bpcer") for text in (percent(entry[s]["value"]), percent_range(entry[s]["interval"]))
+            text
+            for s in ("apcer", "bpcer")
+            for text in (percent(entry[s]["value"]), percent_range(entry[s]["interval"]))
         ]
         silent = [percent(entry["abstained"][name]["value"]) for name in ("live", "attack")]
         alone = [percent(entry["decided"][side]["value"]) for side in ("apcer", "bpcer")]
@@ -63,17 +68,33 @@ def _species(head: dict[str, Any]) -> list[str]:
     rates = head["apcer_species"]
     if len(rates) < 2:
         return []
-    rows = [(f"APCER, {name}", percent(r["value"]), percent_range(r["interval"]), of_total(r)) for name, r in rates.items()]
+    rows = [
+        (f"APCER, {name}", percent(r["value"]), percent_range(r["interval"]), of_total(r)) for name, r in rates.items()
+    ]
     return [*align_columns(rows), f"  the APCER above is that of the worst species, {head['worst']}", ""]
 
 
 def _cameras(found: dict[str, Any] | None) -> list[str]:
     if not found:
         return []
-    heads = ("camera", "live", "attacks", "APCER", "95 % interval", "BPCER", "95 % interval", "abstained", "EER", "its threshold", "")
+    heads = (
+        "camera",
+        "live",
+        "attacks",
+        "APCER",
+        "95 % interval",
+        "BPCER",
+        "95 % interval",
+        "abstained",
+        "EER",
+        "its threshold",
+        "",
+    )
     rows = [heads]
     for row in found["rows"]:
-        sides = [text for s in ("apcer", "bpcer") for text in (percent(row[s]["value"]), percent_range(row[s]["interval"]))]
+        sides = [
+            text for s in ("apcer", "bpcer") for text in (percent(row[s]["value"]), percent_range(row[s]["interval"]))
+        ]
         own = (percent(row["abstained"]["value"]), percent(row["eer"]), plain(row["eer_threshold"]))
         few = f"few: {row['few']}" if row["few"] else ""
         rows.append((row["camera"], str(row["live"]), str(row["attack"]), *sides, *own, few))
@@ -101,9 +122,10 @@ def _against(found: dict[str, Any] | None) -> list[str]:
     lines = [
         f"  against {found['file']} ({found['ensemble']}), paired over {counted(found['common'], 'video')}:",
         f"    EER {percent(found['eer_before'])} before, {percent(found['eer'])} now: "
-        f"{percentage_points(found['difference'])} points ({percentage_points_range(found['interval'])}), {verdict(found)}",
+        f"{percentage_points(found['difference'])} points ({percentage_points_range(found['interval'])}), "
+        f"{verdict(found)}",
         f"    AUC {plain(found['auc_before'])} before, {plain(found['auc'])} now: {plain(found['auc_difference'])} "
-        f"({' to '.join(map(plain, found['auc_interval'])) if found['auc_interval'] else NO_FIGURE}), "
+        f"({' to '.join(map(plain, found['auc_interval']))}), "
         f"{found['auc_verdict']}",
     ]
     for row in found["decisions"]:

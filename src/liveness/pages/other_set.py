@@ -41,8 +41,8 @@ def _collect(summary: dict, warnings: list[str]) -> dict:
     both = scored["label"].nunique() == 2
     threshold = summary["headline"]["threshold"]
     points = [
-        {**{key: point[key] for key in ("name", "threshold", "threshold_interval")}, "title": title_point(point["name"]),
-         "approximate": False}
+        {"title": title_point(point["name"]), "approximate": False}
+        | {key: point[key] for key in ("name", "threshold", "threshold_interval")}
         for point in summary["points"]
     ]  # fmt: skip
     return {
@@ -57,25 +57,27 @@ def _collect(summary: dict, warnings: list[str]) -> dict:
 
 def _write_headline(summary: dict) -> str:
     """What the errors are, for a reader who knows none of the terms."""
-    head = summary["headline"]
-    passed, missed, silent = head["apcer"], head["bpcer"], head["abstained"]
-    worst = f" of the worst kind of attack, {head['worst']}," if len(head["apcer_species"]) > 1 else " of the attacks"
+    head, counts = summary["headline"], summary["counts"]
+    passed, missed, silent = head["apcer"], head["bpcer"], head["abstained"]["live"]
+    which = f"the worst kind of attack, {head['worst']}," if len(head["apcer_species"]) > 1 else "the attacks"
     return (
-        f"At the threshold that the weights ship, {percent(passed['value'])}{worst} pass for live ({percent_range(passed['interval'])} "
-        f"with 95 % confidence), and {percent(missed['value'])} of the live videos ({percent_range(missed['interval'])}) are not "
-        f"taken for live: {silent['live']['errors']} of {silent['live']['total']} because there is no decision on them. "
-        f"Measured on {counted(summary['counts']['attack'], 'attack')} and {counted(summary['counts']['live'], 'live video')}."
+        f"At the threshold that the weights ship, {percent(passed['value'])} of {which} pass for live "
+        f"({percent_range(passed['interval'])} with 95 % confidence), and {percent(missed['value'])} of the live "
+        f"videos ({percent_range(missed['interval'])}) are not taken for live, {silent['errors']} of {silent['total']} "
+        f"because there is no decision on them. Measured on {counted(counts['attack'], 'attack')} and "
+        f"{counted(counts['live'], 'live video')}."
     )
 
 
 def _render(found: dict, folder: Path, evaluated: str) -> str:
     pictures = WorstPictures(folder)
+    title = title_point(found["headline"]["name"])
     head, pooled, time = found["headline"], found["pooled"], found["milliseconds"]
     limits = pooled[pooled["headline"]]["eer"]["interval"]
     silent = found["non_response"]["videos"]
     facts = [
-        (f"APCER at {head['name']}", percent(head["apcer"]["value"])),
-        (f"BPCER at {head['name']}", percent(head["bpcer"]["value"])),
+        (f"APCER, {title}", percent(head["apcer"]["value"])),
+        (f"BPCER, {title}", percent(head["bpcer"]["value"])),
         ("live abstained from", percent(head["abstained"]["live"]["value"])),
         ("attacks abstained from", percent(head["abstained"]["attack"]["value"])),
         ("EER, needs these labels", percent(pooled["eer"])),
@@ -85,6 +87,7 @@ def _render(found: dict, folder: Path, evaluated: str) -> str:
     return make_report_environment().get_template("other_set.html").render(
         found=found,
         head=head,
+        head_title=title,
         facts=facts,
         noun=grouping.noun(found["grouping"]),
         sentence=grouping.sentence(found["grouping"]),
@@ -95,12 +98,12 @@ def _render(found: dict, folder: Path, evaluated: str) -> str:
         cameras=_tabulate_cameras(found["cameras"]),
         species=_tabulate_kinds(head),
         conditions=tabulate_conditions([c for c in found["conditions"] if c["name"] != "camera" or len(c["rows"]) < 2]),
-        conditions_words=f"At the shipped point {head['name']}, abstentions counted as in the table above.",
+        conditions_words=f"At the shipped point ({title}), abstentions counted as in the table above.",
         abstains=True,
         rows_file=f"runs/{found['data']}/{found['ensemble']}/on_{found['on']}.csv",
         cut_at=head["threshold"],
         worst=[video | {"pictures": pictures.of_video(video)} for video in found["worst"]],
-        worst_words="",
+        worst_words="Whether prediction would abstain plays no part here.",
         silent=silent[:_MOST_SILENT],
         silent_all=len(silent),
         evaluated=evaluated,

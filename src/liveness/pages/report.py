@@ -12,7 +12,9 @@ from liveness.pages.videos import WorstPictures, tabulate_conditions
 
 _MOST_SILENT = 60
 _CONDITIONS_WORDS = "Out of fold, at the threshold of the EER; videos without a score are in no row."
-_WORST_WORDS = "The scores are out of fold. Under a frame: its score from the members that held the video out, before calibration."
+_WORST_WORDS = (
+    "The scores are out of fold. Under a frame: its score from the members that held the video out, before calibration."
+)
 _OPTIONAL = (
     # Key of ``page``, of the reason in found["absent"], and what the section would show.
     ("correlation", "correlation", "How far members go wrong together"),

@@ -1,4 +1,4 @@
-"""The single videos of a report: the worst ones with their pictures, all of them as a table, and errors by condition."""
+"""The single videos of a report: the worst ones with pictures, all of them as a table, and errors by condition."""
 
 import math
 from pathlib import Path
@@ -61,6 +61,8 @@ def list_worst(rows: pd.DataFrame, threshold: float) -> list[dict]:
 def tabulate_videos(videos: list[dict]) -> dict:
     """All videos for the page's script: columns (key, title, digits; None: text) and a list of values per video."""
     keys = [key for key in _COLUMNS if any(_there(video.get(key)) for video in videos)]
+    if "group" in keys and all(video["group"] == video["filename"] for video in videos):
+        keys.remove("group")
     rows = [[_shorten(key, video.get(key)) for key in keys] for video in videos]
     return {"columns": [[key, *_COLUMNS[key]] for key in keys], "rows": rows}
 
@@ -88,7 +90,10 @@ def tabulate_conditions(found: list[dict]) -> dict:
             continue
         rates = [row[side] for row in condition["rows"] for side in ("apcer", "bpcer") if row[side]["total"]]
         most = round_reach([rate["interval"] for rate in rates])
-        rows = [row | {f"{side}_picture": _draw(row[side], most) for side in ("apcer", "bpcer")} for row in condition["rows"]]
+        rows = [
+            row | {f"{side}_picture": _draw(row[side], most) for side in ("apcer", "bpcer")}
+            for row in condition["rows"]
+        ]
         tables.append({"title": condition["title"], "rows": rows, "most": most})
     return {"tables": tables, "alike": alike}
 

@@ -31,7 +31,9 @@ def find_shared(folder: Path, other: Path) -> list[Twin]:
         if record.get("sha256") in by_digest
     }
     # The sets' names may be the same: the side stands first.
-    hashes = {f"{side}{name}": _hashes(record) for side, part in (("a", ours), ("b", theirs)) for name, record in part.items()}
+    hashes = {
+        f"{side}{name}": _hashes(record) for side, part in (("a", ours), ("b", theirs)) for name, record in part.items()
+    }
     for pair in find_pairs(hashes, Folds().duplicates):
         if pair.one[0] == "a" and pair.other[0] == "b":
             found.setdefault(pair.one[1:], Twin(pair.one[1:], pair.other[1:], False))

@@ -49,9 +49,8 @@
         const cell = add(line, k ? "td" : "th", "", columns[k][2] === null ? "" : "num");
         if (!k) cell.scope = "row";
         add(cell, "bdi", write(value, columns[k]));
+        if (k === place.score) add(line, "td", judge(rows[i]) || "no score", judge(rows[i]) === "wrong" ? "bad" : "");
       });
-      const verdict = judge(rows[i]);
-      add(line, "td", verdict || "no score", verdict === "wrong" ? "bad" : "");
       return line;
     }));
     const first = page * PAGE + 1, last = Math.min(first + PAGE - 1, shown.length);
