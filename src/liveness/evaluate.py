@@ -32,9 +32,8 @@ from liveness.sets.grouping import grouping_of
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.on:
-        asked = OtherSet(args.on, args.data or "", args.point, args.against, args.workers)
-        summary, figures = measure_on(args.ensemble, asked)
-        print(render_on(summary, figures, write_on_page(summary, warn_on(summary), figures)))
+        found = measure_on(args.ensemble, OtherSet(args.on, args.data, args.point, args.against, args.workers))
+        print(render_on(*found, write_on_page(found[0], warn_on(found[0]), found[1])))
         return 0
     ensemble = in_set(args.ensemble, args.data)
     data, members = ensemble.data, choose_members(ensemble.members, args.members)
@@ -42,13 +41,13 @@ def main(argv: list[str] | None = None) -> int:
     folds, trained = read_folds(prepared), read_members(data, members)
     naive, groups_are = read_naive_members(data, trained), grouping_of(prepared)
     what = f"{args.ensemble} on {data}"
-    found = out_of_fold.evaluate(folds, trained, naive, ensemble.calibration, groups_are, what, args.combinations)
+    judged = out_of_fold.evaluate(folds, trained, naive, ensemble.calibration, groups_are, what, args.combinations)
     digests = digests_of({m.name: weights_path(data, m.recipe, m.fold) for m in trained})
     about: dict = {"ensemble": name, "data": data, "data_hash": trained[0].data_hash, "weights_sha256": digests}
-    summary, folder = about | found.summary, workspace() / "runs" / data / name
-    write_text(folder / "oof_video.csv", table_text(found.table))
+    summary, folder = about | judged.summary, workspace() / "runs" / data / name
+    write_text(folder / "oof_video.csv", table_text(judged.table))
     if not args.members:
-        shipped = out_of_fold.describe_shipped(summary, found.basis, out_of_fold.count_typical_frames(trained))
+        shipped = out_of_fold.describe_shipped(summary, judged.basis, out_of_fold.count_typical_frames(trained))
         write_json(operating_path(data, name), shipped, sort_keys=True)
     write_json(folder / "report.json", summary, sort_keys=True)
     print(report_text.render_report(summary, f"{what}{', chosen members only' if args.members else ''}"))

@@ -48,7 +48,7 @@ class OtherSet:
     point whose decisions are the headline; against: an earlier on_<set>.json; workers: decoding processes."""
 
     on: str
-    data: str = ""
+    data: str | None = None
     point: str = "eer"
     against: Path | None = None
     workers: int = 0
@@ -60,8 +60,11 @@ def on_path(data: str, ensemble: str, on: str, kind: str) -> Path:
 
 
 def measure_on(name: str, asked: OtherSet) -> tuple[dict[str, Any], Path]:
-    """Score the labelled videos of a set and judge the decisions; what on_<set>.json holds, and that file. Nothing is written where a
-    UserError ends it: the set, its labels, its videos, the weights and the earlier report are looked at first."""
+    """Score the labelled videos of a set and judge the decisions; what on_<set>.json holds, and that file.
+
+    Nothing is written where a UserError ends it: the set, its labels and videos, the weights and the earlier report are
+    looked at first.
+    """
     ensemble = load_ensemble(name)
     data = plain_name(asked.data or ensemble.data, "--data")
     folder = workspace() / "data" / plain_name(asked.on, "--on")
