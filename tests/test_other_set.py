@@ -22,7 +22,7 @@ from liveness.evaluation import decisions
 from liveness.prediction.folder import score_videos
 
 # Name -> threshold and its interval, among the scores that the random weights give.
-POINTS = {"eer": (0.615, 0.6135, 0.6185), "apcer5": (0.6253, 0.6245, 0.6255)}
+POINTS = {"eer": (0.615, 0.6115, 0.6185), "apcer5": (0.6253, 0.6245, 0.6255)}
 CLIPS = 14  # of the set; the last is no video
 
 
@@ -32,7 +32,7 @@ def write_raw(root: Path) -> None:
     rows = ["fname,liveness_score,subject,species,camera"]
     for number in range(CLIPS):
         live, path = number % 2, root / "raw" / "away" / "videos" / f"{number}.mp4"
-        tiny_set.write_clip(path, live, seed=100 + number)
+        tiny_set.write_clip(path, live ^ (number in (3, 4, 9)), seed=100 + number)  # some look like the other class
         kind = "" if live else ("print", "replay")[number % 4 // 2]
         rows.append(f"{number}.mp4,{live},p{number // 2},{kind},{'ab'[number > 5]}")
     path.write_bytes(b"\0" * 5000)
@@ -124,8 +124,8 @@ def test_abstentions_count_as_the_standard_says(root):
             assert point["abstained"][name]["errors"] == (silent & mine).sum()
         decided = point["decided"]["bpcer"]
         assert (decided["errors"], decided["total"]) == ((turned & ~silent).sum(), (live & ~silent).sum())
-        seen.add((turned.sum(), silent.sum()))
-    assert len(seen) == 2  # the points differ, and somebody is abstained from
+        seen.add((turned.sum(), passed.sum(), silent.sum()))
+    assert len(seen) == 2 and all(silent > 1 for _, _, silent in seen)
     assert found["headline"] == found["points"][0]
     assert (
         table["decision"].eq("abstain").sum()
@@ -188,7 +188,8 @@ def test_an_earlier_report_is_compared_on_the_videos_of_both(root, capsys):
         assert row["p"] == pytest.approx(min(1.0, tail))
     assert "paired over 12 videos" in capsys.readouterr().out
     page = Report((root / "result" / "report_home_pair_on_away.html").read_text())
-    assert page.row("EER")[1:4] == [f"{100 * v:.1f} %" for v in values] + [f"{100 * told['difference']:+.1f} points"]
+    row = [row for row in page.rows if row and row[0] == "EER"][1]
+    assert row[1:4] == [f"{100 * v:.1f} %" for v in values] + [f"{100 * told['difference']:+.1f} points"]
 
 
 def drop_labels(root: Path, keep: str) -> None:
