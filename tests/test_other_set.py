@@ -17,8 +17,11 @@ from test_shift import eer
 
 from liveness import evaluate
 from liveness.base import compose
+from liveness.base.compose import load_ensemble
 from liveness.base.errors import UserError
 from liveness.evaluation import decisions
+from liveness.laboratory.other_set import find_origin
+from liveness.prediction.engine import read_ensemble
 from liveness.prediction.folder import score_videos
 
 # Name -> threshold and its interval, among the scores that the random weights give.
@@ -157,6 +160,17 @@ def test_scores_cameras_and_time_are_told(root):
     assert "not independent: 1 video of away" in found["origin"]["line"] and "4.mp4 is equal" in found["origin"]["line"]
 
 
+def test_whether_the_weights_have_seen_the_videos_is_told(root):
+    described, data = read_ensemble(load_ensemble("pair")), root / "data"
+    same = find_origin(described, data / "home")
+    assert same["independent"] is False and "these very videos" in same["line"]
+    (data / "away" / ".records" / "4.json").unlink()
+    assert find_origin(described, data / "away")["independent"] is True
+    shutil.rmtree(data / "home")
+    unknown = find_origin(described, data / "away")
+    assert unknown["independent"] is None and "data/home is not here" in unknown["line"]
+
+
 def test_an_earlier_report_is_compared_on_the_videos_of_both(root, capsys):
     table, found = read(root)
     earlier = json.loads(json.dumps(found))
@@ -233,8 +247,8 @@ def test_the_page_has_the_figures_and_asks_for_nothing(root):
     assert figures["points"] == found["points"] and figures["conditions"] == found["conditions"]
     row = page.row("equal errors (decides)")
     head = found["headline"]
-    assert [row[2], row[4]] == [f"{100 * head[side]['value']:.1f} %" for side in ("apcer", "bpcer")]
-    assert row[6] == f"{100 * head['abstained']['live']['value']:.1f} %"
+    assert [row[3], row[5]] == [f"{100 * head[side]['value']:.1f} %" for side in ("apcer", "bpcer")]
+    assert row[7] == f"{100 * head['abstained']['live']['value']:.1f} %"
     assert "not usable without labels" in page.text and "Not independent: 1 video of away" in page.text
     ids = page.ids()
     assert {"points", "cameras", "conditions", "worst", "videos"} <= set(ids) and len(ids) == len(set(ids))

@@ -81,8 +81,8 @@ def _shorten(key: str, value: object) -> object:
 
 
 def tabulate_conditions(found: list[dict]) -> dict:
-    """Errors by condition: ``tables`` (title, rows with pictures, ``most``: the rate at their end) of those that divide
-    the videos, and ``alike``: (title, the one part) of the others."""
+    """Errors by condition: ``tables`` (title, rows with pictures, ``most``: the rate at their end, whether the parts are
+    of ``numbers``) of those that divide the videos, and ``alike``: (title, the one part) of the others."""
     tables, alike = [], []
     for condition in found:
         if len(condition["rows"]) < 2:
@@ -94,7 +94,8 @@ def tabulate_conditions(found: list[dict]) -> dict:
             row | {f"{side}_picture": _draw(row[side], most) for side in ("apcer", "bpcer")}
             for row in condition["rows"]
         ]
-        tables.append({"title": condition["title"], "rows": rows, "most": most})
+        numbers = condition["name"] not in ("camera", "codec")
+        tables.append({"title": condition["title"], "rows": rows, "most": most, "numbers": numbers})
     return {"tables": tables, "alike": alike}
 
 

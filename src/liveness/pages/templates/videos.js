@@ -47,7 +47,7 @@
       const line = document.createElement("tr");
       rows[i].forEach((value, k) => {
         const cell = add(line, k ? "td" : "th", "", columns[k][2] === null ? "" : "num");
-        if (!k) cell.scope = "row";
+        if (!k) { cell.scope = "row"; cell.className = "name"; }
         add(cell, "bdi", write(value, columns[k]));
         if (k === place.score) add(line, "td", judge(rows[i]) || "no score", judge(rows[i]) === "wrong" ? "bad" : "");
       });
