@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of the pages, driven by the DevTools protocol over a pipe, with the standard library."""
+"""A headless Chromium for tests of the pages, driven by the DevTools protocol over a pipe, by the standard library."""
 
 import fcntl
 import json

@@ -65,6 +65,8 @@ def measure_on(name: str, asked: OtherSet) -> tuple[dict[str, Any], Path]:
     Nothing is written where a UserError ends it: the set, its labels and videos, the weights and the earlier report are
     looked at first.
     """
+    if asked.workers < 0:
+        raise UserError(f"--workers {asked.workers}: expected 0 (one per core) or more")
     ensemble = load_ensemble(name)
     data = plain_name(asked.data or ensemble.data, "--data")
     folder = workspace() / "data" / plain_name(asked.on, "--on")
@@ -264,7 +266,7 @@ def _read_earlier(path: Path, on: str, videos: pd.DataFrame) -> dict[str, Any]:
     """An earlier on_<set>.json; a UserError unless it is of this set and shares videos of both classes with it."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        there = {row["filename"]: int(row["label"]) for row in found["videos"]}
+        there = {row["filename"]: int(row["label"]) for row in found["videos"] if {"score", "decision"} <= set(row)}
         names = found["ensemble"], found["on"], found["point"], found["on_sha256"]
     except OSError as error:
         raise UserError(f"--against {path}: cannot be read ({error.strerror})") from error

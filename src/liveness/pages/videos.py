@@ -81,8 +81,8 @@ def _shorten(key: str, value: object) -> object:
 
 
 def tabulate_conditions(found: list[dict]) -> dict:
-    """Errors by condition: ``tables`` (title, rows with pictures, ``most``: the rate at their end, whether the parts are
-    of ``numbers``) of those that divide the videos, and ``alike``: (title, the one part) of the others."""
+    """Errors by condition: ``tables`` of those that divide the videos (title; rows with pictures; ``most``: the rate at
+    the pictures' end; ``numbers``: whether the parts are of numbers), and ``alike``: (title, the part) of others."""
     tables, alike = [], []
     for condition in found:
         if len(condition["rows"]) < 2:
