@@ -1,14 +1,11 @@
 """How good is an ensemble? Its out-of-fold error, with intervals; with --on its error on another labelled set.
 
     python -m liveness.evaluate demo
-    python -m liveness.evaluate zalo2022 --data train --members convnext_large:0 convnext_large:1
     python -m liveness.evaluate zalo2022_published --on mine
 
-Reads configs/ensemble/<name>.yaml, runs/<set>/<recipe>_fold<k>/{oof.csv,config.json} of every member and
-data/<set>/{folds,labels_video}.csv. Prints the table and writes runs/<set>/<ensemble>/{oof_video.csv,report.json}
-(there ``score`` is calibrated and blended, members' columns are raw) and weights/<set>/<ensemble>.json (calibration and
-thresholds). Equal inputs give equal files. With --members only those are judged: the folder is <ensemble>-subset and no
-thresholds are written. With --combinations other ways to combine are compared. --on: see laboratory/other_set.py.
+Reads runs/<set>/<member>/{oof.csv,config.json} and data/<set>/{folds,labels_video}.csv. Writes runs/<set>/<ensemble>/
+{oof_video.csv,report.json} (there ``score`` is calibrated and blended, members' columns are raw) and the thresholds,
+weights/<set>/<ensemble>.json (not with --members); equal inputs give equal files. --on: laboratory/other_set.py.
 """
 
 import argparse
@@ -18,6 +15,7 @@ from liveness.base.errors import run
 from liveness.base.files import show_path, workspace, write_json, write_text
 from liveness.base.tables import table_text
 from liveness.evaluation import out_of_fold, report_text
+from liveness.evaluation.cameras import measure_cues
 from liveness.laboratory.other_set import OtherSet, measure_on, warn_on
 from liveness.laboratory.other_set_text import render_on
 from liveness.members.ensembles import choose_members, in_set
@@ -25,6 +23,7 @@ from liveness.members.names import operating_path, weights_path
 from liveness.members.trained import read_members, read_naive_members
 from liveness.members.weights import digests_of
 from liveness.pages.other_set import write_on_page
+from liveness.sets.cues import read_cues
 from liveness.sets.fold_table import read_folds
 from liveness.sets.grouping import grouping_of
 
@@ -44,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     judged = out_of_fold.evaluate(folds, trained, naive, ensemble.calibration, groups_are, what, args.combinations)
     digests = digests_of({m.name: weights_path(data, m.recipe, m.fold) for m in trained})
     about: dict = {"ensemble": name, "data": data, "data_hash": trained[0].data_hash, "weights_sha256": digests}
-    summary, folder = about | judged.summary, workspace() / "runs" / data / name
+    cues = {"cues": measure_cues(read_cues(prepared))} if "cameras" in judged.summary else {}
+    summary, folder = about | judged.summary | cues, workspace() / "runs" / data / name
     write_text(folder / "oof_video.csv", table_text(judged.table))
     if not args.members:
         shipped = out_of_fold.describe_shipped(summary, judged.basis, out_of_fold.count_typical_frames(trained))

@@ -114,7 +114,9 @@ class Detector:
 class Folds:
     """How videos are dealt into folds."""
 
-    n: int = bounded(5, least=2)
+    n: int = bounded(5, least=2)  # not with by=camera, which deals as many as there are cameras
+    # camera: fold k holds out the k-th camera that the column camera names (sets/cameras.py).
+    by: str = added_later("group", choices=("group", "camera"))
     seed: int = 42
     test: int = bounded(0, least=0)  # the fold that the _test tables hold; the _train tables hold the others
     # Share of the groups that no member sees, fold -1: to choose thresholds on; 0 = none.
@@ -210,6 +212,8 @@ class Train:
     cache_gib: float = added_later(-1.0, least=-1)
     keep_state: bool = False  # keep last.pt when the member is finished: 16 bytes per parameter
     seed: int = 69
+    # camera: a sample's camera is drawn first, then its class, half and half, then the sample (training/samples.py).
+    balance: str = added_later("none", choices=("none", "camera"))
     # Fine-tuning (training/start.py, docs/fine_tuning.md).
     init: str = added_later("")  # go on from a trained member: RECIPE:FOLD, RECIPE (the same fold), SET/RECIPE:FOLD
     freeze: str = added_later("none")  # none | backbone (all but the classifier) | stages:N (the first N stages)
@@ -374,6 +378,17 @@ def _check_frames(plan: FramePlan, where: str) -> None:
 
 
 def _check_data(data: Data, where: str) -> None:
+    if data.folds.by == "camera":
+        n, usual = data.folds.n, Folds().n
+        require(
+            n == usual, f"{where}: folds.n={n} with folds.by=camera, which has a fold for each camera; leave it out"
+        )
+        require(
+            data.folds.holdout == 0,
+            f"{where}: folds.holdout={data.folds.holdout:g} with folds.by=camera: a holdout is drawn from all cameras, "
+            "so that its thresholds would be those of cameras that the members know; expected 0",
+        )
+        return  # sets/folds.py knows how many cameras there are, and so whether folds.test is one
     require(
         data.folds.test < data.folds.n,
         f"{where}: folds.test={data.folds.test}; expected a fold, 0 to {data.folds.n - 1}",

@@ -97,7 +97,7 @@ def _render(found: dict, folder: Path, evaluated: str) -> str:
         points=[point | {"title": title_point(point["name"])} for point in found["points"]],
         cameras=_tabulate_cameras(found["cameras"]),
         species=_tabulate_kinds(head),
-        conditions=tabulate_conditions([c for c in found["conditions"] if c["name"] != "camera" or len(c["rows"]) < 2]),
+        conditions=tabulate_conditions(found["conditions"], bool(found["cameras"])),
         conditions_words=f"At the shipped point ({title}), abstentions counted as in the table above.",
         abstains=True,
         rows_file=f"runs/{found['data']}/{found['ensemble']}/on_{found['on']}.csv",

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from liveness.evaluation import grouping
+from liveness.evaluation.cameras import CUES, tell_worst
 from liveness.evaluation.format import percent, percent_range, plain
 from liveness.pages import charts
 from liveness.pages.panels import embed_script, lay_panel, make_report_environment
@@ -42,7 +43,7 @@ def render_report_page(found: dict, folder: Path, evaluated: str) -> str:
         noun=grouping.noun(found["evaluation"]["grouping"]),
         **embed_script(found, f"videos_{found['data']}_{found['ensemble']}.csv"),
         panels=[lay_panel(part, found["operating_points"]) for part in found["splits"]],
-        conditions=tabulate_conditions(found["conditions"]),
+        conditions=tabulate_conditions(found["conditions"], bool(found["evaluation"].get("cameras"))),
         rows_file=f"runs/{found['data']}/{found['ensemble']}/oof_video.csv",
         cut_at=found["evaluation"]["pooled"]["threshold"],
         conditions_words=_CONDITIONS_WORDS,
@@ -51,6 +52,8 @@ def render_report_page(found: dict, folder: Path, evaluated: str) -> str:
         silent_all=len(found["evaluation"]["non_response"]["videos"]),
         parts=_tabulate_parts(found["evaluation"]),
         species=_tabulate_species(found["evaluation"]),
+        cameras=_tabulate_cameras(found["evaluation"].get("cameras")),
+        cues=[row | {"name": CUES[row["cue"]]} for row in found["evaluation"].get("cues", [])],
         calibration=_tabulate_calibration(found["evaluation"]),
         withheld=(found["evaluation"].get("calibration") or {}).get("withheld"),
         **optional,
@@ -127,6 +130,18 @@ def _tabulate_species(summary: dict) -> list[dict]:
         {"name": name, **rate, "picture": charts.draw_whisker(rate["value"], rate["interval"], most)}
         for name, rate in ordered
     ]
+
+
+def _tabulate_cameras(found: dict | None) -> dict | None:
+    """The rows by camera, the worst first; None where no camera is named."""
+    if not found:
+        return None
+    most = round_reach([row["eer_interval"] for row in found["rows"]])
+    rows = [
+        row | {"picture": charts.draw_whisker(row["eer"], row["eer_interval"], most), "name": row["camera"]}
+        for row in found["rows"]
+    ]
+    return found | {"rows": rows, "headline": tell_worst(found), "most": most}
 
 
 def _tabulate_correlation(found: dict) -> dict | None:

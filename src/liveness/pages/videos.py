@@ -80,11 +80,16 @@ def _shorten(key: str, value: object) -> object:
     return value if isinstance(value, (int, str)) else str(value)
 
 
-def tabulate_conditions(found: list[dict]) -> dict:
-    """Errors by condition: ``tables`` of those that divide the videos (title; rows with pictures; ``most``: the rate at
-    the pictures' end; ``numbers``: whether the parts are of numbers), and ``alike``: (title, the part) of others."""
+def tabulate_conditions(found: list[dict], cameras: bool) -> dict:
+    """Errors by condition, but by camera where ``cameras`` have a section of their own.
+
+    ``tables`` of those that divide the videos (title; rows with pictures; ``most``: the rate at the pictures' end;
+    ``numbers``: whether the parts are of numbers), and ``alike``: (title, the one part) of the others.
+    """
     tables, alike = [], []
     for condition in found:
+        if cameras and condition["name"] == "camera":
+            continue
         if len(condition["rows"]) < 2:
             alike.append((condition["title"], condition["rows"][0]["part"] if condition["rows"] else ""))
             continue
