@@ -20,7 +20,13 @@ from liveness.evaluation.format import (
 _WIDTH = 100  # columns of a report
 
 
-def render_ways(combinations: dict[str, list[dict]]) -> str:
+def render_combinations(summary: dict, members: dict[str, tuple[str, int]]) -> str:
+    """What ``evaluate --combinations`` adds; members: name -> (recipe, fold)."""
+    ways = _render_ways(summary["combinations"])
+    return f"{ways}\n{_render_weights(summary['learned_weights'], members, summary['ensemble'])}"
+
+
+def _render_ways(combinations: dict[str, list[dict]]) -> str:
     """The comparisons of ``compare_ways`` as text, a table for each kind."""
     head = ("videos", "EER", "AUC", "EER less ours", "95 % interval", "AUC less ours", "95 % (DeLong)", "verdict")
     lines = []
@@ -43,7 +49,7 @@ def render_ways(combinations: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
-def render_weights(learned: dict[str, dict[str, float]], members: dict[str, tuple[str, int]], ensemble: str) -> str:
+def _render_weights(learned: dict[str, dict[str, float]], members: dict[str, tuple[str, int]], ensemble: str) -> str:
     """How to use what was learned: the lines of the ensemble's file, members without a part left out.
 
     members: name -> (recipe, fold).
