@@ -29,6 +29,7 @@ from liveness.models.backend import Backend
 from liveness.models.batches import Batches, batches_for
 from liveness.models.score import Job, Request, score_jobs
 from liveness.prediction import memory
+from liveness.prediction.limits import exceeded_limits
 from liveness.prediction.operating import Operating, read_operating
 from liveness.prediction.ready import WeightsMissing
 from liveness.prediction.rows import NO_SCORE, Row
@@ -145,6 +146,8 @@ def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> Ens
     operating = read_operating(
         operating_path(data, ensemble.name), list(weights), of_data, point, weights, digests, expected
     )
+    if operating.limits:
+        members = [replace(m, wanted=replace(m.wanted, quality=True)) for m in members]
     return EnsembleDescription(ensemble.name, members, operating, ensemble.cascade)
 
 
@@ -345,14 +348,15 @@ def _blend_members(job: VideoJob, loaded: LoadedEnsemble) -> float:
 def _make_row(job: VideoJob, loaded: LoadedEnsemble) -> Row:
     video, score = job.item, _blend_members(job, loaded)
     status, reason = _judge_status(job, loaded)
-    reason = "; ".join(filter(None, (reason, loaded.operating.lost)))
+    amiss = exceeded_limits(loaded.operating.limits, video.quality)
+    reason = "; ".join(filter(None, (reason, *amiss, loaded.operating.lost)))
     if not np.isfinite(score):
         score = NO_SCORE
     faces, most = (None if count < 0 else count for count in (video.faces, video.most_faces))
     several = [f"several_faces={most}"] if most and most > 1 else []
     reason = with_notes(reason, [*video.notes, *several])
     most_frames = max((int(np.isfinite(frames).sum()) for frames in job.scores.values()), default=0)
-    decision = loaded.operating.decide(score, status, most_frames)
+    decision = "abstain" if amiss else loaded.operating.decide(score, status, most_frames)
     milliseconds = video.milliseconds + job.milliseconds
     return Row(video.path.name, score, decision, status, reason, video.frames, faces, milliseconds, most)
 

@@ -2,9 +2,11 @@
 
     operating = read_operating(weights / "demo.json", ["demo_face_fold0", ...], data_hash, "apcer5")
     score = blend of operating.calibrate(member, its score) over the members
-    decision = operating.decide(score, status, frames)
+    amiss = exceeded_limits(operating.limits, quality)
+    decision = "abstain" if amiss else operating.decide(score, status, frames)
 
-Reads weights/<set>/<ensemble>.json, which ``python -m liveness.evaluate`` writes; writes nothing.
+Reads weights/<set>/<ensemble>.json, which ``python -m liveness.evaluate`` writes and ``download_weights.sh`` brings
+for an ensemble that was trained elsewhere (configs/operating/); writes nothing.
 The decision never changes the score.
 """
 
@@ -15,6 +17,7 @@ from pathlib import Path
 
 from liveness.base.errors import UserError
 from liveness.evaluation.calibration import Calibration, read_calibration
+from liveness.prediction.limits import InputLimit, read_limits
 from liveness.prediction.rows import SCORED
 
 
@@ -25,7 +28,8 @@ class Operating:
     low, high: the interval that holds the threshold itself; a score between them could fall on
     either side had other videos been there to choose it on. least_frames: a video of which fewer
     frames gave a score is too little to decide on. source: one line for the user. lost: why the scores are
-    not those that were evaluated, for every row; "" where nothing is amiss.
+    not those that were evaluated, for every row; "" where nothing is amiss. limits: on what pictures no score is
+    to be trusted.
     """
 
     threshold: float = 0.5
@@ -36,6 +40,7 @@ class Operating:
     point: str = ""
     least_frames: int = 0
     lost: str = ""
+    limits: tuple[InputLimit, ...] = ()
 
     def calibrate(self, member: str, score: float) -> float:
         """A member's video score on the common scale; the same score without calibration; nan stays nan."""
@@ -85,7 +90,7 @@ def read_operating(
         points = {entry["name"]: entry for entry in about["thresholds"]}
         there = str(about.get("data_hash") or "")
         least_frames = int((about.get("frames") or {}).get("least", 0))
-        calibration = about.get("calibration")
+        calibration, limits = about.get("calibration"), about.get("limits", [])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: no table of thresholds ({type(error).__name__}); {_remedy(path)}") from error
     if point not in points:
@@ -100,7 +105,9 @@ def read_operating(
     calibrations = _calibrations(path, calibration, members)
     _check_weights(path, about.get("weights"), weights)
     _check_digests(path, about.get("weights_sha256") or {}, digests or {})
-    return _operating(path, points[point], calibrations, least_frames)
+    found = _operating(path, points[point], calibrations, least_frames)
+    found.limits = read_limits(limits, str(path))
+    return found
 
 
 def _without(path: Path, expected: str) -> Operating:
