@@ -76,13 +76,14 @@ def choice(default: str, *others: str) -> Any:
     return bounded(default, choices=(default, *others))
 
 
-def added_later(default: Any) -> Any:
-    """A field that ``to_dict`` leaves out at its default, as if it had never been added.
+def added_later(default: Any, **bound: Any) -> Any:
+    """A field, bounded or not, that ``to_dict`` leaves out at its default, as if it had never been added.
 
     Files that hold a configuration (prepare.json, a member's contract) thus keep their bytes, and with them their
     digests, unless the new setting is used; ``from_dict`` reads both.
     """
-    return field(default=default, metadata={"added_later": True})
+    metadata = {"added_later": True, **({"bound": Bound(**bound)} if bound else {})}
+    return field(default=default, metadata=metadata)
 
 
 def probability(default: float = 0.0) -> Any:
@@ -152,7 +153,8 @@ class View:
     kind: str = choice("frame", "face")
     size: int = bounded(224, least=16)  # the input is size x size
     resize: str = choice("stretch", "short_side")  # stretch: both sides to size | short_side: keep the aspect ratio
-    interpolation: str = choice("bicubic", "bilinear")  # PIL's, with antialiasing
+    interpolation: str = choice("bicubic", "bilinear", "cv2_linear")  # PIL's, with antialiasing; OpenCV's, without
+    # What is subtracted and divided by, in the order of `channels` and in units of `white`.
     mean: list[float] = bounded([0.485, 0.456, 0.406], size=(3, 3))
     std: list[float] = bounded([0.229, 0.224, 0.225], size=(3, 3))
     # face: side of the square crop over the longer side of the box. Prediction averages the
@@ -162,6 +164,11 @@ class View:
     # Scoring only: central crops (share of the view's sides) and mirrored views whose scores are averaged in.
     crops: list[float] = field(default_factory=list)  # besides the whole view
     mirror: bool = False  # every view counts once more, left and right exchanged
+    # face: a square, its border replicated where the frame ends | box_inside: the box's own shape, pushed back into
+    # the frame, and shrunk where the frame is too small (boxes.find_window)
+    cut: str = added_later("square", choices=("square", "box_inside"))
+    channels: str = added_later("rgb", choices=("rgb", "bgr"))
+    white: float = added_later(1.0, above=0)  # the value of a full channel before mean and std: 1, or 255
 
 
 @dataclass

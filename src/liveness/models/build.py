@@ -18,6 +18,8 @@ def build(config: Model, size: int, fits: bool = False) -> "torch.nn.Module":
     """
     import timm
 
+    from liveness.models import minifasnet  # noqa: F401  (timm knows its models from then on)
+
     if not timm.is_model(config.name):
         raise UserError(f"model.name={config.name!r}: timm has no such model{nearest(config.name, timm.list_models())}")
     kwargs = dict(config.kwargs)
