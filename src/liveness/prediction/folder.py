@@ -51,6 +51,7 @@ class Options:
     strict: bool = False  # a video without a score, or lost thresholds, is an error
     workers: int = 0  # decoding processes; 0: one per core
     memory: str = "auto"  # auto | resident | turns
+    images: bool = False  # still images are scored beside videos, too
 
 
 def score_videos(paths: Iterable[Path | str], ensemble: str = "", data: str = "", workers: int = 0) -> "pd.DataFrame":
@@ -68,13 +69,13 @@ def score_videos(paths: Iterable[Path | str], ensemble: str = "", data: str = ""
 def choose_ensemble(name: str, members: list[str], data: str) -> Ensemble:
     """The named ensemble, or an ad-hoc one of the members given as recipe:fold.
 
-    Without a name it is the usual one; where neither that nor any other is there, the one that needs no training is
-    taken, if it is there, and a note says so.
+    Without a name it is the usual one, or that of the first day where no other is there, and a note says so
+    (prediction/ready.py).
     """
     if not name:
         name = USUAL if members or data else default_ensemble()
         if name != USUAL:
-            note(f"no ensemble was named, and only {name} is there: it scores (ENSEMBLE=NAME names another)")
+            note(f"no ensemble was named, and {name} is the only one there: it scores (ENSEMBLE=NAME takes another)")
     if not members:
         return load_ensemble(name)
     chosen = [EnsembleMember(*parse_recipe_fold(text)) for text in members]
@@ -90,7 +91,7 @@ def predict_folder(source: Path, output: Path, ensemble: Ensemble, options: Opti
     from liveness.prediction.submission_order import arrange_rows, find_order, list_unnamed
 
     started = time.perf_counter()
-    videos = videos_below(source)
+    videos = videos_below(source, options.images)
     names = find_order(source, videos, options.sample)
     _require_writable(output)
     _require_room_for_sockets(output)

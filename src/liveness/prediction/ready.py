@@ -30,16 +30,23 @@ class WeightsMissing(UserError):
 
 
 def default_ensemble() -> str:
-    """The ensemble that scores where none is named: USUAL, or DAY_ONE where no other has any of its weights."""
-    usual = load_ensemble(USUAL)
-    begun = any(weights_path(usual.data, member.recipe, member.fold).is_file() for member in usual.members)
-    return DAY_ONE if not begun and {name for _, name in ready_ensembles()} == {DAY_ONE} else USUAL
+    """The ensemble that scores where none is named: USUAL, or DAY_ONE where no other set has a member's file.
+
+    The demo's members do not count: they know drawn faces only, and would score no one's videos.
+    """
+    alone = set(_folders_with_members()) - {"demo"} == {DAY_ONE} and _is_whole(load_ensemble(DAY_ONE), DAY_ONE)
+    return DAY_ONE if alone else USUAL
+
+
+def _folders_with_members() -> list[str]:
+    """The sets that weights/ has at least one member's file of."""
+    return sorted({path.parent.name for path in (workspace() / "weights").glob("*/*_fold*.safetensors")})
 
 
 def ready_ensembles() -> list[tuple[str, str]]:
     """(set, ensemble) wherever all members' files are there, by name."""
     found = []
-    there = sorted({path.parent.name: path.parent for path in (workspace() / "weights").glob("*/*_fold*.safetensors")})
+    there = _folders_with_members()
     for name in names("ensemble") if there else ():
         try:
             found += [(data, name) for data in there if _is_whole(load_ensemble(name), data)]

@@ -21,6 +21,7 @@ from liveness.base.files import sha256_of, written_aside
 from liveness.base.names import few
 from liveness.frames.boxes import draw_faces
 from liveness.frames.faces import detector_digest
+from liveness.frames.notes import IMAGE
 from liveness.frames.rules import NEWEST
 from liveness.frames.video import VideoError, choose_frames, jpeg_decode, jpeg_encode, read_jpegs
 from liveness.frames.views import StoredFrame, cut_stored
@@ -194,7 +195,7 @@ def extract(task: ExtractTask) -> dict:
         record |= {"status": decoded.status if wanted else "no_frames", "reason": decoded.reason}
         values = asdict(info)
         record["info"] = {key: values[key] for key in values if key != "times"}
-        if task.version > FIRST:
+        if task.version > FIRST or IMAGE in decoded.notes:
             record["notes"] = decoded.notes
         record["frames"] = [{"frame_id": i, "time": round(float(info.times[i]), 6)} for i in sorted(wanted)]
     return _finish(task, record, frames, old)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from liveness.base.config import Data
 from liveness.base.errors import UserError
-from liveness.base.files import held, list_unscored, unscored_files, workspace, write_bytes, write_text
+from liveness.base.files import STILL, held, list_unscored, look_through, workspace, write_bytes, write_text
 from liveness.base.names import few
 from liveness.base.tables import table_text
 from liveness.frames.notes import count_notes, with_notes
@@ -108,11 +108,18 @@ def _prepare(data: Data, folder: Path, strict: bool, version: int) -> None:
 
 
 def _note_unread(raw: RawSet) -> None:
-    """One note of what lies in the set's folders, may be meant as a video, and is none by its name."""
+    """One note of what lies in the set's folders, may be meant as a video, and is none by its name or an image that
+    the set is without."""
     inner = {folder.name for folder in raw.folders}
-    left = [one for folder in raw.folders for one in unscored_files(folder) if one[0] not in inner]
+    known = {*(path.name for path in raw.videos), *raw.unlabelled}
+    left = []
+    for folder in raw.folders:
+        files, others = look_through(folder, images=True)
+        left += [one for one in others if one[0] not in inner]
+        left += [(path.name, STILL) for path in files if path.name not in known]
     if left:
-        tqdm.write(f"note: {len(left)} beside the videos are not read: {list_unscored(left)}", file=sys.stderr)
+        how = "; images belong to it where a label file names them" if any(why == STILL for _, why in left) else ""
+        tqdm.write(f"note: {len(left)} beside the videos are not read: {list_unscored(left)}{how}", file=sys.stderr)
 
 
 def _bring_up_to_date(
