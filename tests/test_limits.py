@@ -12,7 +12,7 @@ from test_prediction import put_member
 from liveness.base.config import Detector, Ensemble, EnsembleMember, FramePlan, View
 from liveness.base.errors import UserError
 from liveness.frames.boxes import Face
-from liveness.frames.quality import Quality, measure_quality
+from liveness.frames.quality import measure_quality
 from liveness.frames.video import Decoded, VideoInfo, jpeg_decode, jpeg_encode
 from liveness.frames.views import VideoViews, cut_requests, make_request, prepare_video
 from liveness.members.names import operating_path
@@ -20,7 +20,7 @@ from liveness.prediction.engine import load_members, score_video
 from liveness.prediction.operating import read_operating
 from liveness.prediction.rows import row_text
 
-GOOD = Quality(brightness=120, contrast=40, sharpness=0.6, face_width=140, room=3.4)
+GOOD = {"brightness": 120, "contrast": 40, "sharpness": 0.6, "face_width": 140, "room": 3.4, "other_face": 0.0}
 ROOM = {"reason": "cropped", "measure": "room", "least": 2.7}
 SMALL = {"reason": "too_small", "measure": "face_width", "least": 64}
 GLARE = {"reason": "too_bright", "measure": "brightness", "most": 240}
@@ -31,23 +31,23 @@ def test_a_limit_lowers_the_decision_with_its_reason_and_leaves_the_score(worksp
     clip = tiny_clips(workspace / "clips" / "1.mp4", frames=6, size=(64, 96), seed=1)
     ensemble = Ensemble("mine", "train", [EnsembleMember("convnext_large", 0)])
 
-    def row_with(limits: list | None, quality: Quality | None):
+    def row_with(limits: list | None, measures: dict | None):
         about = {"thresholds": [{"name": "eer", "threshold": 0.0}]} | ({} if limits is None else {"limits": limits})
         operating_path("train", "mine").write_text(json.dumps(about))
         loaded = load_members(ensemble)
-        assert [wanted.quality for wanted in loaded.wanted()] == [bool(limits)]
-        video = replace(prepare_video(clip, loaded.wanted()), quality=quality, milliseconds=0.0)
+        assert [wanted.measured for wanted in loaded.wanted()] == [bool(limits)]
+        video = replace(prepare_video(clip, loaded.wanted()), measures=measures, milliseconds=0.0)
         return replace(score_video(video, loaded), milliseconds=0.0)
 
     plain = row_with(None, None)
     assert (plain.decision, plain.reason) == ("live", "")
     limits = [ROOM, SMALL, GLARE]
     assert row_text(row_with(limits, GOOD)) == row_text(plain) == row_text(row_with([], None))
-    far = row_with(limits, replace(GOOD, room=1.42, face_width=40))
+    far = row_with(limits, GOOD | {"room": 1.42, "face_width": 40})
     assert far.decision == "abstain" and far.score == plain.score
     assert far.reason == "cropped: room 1.42, expected at least 2.7; too_small: face_width 40, expected at least 64"
-    assert row_with(limits, replace(GOOD, brightness=250)).reason == "too_bright: brightness 250, expected at most 240"
-    assert row_with(limits, replace(GOOD, room=2.7, face_width=64, brightness=240)).decision == "live"
+    assert row_with(limits, GOOD | {"brightness": 250}).reason == "too_bright: brightness 250, expected at most 240"
+    assert row_with(limits, GOOD | {"room": 2.7, "face_width": 64, "brightness": 240}).decision == "live"
 
 
 def test_quality_is_measured_where_it_is_asked_for_on_the_frames_that_are_scored(monkeypatch):
@@ -55,21 +55,23 @@ def test_quality_is_measured_where_it_is_asked_for_on_the_frames_that_are_scored
     frames = {n: cv2.GaussianBlur(rng.integers(0, 255, (120, 90, 3), np.uint8), (0, 0), 1 + n) for n in range(3)}
     faces = {n: Face(20 + n, 30, 30, 40, 0.9) for n in (0, 2)}  # none in the middle frame
 
+    others = [Face(70, 2, 15, 20, 0.8), Face(2, 2, 5, 5, 0.8)]
+
     def found(stored, detector):
         (number,) = [n for n in frames if np.array_equal(jpeg_decode(jpeg_encode(frames[n], 95)), stored.rgb)]
-        return [faces[number]] if number in faces else []
+        return [faces[number], *others] if number in faces else []
 
     monkeypatch.setattr("liveness.frames.views.StoredFrame.faces", found)
     decoded = Decoded(VideoInfo(3, 10, 90, 120, 0.3, np.arange(3) / 10, "h264", 0), frames, "ok", "")
     request = make_request(FramePlan("all"), View(kind="face", size=32), Detector(), 95)
     asked, silent = VideoViews("a"), VideoViews("a")
-    cut_requests(decoded, [replace(request, quality=True)], asked)
+    cut_requests(decoded, [replace(request, measured=True)], asked)
     cut_requests(decoded, [request], silent)
-    assert silent.quality is None
+    assert silent.measures is None
     np.testing.assert_array_equal(asked.views[request.key], silent.views[request.key])
     parts = [measure_quality(jpeg_decode(jpeg_encode(frames[n], 95)), faces[n]) for n in faces]
-    assert asked.quality.sharpness == pytest.approx(np.mean([part.sharpness for part in parts]))  # the median of two
-    assert asked.quality.room == 3.0
+    assert asked.measures["sharpness"] == pytest.approx(np.mean([part.sharpness for part in parts]))  # the median of two
+    assert asked.measures["room"] == 3.0 and asked.measures["other_face"] == 0.25
 
 
 def test_an_older_file_has_no_limits(tmp_path):

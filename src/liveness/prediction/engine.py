@@ -24,7 +24,7 @@ from liveness.base.errors import UserError
 from liveness.frames.notes import with_notes
 from liveness.frames.views import VideoViews, ViewRequest, make_request, prepare_task
 from liveness.frames.workers import Failed, run_tasks
-from liveness.members.names import member_name, operating_path, parse_recipe_fold, weights_path
+from liveness.members.names import member_name, operating_path, parse_recipe_fold, shipped_operating, weights_path
 from liveness.models.backend import Backend
 from liveness.models.batches import Batches, batches_for
 from liveness.models.score import Job, Request, score_jobs
@@ -143,11 +143,13 @@ def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> Ens
             "decide never reaches the other members"
         )
     expected = ensemble.calibration if any(hashes) and ensemble.name in names("ensemble") else ""
+    if shipped_operating(data, ensemble.name):
+        expected = "platt"
     operating = read_operating(
         operating_path(data, ensemble.name), list(weights), of_data, point, weights, digests, expected
     )
     if operating.limits:
-        members = [replace(m, wanted=replace(m.wanted, quality=True)) for m in members]
+        members = [replace(m, wanted=replace(m.wanted, measured=True)) for m in members]
     return EnsembleDescription(ensemble.name, members, operating, ensemble.cascade)
 
 
@@ -259,8 +261,21 @@ def score_video(prepared: VideoViews, loaded: LoadedEnsemble) -> Row:
 
 def score_prepared(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iterator[tuple[VideoViews, Row]]:
     """Score prepared videos, several at a time; yields each with its row as it gets done."""
-    for job in (_score_resident if loaded.resident else _score_in_turns)(videos, loaded):
+    for job in _score_jobs(videos, loaded):
         yield job.item, _make_row(job, loaded)
+
+
+def score_members(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iterator[tuple[VideoViews, dict[str, float]]]:
+    """As ``score_prepared``, but each with its members' own scores, frames combined, as they are before calibration."""
+    from liveness.evaluation.combine import frames_to_video
+
+    ways = {member.name: member.combine for member in loaded.members}
+    for job in _score_jobs(videos, loaded):
+        yield job.item, {name: float(frames_to_video(frames, ways[name])) for name, frames in job.scores.items()}
+
+
+def _score_jobs(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iterator[VideoJob]:
+    return (_score_resident if loaded.resident else _score_in_turns)(videos, loaded)
 
 
 def _score_resident(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iterator[VideoJob]:
@@ -348,7 +363,7 @@ def _blend_members(job: VideoJob, loaded: LoadedEnsemble) -> float:
 def _make_row(job: VideoJob, loaded: LoadedEnsemble) -> Row:
     video, score = job.item, _blend_members(job, loaded)
     status, reason = _judge_status(job, loaded)
-    amiss = exceeded_limits(loaded.operating.limits, video.quality)
+    amiss = exceeded_limits(loaded.operating.limits, video.measures)
     reason = "; ".join(filter(None, (reason, *amiss, loaded.operating.lost)))
     if not np.isfinite(score):
         score = NO_SCORE

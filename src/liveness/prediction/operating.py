@@ -2,7 +2,7 @@
 
     operating = read_operating(weights / "demo.json", ["demo_face_fold0", ...], data_hash, "apcer5")
     score = blend of operating.calibrate(member, its score) over the members
-    amiss = exceeded_limits(operating.limits, quality)
+    amiss = exceeded_limits(operating.limits, measures)
     decision = "abstain" if amiss else operating.decide(score, status, frames)
 
 Reads weights/<set>/<ensemble>.json, which ``python -m liveness.evaluate`` writes and ``download_weights.sh`` brings
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from liveness.base.errors import UserError
 from liveness.evaluation.calibration import Calibration, read_calibration
+from liveness.members.names import shipped_operating
 from liveness.prediction.limits import InputLimit, read_limits
 from liveness.prediction.rows import SCORED
 
@@ -141,7 +142,9 @@ def _operating(path: Path, entry: dict, calibrations: dict[str, Calibration], le
 def _source(path: Path, entry: dict) -> str:
     """``demo.json: APCER <= 5 % on the holdout, 42 videos``."""
     name, target = entry["name"], entry.get("target")
-    what = "equal error rate" if target is None else f"{name[:5].upper()} <= {100 * float(target):g} %"
+    over = str(entry.get("split", "")).startswith("over ")  # several cameras, of which each counts the same
+    even = "errors of both kinds balanced" if over else "equal error rate"
+    what = even if target is None else f"{name[:5].upper()} <= {100 * float(target):g} %"
     split = entry.get("split", "out of fold")
     where = "on the holdout" if split == "holdout" else split
     videos = f", {entry['videos']} videos" if "videos" in entry else ""
@@ -179,4 +182,6 @@ def _check_digests(path: Path, there: dict[str, str], here: dict[str, str]) -> N
 
 
 def _remedy(path: Path) -> str:
+    if shipped_operating(path.parent.name, path.stem):
+        return f"it came with the weights; run: python -m liveness.convert {path.stem}"
     return f"run: python -m liveness.evaluate {path.stem} --data {path.parent.name}"
