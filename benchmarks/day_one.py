@@ -71,7 +71,9 @@ def _scores(args: argparse.Namespace) -> pd.DataFrame:
 
 def render(rows: list[dict]) -> list[str]:
     """A table of the cameras, in percent."""
-    lines = ["camera    APCER  BPCER   abstained: attack  live   decided alone: APCER  BPCER   all decided: APCER  BPCER"]
+    lines = [
+        "camera    APCER  BPCER   abstained: attack  live   decided alone: APCER  BPCER   all decided: APCER  BPCER"
+    ]
     for row in rows:
         parts = [row, row["abstained"], row["decided"], row["forced"]]
         names = [("apcer", "bpcer"), ("attack", "live"), ("apcer", "bpcer"), ("apcer", "bpcer")]

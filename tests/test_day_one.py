@@ -106,7 +106,9 @@ def test_every_camera_counts_the_same_for_the_threshold(cameras):
     best = min(cost(value) for value in np.linspace(0.001, 0.999, 3000))
     assert cost(found) <= best + 1e-9 and cost(found - 0.2) > best < cost(found + 0.2)
     strict = day_one.choose_threshold(scores, labels, domains, "apcer1", 0.05)
-    worst = [max((scores[(domains == n) & (labels == 0)] >= t).mean() for n in set(domains)) for t in (strict, 0.9 * strict)]
+    worst = [
+        max((scores[(domains == n) & (labels == 0)] >= t).mean() for n in set(domains)) for t in (strict, 0.9 * strict)
+    ]
     assert worst[0] <= 0.01 < worst[1] and strict > found
     again = np.tile(np.arange(len(scores)), 2)[: len(scores) + 90]  # a camera twice as often: no other threshold
     assert day_one.choose_threshold(scores[again], labels[again], domains[again], "eer", 0.05) == pytest.approx(found)

@@ -70,7 +70,9 @@ def test_quality_is_measured_where_it_is_asked_for_on_the_frames_that_are_scored
     assert silent.measures is None
     np.testing.assert_array_equal(asked.views[request.key], silent.views[request.key])
     parts = [measure_quality(jpeg_decode(jpeg_encode(frames[n], 95)), faces[n]) for n in faces]
-    assert asked.measures["sharpness"] == pytest.approx(np.mean([part.sharpness for part in parts]))  # the median of two
+    assert asked.measures["sharpness"] == pytest.approx(
+        np.mean([part.sharpness for part in parts])
+    )  # the median of two
     assert asked.measures["room"] == 3.0 and asked.measures["other_face"] == 0.25
 
 

@@ -265,7 +265,9 @@ def score_prepared(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iter
         yield job.item, _make_row(job, loaded)
 
 
-def score_members(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iterator[tuple[VideoViews, dict[str, float]]]:
+def score_members(
+    videos: Iterable[VideoViews], loaded: LoadedEnsemble
+) -> Iterator[tuple[VideoViews, dict[str, float]]]:
     """As ``score_prepared``, but each with its members' own scores, frames combined, as they are before calibration."""
     from liveness.evaluation.combine import frames_to_video
 
