@@ -6,7 +6,8 @@
 SET: prepared sets (bash prepare_data.sh SET). A column camera of the label file parts a set into cameras; framing=crop
 marks pictures of which only the face is left: they are judged, and nothing is learnt from them. For every camera,
 limits, calibration and threshold are learnt on all others and judged there. Prints a table; --out writes all figures.
---compare adds the same with something left out or done otherwise. --operating writes the decision learnt on all
+--compare adds APCER and BPCER with something left
+out or done otherwise. --operating writes the decision learnt on all
 cameras, as weights/<set>/<ensemble>.json holds it. --scores keeps the scores: written where the file is not there,
 else read, so that nothing is scored twice.
 """
@@ -47,8 +48,12 @@ def main(argv: list[str] | None = None) -> int:
     print("\n".join(render(rows)))
     found: dict = {"ensemble": args.ensemble, "sets": args.sets, "weights": plan.weights, "left_out": rows}
     if args.compare:
-        found["compared"] = day_one.compare_plans(table, plan)
-        for what, other in found["compared"].items():
+        compared = day_one.compare_plans(table, plan)
+        found["compared"] = {
+            what: {row["domain"]: [row["apcer"]["value"], row["bpcer"]["value"]] for row in other}
+            for what, other in compared.items()
+        }  # APCER, BPCER
+        for what, other in compared.items():
             print(f"{what}: {' '.join(_short(row) for row in other if not row['crop'])}")
     if args.out:
         write_json(args.out, found)
