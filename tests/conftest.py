@@ -18,18 +18,23 @@ FIRST = ("pipeline", "prediction_resume", "training", "walks", "demo", "prepare"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="also run the tests marked `full`, which take minutes")
+    parser.addoption("--extras", action="store_true", help="also run the tests marked `extras`, of optional packages")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long files first; without --full leave out what is marked `full`; without CUDA skip what is marked `gpu`."""
+    """Long files first; without --full `full` is left out, without --extras `extras` skipped, without CUDA `gpu`."""
     place = {f"test_{name}.py": number for number, name in enumerate(FIRST)}
     items.sort(key=lambda item: place.get(item.path.name, len(FIRST)))
     if not config.getoption("--full"):
-        left_out = [item for item in items if "full" in item.keywords]
+        left_out = [item for item in items if item.get_closest_marker("full")]
         if left_out:
             config.hook.pytest_deselected(items=left_out)
-            items[:] = [item for item in items if "full" not in item.keywords]
-    on_gpu = [item for item in items if "gpu" in item.keywords]
+            items[:] = [item for item in items if not item.get_closest_marker("full")]
+    if not config.getoption("--extras"):
+        for item in (item for item in items if item.get_closest_marker("extras")):
+            item.add_marker(pytest.mark.skip(reason="needs optional packages; run with --extras"))
+    # Not by item.keywords, which hold the names of folders too: of a checkout in a folder "gpu" all would be skipped.
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu:
         import torch
 

@@ -20,10 +20,12 @@ from liveness.base.errors import run
 from liveness.base.files import show_path, workspace, write_json, write_text
 from liveness.base.tables import table_text
 from liveness.evaluation import out_of_fold, report_text
+from liveness.evaluation.cameras import measure_cues
 from liveness.members.ensembles import choose_members, in_set
 from liveness.members.names import operating_path, weights_path
 from liveness.members.trained import read_members, read_naive_members
 from liveness.members.weights import digests_of
+from liveness.sets.cues import read_cues
 from liveness.sets.fold_table import read_folds
 from liveness.sets.grouping import grouping_of
 
@@ -39,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     found = out_of_fold.evaluate(folds, trained, naive, ensemble.calibration, groups_are, what, args.combinations)
     digests = digests_of({m.name: weights_path(data, m.recipe, m.fold) for m in trained})
     about: dict = {"ensemble": name, "data": data, "data_hash": trained[0].data_hash, "weights_sha256": digests}
-    summary, folder = about | found.summary, workspace() / "runs" / data / name
+    cues = {"cues": measure_cues(read_cues(prepared))} if "cameras" in found.summary else {}
+    summary, folder = about | found.summary | cues, workspace() / "runs" / data / name
     write_text(folder / "oof_video.csv", table_text(found.table))
     if not args.members:
         shipped = out_of_fold.describe_shipped(summary, found.basis, out_of_fold.count_typical_frames(trained))

@@ -77,13 +77,12 @@ def choice(default: str, *others: str) -> Any:
 
 
 def added_later(default: Any, **bound: Any) -> Any:
-    """A field, bounded or not, that ``to_dict`` leaves out at its default, as if it had never been added.
+    """A field that ``to_dict`` leaves out at its default, as if it had never been added.
 
     Files that hold a configuration (prepare.json, a member's contract) thus keep their bytes, and with them their
     digests, unless the new setting is used; ``from_dict`` reads both.
     """
-    metadata = {"added_later": True, **({"bound": Bound(**bound)} if bound else {})}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={"added_later": True} | ({"bound": Bound(**bound)} if bound else {}))
 
 
 def probability(default: float = 0.0) -> Any:
@@ -115,7 +114,9 @@ class Detector:
 class Folds:
     """How videos are dealt into folds."""
 
-    n: int = bounded(5, least=2)
+    n: int = bounded(5, least=2)  # not with by=camera, which deals as many as there are cameras
+    # camera: fold k holds out the k-th camera that the column camera names (sets/cameras.py).
+    by: str = added_later("group", choices=("group", "camera"))
     seed: int = 42
     test: int = bounded(0, least=0)  # the fold that the _test tables hold; the _train tables hold the others
     # Share of the groups that no member sees, fold -1: to choose thresholds on; 0 = none.
@@ -127,6 +128,10 @@ class Folds:
     embeddings: str = ""  # a csv of filename and face embeddings: videos of one person share a group; "" = none
     # Least cosine similarity of one person's videos (sets/identities.py says why).
     embedding_similarity: float = bounded(0.5, above=0, below=1)
+    # auto: persons by embeddings that preparation computes (sets/embedding.py, liveness[identity]); "" = not so.
+    identities: str = added_later("", choices=("", "auto"))
+    # Least mean cosine similarity of one person's videos by them (docs/preparation.md has the measurement).
+    identity_similarity: float = added_later(0.95, above=0, below=1)
 
 
 @dataclass
@@ -208,8 +213,21 @@ class Train:
     checkpoint_activations: bool = False  # compute them again in the backward pass: less memory, slower
     reduce: str = choice("float32", "bf16")  # what gradients are summed over the GPUs in
     workers: int = bounded(4, least=0)  # loader processes per training process
+    # Most GiB of decoded frames that are kept on the disk beside the set, so that a GPU need not wait for JPEG
+    # decoding (sets/decoded.py); 0 = none, below 0 = 16 where training runs on a GPU and none elsewhere.
+    cache_gib: float = added_later(-1.0, least=-1)
     keep_state: bool = False  # keep last.pt when the member is finished: 16 bytes per parameter
     seed: int = 69
+    # camera: a sample's camera is drawn first, then its class, half and half, then the sample (training/samples.py).
+    balance: str = added_later("none", choices=("none", "camera"))
+    # Fine-tuning (training/start.py, docs/fine_tuning.md).
+    init: str = added_later("")  # go on from a trained member: RECIPE:FOLD, RECIPE (the same fold), SET/RECIPE:FOLD
+    freeze: str = added_later("none")  # none | backbone (all but the classifier) | stages:N (the first N stages)
+    thaw_epochs: float = added_later(
+        0.0, least=0
+    )  # free one frozen stage after so many epochs, the last first; 0 = never
+    l2_sp: float = added_later(0.0, least=0)  # how strongly weights are pulled to the first ones (L2-SP)
+    keep_init: float = added_later(0.0, least=0, most=1)  # share of the first weights in the finished member (WiSE-FT)
 
 
 @dataclass
@@ -366,9 +384,25 @@ def _check_frames(plan: FramePlan, where: str) -> None:
 
 
 def _check_data(data: Data, where: str) -> None:
+    if data.folds.by == "camera":
+        n, usual = data.folds.n, Folds().n
+        require(
+            n == usual, f"{where}: folds.n={n} with folds.by=camera, which has a fold for each camera; leave it out"
+        )
+        require(
+            data.folds.holdout == 0,
+            f"{where}: folds.holdout={data.folds.holdout:g} with folds.by=camera: a holdout is drawn from all cameras, "
+            "so that its thresholds would be those of cameras that the members know; expected 0",
+        )
+        return  # sets/folds.py knows how many cameras there are, and so whether folds.test is one
     require(
         data.folds.test < data.folds.n,
         f"{where}: folds.test={data.folds.test}; expected a fold, 0 to {data.folds.n - 1}",
+    )
+    require(
+        not (data.folds.identities and data.folds.embeddings),
+        f"{where}: folds.identities={data.folds.identities} and folds.embeddings={data.folds.embeddings}; expected "
+        "one of them: auto computes embeddings, the other reads yours",
     )
 
 
@@ -382,6 +416,8 @@ def _check_recipe(recipe: Recipe, where: str) -> None:
         len(set(view.crops)) == len(view.crops) and all(0.1 <= share < 1 for share in view.crops),
         f"{where}: view.crops={view.crops}; expected different shares of a side from 0.1, below 1",
     )
+    frozen = re.fullmatch(r"none|backbone|stages:[1-9]\d*", train.freeze)
+    require(frozen is not None, f"{where}: train.freeze={train.freeze}; expected none, backbone or stages:N")
     if train.lr != "auto":
         number = isinstance(train.lr, int | float) and not isinstance(train.lr, bool)
         require(number and 0 < train.lr <= 1, f"{where}: train.lr={train.lr}; expected above 0, at most 1, or auto")

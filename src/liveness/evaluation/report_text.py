@@ -1,6 +1,9 @@
 """The report as the text that a person reads: what evaluation/report.py measured, in words and aligned columns."""
 
+import textwrap
+
 from liveness.evaluation import grouping
+from liveness.evaluation.cameras import tell_cues, tell_worst
 from liveness.evaluation.format import (
     NO_FIGURE,
     align_columns,
@@ -13,6 +16,8 @@ from liveness.evaluation.format import (
     plain,
     plain_range,
 )
+
+_WIDTH = 100  # columns of a report
 
 
 def render_ways(combinations: dict[str, list[dict]]) -> str:
@@ -79,10 +84,39 @@ def render_report(summary: dict, title: str) -> str:
     ]
     lines += [f"  warning: {summary['warning']}"] if summary["warning"] else []
     lines += ["", *_measures(summary), "", *_coverage(summary), "", *_parts(summary), ""]
+    lines += [*_cameras(summary), ""] if summary.get("cameras") else []
     lines += [*_calibration(summary["calibration"], pooled), "", *_points(summary["operating_points"]), ""]
     if summary.get("naive_gap"):
         lines += [*_naive_gap(summary["naive_gap"], grouping.noun(groups_are)), ""]
     return "\n".join(lines)
+
+
+def _cameras(summary: dict) -> list[str]:
+    """A line per camera, the worst one, how far their thresholds lie apart, and what tells the classes there."""
+    found = summary["cameras"]
+    scores = "uncalibrated scores, since calibration saw the camera" if found["uncalibrated"] else "scores"
+    rows: list[tuple[str, ...]] = [
+        ("camera", "videos", "EER", "95 % interval", "at", "APCER", "95 % interval", "BPCER", "95 % interval")
+    ]
+    for row in found["rows"]:
+        sides = [cell for side in ("apcer", "bpcer") for cell in _rate_and_limits(row[side])]
+        equal = (percent(row["eer"]), percent_range(row["eer_interval"]), plain(row["threshold"]))
+        rows.append((row["camera"] or "not named", str(row["videos"]), *equal, *sides))
+    lines = [*_wrap(tell_worst(found)), *align_columns(rows)]
+    lines += _wrap(f"at: threshold of the camera's own EER; APCER and BPCER at {plain(found['threshold'])} ({scores})")
+    if found["spread"]:
+        low, high, many = (found["spread"][key] for key in ("low", "high", "cameras"))
+        lines.append(f"  the cameras' own thresholds lie between {plain(low)} and {plain(high)} ({many} cameras)")
+    text = tell_cues(summary.get("cues", []))
+    return lines + (_wrap(f"warning: {text}") if text else [])
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="    ")
+
+
+def _rate_and_limits(rate: dict) -> tuple[str, str]:
+    return percent(rate["value"]), percent_range(rate["interval"])
 
 
 def _calibration(found: dict, pooled: dict) -> list[str]:

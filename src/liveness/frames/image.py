@@ -60,7 +60,7 @@ def is_image(path: Path) -> bool:
 
 def decode_image(path: Path) -> StillImage:
     """The pixels of a still image; a VideoError says what the file is instead, or what is wrong with it."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         head = _head(path)
@@ -81,7 +81,7 @@ def decode_image(path: Path) -> StillImage:
     except Exception as error:  # Pillow's readers raise all kinds on damaged files
         if isinstance(error, OSError) and error.errno is not None:
             raise VideoError(f"cannot be opened: {why(error)}") from error
-        text = why(error)
+        text = "its header is damaged" if isinstance(error, UnidentifiedImageError) else why(error)
         breaks = "truncated" in text.lower()
         raise VideoError(
             f"the image breaks off ({text}); copy or download it again" if breaks else f"does not decode: {text}"

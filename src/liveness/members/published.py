@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from liveness.base.compose import load_ensemble, load_recipe
 from liveness.base.config import Data, Recipe, to_dict
 from liveness.base.errors import UserError
-from liveness.base.files import sha256_of, workspace, write_text
+from liveness.base.files import sha256_of, show_path, workspace, write_text
 from liveness.members.names import member_name, operating_path, shipped_operating, weights_path
 from liveness.members.weights import (
     describe_member,
@@ -117,6 +117,18 @@ def is_made_from(target: Path, source: Path, recipe: Recipe) -> bool:
     wanted = to_dict(recipe)
     same = all(about["recipe"].get(key) == wanted[key] for key in ("name", "frames", "view", "combine", "model"))
     return same and about.get("converted_from") == sha256_of(source)
+
+
+def told_of_published(data: str) -> str:
+    """What to say where a set has only converted members, which held out no video of it; "" where that is not so."""
+    folder = workspace() / "weights" / data
+    paths = sorted(folder.glob("*_fold*.safetensors"))
+    if not paths or not all(describe_member(path).get("converted_from") for path in paths):
+        return ""
+    return (
+        f"{show_path(folder)} holds published members, trained elsewhere, which held out no video; measure them on a "
+        "labelled set: python -m liveness.evaluate ENSEMBLE --on SET"
+    )
 
 
 def convert_checkpoint(source: Path, target: Path, recipe: Recipe, fold: int) -> None:

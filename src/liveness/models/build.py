@@ -19,6 +19,7 @@ def build(config: Model, size: int, fits: bool = False) -> "torch.nn.Module":
     import timm
 
     from liveness.models import minifasnet  # noqa: F401  (timm knows its models from then on)
+    from liveness.models.head import keep_head_in_float32
 
     if not timm.is_model(config.name):
         raise UserError(f"model.name={config.name!r}: timm has no such model{nearest(config.name, timm.list_models())}")
@@ -36,7 +37,9 @@ def build(config: Model, size: int, fits: bool = False) -> "torch.nn.Module":
         )
     if not fits:
         _require_fit(config.name, kwargs, size)
-    _calm_head(model)
+    heads = _heads_of(model)
+    _calm_heads(model, heads)
+    keep_head_in_float32(model, heads)
     if config.freeze_norm:
         _freeze_norm(model)
     return model
@@ -71,14 +74,19 @@ def _require_fit(name: str, kwargs: dict[str, Any], size: int) -> None:
         raise UserError(f"model {name} cannot take view.size={size}: {first_line(error)[:160]}") from error
 
 
-def _calm_head(model: "torch.nn.Module") -> None:
+def _heads_of(model: "torch.nn.Module") -> list[str]:
+    """The names of a timm model's classifiers: one, or two where it was distilled."""
+    about: Any = model.pretrained_cfg  # timm's
+    heads = about["classifier"]
+    return [heads] if isinstance(heads, str) else list(heads)
+
+
+def _calm_heads(model: "torch.nn.Module", heads: list[str]) -> None:
     """Start the one-logit head near zero, as ConvNeXt's does: some families scale their first weights by
     the number of classes, which with a single one gives losses of 3 and a lost first epoch."""
     import torch
 
-    about: Any = model.pretrained_cfg  # timm's
-    heads = about["classifier"]
-    for name in [heads] if isinstance(heads, str) else heads:
+    for name in heads:
         head = model.get_submodule(name)
         if isinstance(head, torch.nn.Linear | torch.nn.Conv2d):
             torch.nn.init.trunc_normal_(head.weight, std=0.02)
@@ -92,13 +100,17 @@ def _freeze_norm(model: "torch.nn.Module") -> None:
     Small batches spoil the statistics, and they are the one thing that couples samples of a
     batch, so freezing them also makes training independent of the number of processes.
     """
+    for module in model.modules():
+        hold_statistics(module)
+
+
+def hold_statistics(module: "torch.nn.Module") -> None:
+    """Keep a batch norm in evaluation mode for good; nothing for a module of another kind."""
     import torch
 
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.eval()
-            # It stays in evaluation mode.
-            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign,misc]
+    if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        module.eval()
+        module.train = lambda mode=True, module=module: module  # type: ignore[method-assign,misc]
 
 
 def count_parameters(model: "torch.nn.Module") -> int:

@@ -16,6 +16,8 @@ import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
+from liveness.models.head import HeadLinear
+
 LIVE = 1  # of the three classes; the two others are attacks
 # Hidden channels of the bottlenecks, in order: the one that enters the stage at half the resolution, then the others.
 _WIDTHS = {
@@ -126,7 +128,7 @@ class MiniFASNet(nn.Module):
         self.linear = nn.Linear(512, 128, bias=False)
         self.bn = nn.BatchNorm1d(128)
         self.drop = nn.Dropout(drop_rate)
-        self.prob = nn.Linear(128, 3, bias=False)
+        self.prob = HeadLinear(128, 3, bias=False)  # in float32, whatever the rest computes in
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """float32 images -> what the classifier looks at (N x 128)."""

@@ -13,9 +13,12 @@ from liveness.base.errors import UserError
 from liveness.base.files import natural_key
 from liveness.base.machine import cores
 from liveness.base.tables import read_table
+from liveness.evaluation.cameras import measure_cues
 from liveness.evaluation.combine import HOLDOUT
-from liveness.frames.notes import notes_of
+from liveness.frames.notes import IMAGE, notes_of
 from liveness.pages.page import read_image, spread_evenly
+from liveness.sets.cameras import has_cameras
+from liveness.sets.cues import read_cues
 
 _BRIGHTNESS_FRAMES = 3  # stored frames of a video that are measured
 
@@ -39,8 +42,8 @@ LABEL_KINDS = (
 class SetTables:
     """The tables of a prepared set.
 
-    ``videos``: labels_video.csv without those left out, natural order, with fold, naive_fold ("" =
-    in none) and brightness; ``boxes``: labels_bbox.csv; ``pairs``: duplicates.csv.
+    ``videos``: labels_video.csv without those left out, natural order, with camera ("" where none is named), fold,
+    naive_fold ("" = in none) and brightness; ``boxes``: labels_bbox.csv; ``pairs``: duplicates.csv.
     """
 
     name: str
@@ -52,6 +55,7 @@ class SetTables:
     about: dict
     kinds: list[LabelKind]
     missing_frames: int = 0
+    cues: list[dict] | None = None  # of ``cameras.measure_cues``; None where no camera is named
 
 
 def read_set_tables(folder: Path) -> SetTables:
@@ -71,7 +75,7 @@ def read_set_tables(folder: Path) -> SetTables:
         for column in numbers:
             table[column] = pd.to_numeric(table[column], errors="coerce")
     boxes["confidence"] = pd.to_numeric(boxes["confidence"], errors="coerce")
-    for column in ("species", "codec", "rotation"):
+    for column in ("species", "codec", "rotation", "camera"):
         if column not in videos:
             videos[column] = ""
     _add_notes(videos, int(about.get("version", 1)))
@@ -83,19 +87,23 @@ def read_set_tables(folder: Path) -> SetTables:
     kinds = [kind for kind in LABEL_KINDS if (videos["label"] == kind.label).any()]
     tables = SetTables(folder.name, folder, videos, left_out, boxes, _read_pairs(folder, videos), about, kinds)
     _measure_brightness(tables)
+    if has_cameras(videos):
+        tables.cues = measure_cues(read_cues(folder))
     return tables
 
 
 def _add_notes(videos: pd.DataFrame, version: int) -> None:
-    """The columns transfer, pixel_aspect and scan, from the notes in ``reason``; "" where no frame was read, and in
-    all rows of a set of contract version 1, which noted nothing."""
+    """From the notes in ``reason``: whether a row is a still image, and the columns transfer, pixel_aspect and scan;
+    those are "" for images, where no frame was read, and in all rows of a set of contract version 1, which noted
+    nothing of them."""
     noted = videos["reason"].map(notes_of)
     found = {
         "transfer": [next((kind.upper() for kind in ("hlg", "pq") if kind in notes), "SDR") for notes in noted],
         "pixel_aspect": [notes.get("pixel_aspect", "1:1") for notes in noted],
         "scan": ["interlaced" if "interlaced" in notes else "progressive" for notes in noted],
     }
-    known = videos["status"].isin(["ok", "partial"]) & (version > 1)
+    videos["image"] = [IMAGE in notes for notes in noted]
+    known = videos["status"].isin(["ok", "partial"]) & ~videos["image"] & (version > 1)
     for column, values in found.items():
         videos[column] = pd.Series(values, index=videos.index, dtype=object).where(known, "")
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from liveness.base.files import natural_key
 from liveness.evaluation import grouping, metrics
+from liveness.evaluation.cameras import tell_cues, tell_worst
 from liveness.evaluation.format import counted, percent
 from liveness.evaluation.intervals import FEW_GROUPS, clopper_pearson
 from liveness.members.names import parse_member_name
@@ -55,7 +56,12 @@ def collect_figures(sources: Sources) -> dict:
 
 
 def _write_headline(summary: dict) -> str:
-    """What the error is and how sure, for a reader who knows none of the terms."""
+    """What the error is and how sure, for a reader who knows none of the terms; the worst camera first."""
+    over_all = _write_pooled_headline(summary)
+    return f"{tell_worst(summary['cameras'])} {over_all}" if summary.get("cameras") else over_all
+
+
+def _write_pooled_headline(summary: dict) -> str:
     pooled, counts = summary["pooled"], summary["counts"]
     low, high = pooled[pooled["headline"]]["eer"]["interval"]
     many = f"{counted(counts['attack'], 'attack')} and {counted(counts['live'], 'live video')}"
@@ -92,6 +98,13 @@ def _list_warnings(sources: Sources, points: list[dict]) -> list[str]:
     counts, silent = summary["counts"], summary["non_response"]
     groups_are = summary["grouping"]
     noun = grouping.noun(groups_are)
+    found += [text] if (text := tell_cues(summary.get("cues", []))) else []
+    cameras = summary.get("cameras") or {}
+    if cameras.get("uncalibrated"):
+        found.append(
+            "Each member’s calibration was fitted on the camera that it holds out, which flatters the figures over all "
+            "for a camera that nobody has labels of; those by camera are of uncalibrated scores."
+        )
     if counts["groups"] < FEW_GROUPS:
         text = f"Few {noun}s ({counts['groups']}): the intervals are too narrow to speak for other {noun}s."
         found.append(text)
@@ -101,7 +114,8 @@ def _list_warnings(sources: Sources, points: list[dict]) -> list[str]:
     if any(point["approximate"] for point in points):
         found.append(
             "The thresholds are approximate: these videos were scored by one member or two, a new video is by all; the "
-            "difference is corrected for, on assumptions. A holdout (folds.holdout) gives exact ones."
+            "difference is corrected for, on assumptions."
+            + ("" if cameras.get("held_out") else " A holdout (folds.holdout) gives exact ones.")
         )
     if counts["videos"] < counts["in_set"]:
         left = counts["in_set"] - counts["videos"]

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from liveness.base.tables import read_table
 from liveness.evaluation import grouping
+from liveness.evaluation.cameras import CUES, tell_worst
 from liveness.evaluation.format import (
     of_total,
     percent,
@@ -68,6 +69,8 @@ def render_report_page(found: dict, folder: Path, evaluated: str) -> str:
         panels=[_lay_panel(part, found["operating_points"]) for part in found["splits"]],
         parts=_tabulate_parts(found["evaluation"]),
         species=_tabulate_species(found["evaluation"]),
+        cameras=_tabulate_cameras(found["evaluation"].get("cameras")),
+        cues=[row | {"name": CUES[row["cue"]]} for row in found["evaluation"].get("cues", [])],
         calibration=_tabulate_calibration(found["evaluation"]),
         withheld=(found["evaluation"].get("calibration") or {}).get("withheld"),
         **optional,
@@ -211,6 +214,18 @@ def _tabulate_species(summary: dict) -> list[dict]:
         {"name": name, **rate, "picture": charts.draw_whisker(rate["value"], rate["interval"], most)}
         for name, rate in ordered
     ]
+
+
+def _tabulate_cameras(found: dict | None) -> dict | None:
+    """The rows by camera, the worst first; None where no camera is named."""
+    if not found:
+        return None
+    most = round_reach([row["eer_interval"] for row in found["rows"]])
+    rows = [
+        row | {"picture": charts.draw_whisker(row["eer"], row["eer_interval"], most), "name": row["camera"]}
+        for row in found["rows"]
+    ]
+    return found | {"rows": rows, "headline": tell_worst(found), "most": most}
 
 
 def _tabulate_correlation(found: dict) -> dict | None:

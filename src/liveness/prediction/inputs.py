@@ -18,6 +18,7 @@ from liveness.base.files import (
     IMAGE_FOLDER,
     IMAGES_FOLDER,
     STILL,
+    is_still,
     list_unscored,
     look_through,
     natural_key,
@@ -55,8 +56,9 @@ def videos_below(source: Path, images: bool = False) -> list[Path]:
     _require_distinct_names(found.videos)
     if found.left:
         count = f"{len(found.left)} {'is' if len(found.left) == 1 else 'are'}"
-        how = "; --images scores the images too" if any(why in (STILL, IMAGE_FOLDER) for _, why in found.left) else ""
-        note(f"{source}: {count} not scored beside the videos: {list_unscored(found.left)}{'' if images else how}")
+        more = any(why in (STILL, IMAGE_FOLDER) for _, why in found.left) and not is_still(found.videos[0])
+        how = "; --images scores the images too" if more and not images else ""
+        note(f"{source}: {count} not scored beside the videos: {list_unscored(found.left)}{how}")
     return found.videos
 
 
@@ -93,7 +95,8 @@ def _sorted_out(source: Path, images: bool) -> _Found:
     left += inside
     sets = _of_sets(source, images)
     if sets.videos:
-        left = [one for one in left if one[1] in FOLDERS]
+        taken = {path.parent.parent.name for path in sets.videos}
+        left = [(name, why) for name, why in left if why == FOLDER or (why == IMAGE_FOLDER and name not in taken)]
     return _Found(sets.videos, left + sets.left, sets.notes)
 
 

@@ -21,6 +21,7 @@ from liveness.base.tables import read_table, table_text
 from liveness.evaluation.combine import HOLDOUT
 from liveness.frames.boxes import Face
 from liveness.frames.contract import cut_views, stack, to_tensor
+from liveness.frames.notes import IMAGE, notes_of
 from liveness.frames.rules import NEWEST
 from liveness.frames.video import VideoError, choose_frames, jpeg_decode
 from liveness.sets.folds import digest_of_set
@@ -28,6 +29,8 @@ from liveness.sets.settings import read_settings
 
 if TYPE_CHECKING:
     import torch
+
+    from liveness.sets.decoded import DecodedFrames
 
 # Of each table what is read. The label is folds.csv's alone, which is in the set's digest (folds.digest_of_set); the
 # other tables have a column label for people and other programs.
@@ -48,8 +51,9 @@ class PreparedSet:
     data: Data
     detector_sha256: str
     digest: str  # SHA-256 over the tables that decide what is trained on
-    videos: pd.DataFrame  # filename (index), video_id, label, fold (-1: holdout), group, status, reason
-    frames: pd.DataFrame  # filename, video_id, frame_id, label, fold, face, confidence, x, y, w, h
+    # filename (index), video_id, label, fold (-1: holdout), group, status, reason; camera where folds.csv has it
+    videos: pd.DataFrame
+    frames: pd.DataFrame  # filename, video_id, frame_id, label, fold, (camera,) face, confidence, x, y, w, h
     version: int = NEWEST  # of the contract by whose rules the set was prepared
 
     @property
@@ -68,7 +72,12 @@ def load_set(name: str, plan: FramePlan, naive: bool = False) -> PreparedSet:
         raise UserError(f"{unprepared(name)} (missing there: {', '.join(missing)})")
     videos = _read_videos(folder, naive)
     settings = read_settings(folder)
-    frames = _of_plan(_read_frames(folder, videos), plan, settings.data, name)
+    frames = _read_frames(folder, videos)
+    stills = {video.video_id for video in videos.itertuples() if IMAGE in notes_of(video.reason)}
+    if frames.video_id.isin(stills).all():  # every plan takes an image's one frame
+        frames = frames.reset_index(drop=True)
+    else:
+        frames = _of_plan(frames, plan, settings.data, name)
     return PreparedSet(
         name, folder, settings.data, settings.detector_sha256, digest_of_set(folder), videos, frames, settings.version
     )
@@ -93,6 +102,13 @@ def _read_videos(folder: Path, naive: bool) -> pd.DataFrame:
     if other:
         raise UserError(f"{folder}/labels_video.csv: the video_id of {other[0]!r} is not its name; {again}")
     videos["label"], videos["group"] = folds.label, folds.group
+    if "camera" in folds and "camera" in videos and (videos.camera != folds.camera).any():
+        other = videos.index[videos.camera != folds.camera]
+        raise UserError(f"{folder}/folds.csv: another camera than labels_video.csv has for {other[0]!r}; {again}")
+    # Training draws by camera, so that it knows cameras from folds.csv alone, as labels.
+    videos = videos.drop(columns="camera", errors="ignore")
+    if "camera" in folds:
+        videos["camera"] = folds.camera
     videos["fold"] = _naive(folds, folder) if naive else folds.fold
     return videos
 
@@ -106,7 +122,7 @@ def _read_frames(folder: Path, videos: pd.DataFrame) -> pd.DataFrame:
     frames = frames.merge(boxes, on=["video_id", "frame_id"], how="left", validate="1:1")
     by_id = videos.reset_index().set_index("video_id")
     frames = frames[frames.video_id.isin(by_id.index)].copy()
-    for column in ("filename", "label", "fold"):
+    for column in ("filename", "label", "fold", *(["camera"] if "camera" in videos else [])):
         frames[column] = frames.video_id.map(by_id[column])
     return frames
 
@@ -115,6 +131,7 @@ def _read_typed(folder: Path, table: str) -> pd.DataFrame:
     """A table of the set, names as strings and numbers as numbers; an empty label is missing."""
     text = table_text(read_table(folder / table, _COLUMNS[table]))
     strings = {"filename": str, "video_id": str, "status": str, "reason": str, "group": str, "species": str}
+    strings |= {"camera": str}
     return pd.read_csv(io.StringIO(text), dtype=strings, keep_default_na=False, na_values={"label": [""]})
 
 
@@ -171,9 +188,17 @@ def list_holdout(prepared: PreparedSet) -> list[str]:
     return prepared.videos.index[(prepared.videos.fold == HOLDOUT) & prepared.videos.label.notna()].tolist()
 
 
-def read_frame(folder: Path, row: Any) -> np.ndarray:
-    """The stored frame of a row as uint8 RGB (H x W x 3)."""
-    path = folder / "frames" / f"{row.video_id}-{row.frame_id}.jpg"
+def frame_file(row: Any) -> str:
+    """The name in frames/ of a row of ``PreparedSet.frames``."""
+    return f"{row.video_id}-{row.frame_id}.jpg"
+
+
+def read_frame(folder: Path, row: Any, decoded: DecodedFrames | None = None) -> np.ndarray:
+    """The stored frame of a row as uint8 RGB (H x W x 3), not to be written to: from ``decoded`` where it has it."""
+    rgb = decoded.get(frame_file(row)) if decoded is not None else None
+    if rgb is not None:
+        return rgb
+    path = folder / "frames" / frame_file(row)
     try:
         return jpeg_decode(path.read_bytes())
     except (OSError, VideoError) as error:
@@ -191,8 +216,10 @@ class HeldOutVideos:
     The tensor is float32, views x 3 x H x W, with the same number of views for each frame listed.
     """
 
-    def __init__(self, prepared: PreparedSet, filenames: list[str], view: View) -> None:
-        self.folder, self.filenames, self.view = prepared.folder, filenames, view
+    def __init__(
+        self, prepared: PreparedSet, filenames: list[str], view: View, decoded: DecodedFrames | None = None
+    ) -> None:
+        self.folder, self.filenames, self.view, self.decoded = prepared.folder, filenames, view, decoded
         frames = prepared.frames[prepared.frames.filename.isin(set(filenames))]
         self.rows = {name: list(rows.itertuples(index=False)) for name, rows in frames.groupby("filename", sort=False)}
 
@@ -203,7 +230,7 @@ class HeldOutVideos:
         name = self.filenames[index]
         frame_ids, tensors = [], []
         for row in self.rows.get(name, []):
-            views = cut_views(read_frame(self.folder, row), read_face(row), self.view)
+            views = cut_views(read_frame(self.folder, row, self.decoded), read_face(row), self.view)
             if views:
                 frame_ids.append(int(row.frame_id))
                 tensors += [to_tensor(view, self.view) for view in views]

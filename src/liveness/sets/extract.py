@@ -89,6 +89,13 @@ def _load(path: Path) -> dict | None:
     return record if seal == _digest(record) else None
 
 
+def digest_sources(folder: Path, video_ids: list[str]) -> dict[str, str]:
+    """SHA-256 of the files that videos of data/<set> were prepared from, video id -> hex; without those that no record
+    tells of."""
+    records = {video_id: _load(folder / ".records" / f"{video_id}.json") for video_id in video_ids}
+    return {video_id: record["sha256"] for video_id, record in records.items() if record and "sha256" in record}
+
+
 def known_records(folder: Path) -> set[str]:
     """The video ids that have a record in ``folder``."""
     return {path.stem for path in (folder / ".records").glob("*.json") if not path.name.startswith(".")}

@@ -22,8 +22,11 @@ from liveness.base.errors import UserError
 from liveness.base.files import STILL, held, list_unscored, look_through, workspace, write_bytes, write_text
 from liveness.base.names import few
 from liveness.base.tables import table_text
+from liveness.frames.embedder import require_embedder
 from liveness.frames.notes import count_notes, with_notes
 from liveness.frames.workers import Failed, run_tasks
+from liveness.sets.cameras import require_cameras
+from liveness.sets.embedding import embed_set
 from liveness.sets.extract import (
     ExtractTask,
     extract,
@@ -38,6 +41,7 @@ from liveness.sets.extract import (
     what_is_missing,
 )
 from liveness.sets.groups import column_notes, read_identities, read_links, subjects_of
+from liveness.sets.identities import EMBEDDINGS
 from liveness.sets.labels import RawSet, find_set
 from liveness.sets.set_tables import VIDEO_COLUMNS, TableSources, make_tables
 from liveness.sets.settings import describe_settings
@@ -96,8 +100,14 @@ def _prepare(data: Data, folder: Path, strict: bool, version: int) -> None:
     if long := names_too_long(raw):
         _warn(f"{len(long)} videos are left out, {next(iter(long.values()))}: {few(list(long))}")
         left_out |= long
-    identities = read_identities(data, raw)
+    identities = None
+    if not data.folds.identities:
+        identities = read_identities(data, raw, folder)
+    elif not (folder / EMBEDDINGS).is_file():
+        require_embedder()  # before the work, not after it
     videos = [path for path in raw.videos if path.name not in left_out]
+    if data.folds.by == "camera" and raw.labels is not None:  # before hours of work, not after
+        require_cameras(raw.labels[~raw.labels["filename"].isin(list(left_out))], "folds.by=camera")
     if raw.unlabelled:
         _warn(f"{len(raw.unlabelled)} videos are not in {raw.label_file} and are left aside: {few(raw.unlabelled)}")
     _note_unread(raw)
@@ -139,6 +149,9 @@ def _bring_up_to_date(
     sources.records = _collect_records(tasks)
     _report(sources, strict)
     _link_videos(sources.raw, folder)
+    if data.folds.identities:
+        embed_set(sources.records, data, folder)
+        sources.identities = read_identities(data, sources.raw, folder)
     _write_tables(sources, describe_settings(data, version), folder)
 
 

@@ -24,26 +24,30 @@ import torch
 
 from liveness.base import distributed, launch
 from liveness.base.compose import from_dict
-from liveness.base.config import Recipe
+from liveness.base.config import Recipe, Train
 from liveness.base.errors import UserError
-from liveness.base.files import write_text, written_aside
+from liveness.base.files import show_path, write_text, written_aside
 from liveness.evaluation import metrics
 from liveness.evaluation.combine import video_scores
 from liveness.frames.contract import make_contract
 from liveness.members.trained import OOF_COLUMNS, write_oof
-from liveness.members.weights import describe_member, load_pretrained, save_member
+from liveness.members.weights import describe_member, save_member
 from liveness.models.backend import TorchBackend
 from liveness.models.batches import batches_for
 from liveness.models.build import build, count_parameters
 from liveness.models.device import pick_device, share_of_cores, use_all_cores
 from liveness.models.score import Job, Request, score_jobs
-from liveness.sets.dataset import HeldOutVideos, PreparedSet, list_holdout, load_set, split_set
+from liveness.sets.dataset import HeldOutVideos, PreparedSet, frame_file, list_holdout, load_set, split_set
+from liveness.sets.decoded import DecodedFrames, open_decoded
 from liveness.training import loop, lr_finder, passing, tracking
 from liveness.training.augment import Policy
 from liveness.training.runs import describe_run, drop_state, same_run, weights_of
-from liveness.training.samples import TrainingFrames
+from liveness.training.samples import TrainingFrames, balance_of
+from liveness.training.saving import Saver
+from liveness.training.start import Start, list_provenance
 from liveness.training.task import Supervised, Task
 
+GPU_CACHE_GIB = 16.0  # of decoded frames, where train.cache_gib leaves it open: all of the challenge's set
 FIGURES = ("logloss", "eer", "auc")  # of metrics.csv and of a member: its held-out videos
 
 Asked = Callable[[], bool]  # whether this process is to stop
@@ -70,13 +74,12 @@ class Run:
     state: loop.State
     videos: HeldOutVideos  # of the fold that is held out
     log: tracking.Log
+    saver: Saver
+    trained_on: list[str]  # videos
     asked: Asked = lambda: False
+    unasked: float = 0.0  # time.monotonic() when no stop had been asked for yet
     oof: pd.DataFrame | None = None  # the held-out fold's scores
     oof_epoch: int = 0  # by the weights of which epoch
-
-    @property
-    def last(self) -> Path:
-        return self.folder / "last.pt"
 
 
 def never() -> Asked:
@@ -105,13 +108,17 @@ def train_member(
     with memory_told(recipe), tracking.open_tracker(tracker, folder, described, title_of(described)) as log:
         if distributed.rank() == 0:
             tracking.record_start(folder / "runs.json", described, device, distributed.size())
-        state = start_or_resume(make_task(recipe, prepared, rows), recipe, device, folder / "last.pt")
+        decoded = open_cache(recipe.train, prepared, device)
+        start = Start(recipe, fold, name)
+        state = start_or_resume(make_task(recipe, prepared, rows, decoded), start, device, folder / "last.pt")
         if distributed.rank() == 0:  # not before: a start that failed must not claim the folder
             write_text(folder / "config.json", json.dumps(described, indent=1, sort_keys=True) + "\n")
-        videos = HeldOutVideos(prepared, held_out, recipe.view)
-        run = Run(recipe, prepared, described, folder, state, videos, log)
+        videos = HeldOutVideos(prepared, held_out, recipe.view, decoded)
+        saver = Saver(state, folder / "last.pt")
+        run = Run(recipe, prepared, described, folder, state, videos, log, saver, sorted(set(rows.filename)))
         _say(f"{title_of(described)}: {_summary(run, rows)}")
-        run.asked = listen()
+        run.saver.begin(_say, _whisper)
+        run.asked, run.unasked = listen(), time.monotonic()
         if not _train(run):
             return Outcome(True, weights_of(described), state.epoch, {})
         return _complete(run)
@@ -150,7 +157,7 @@ def find_lr(recipe: Recipe, fold: int, name: str, folder: Path) -> float:
     prepared = load_set(name, recipe.frames)
     rows, _ = split_set(prepared, fold, recipe.view)
     task = make_task(recipe, prepared, rows)
-    load_pretrained(task.model, recipe.model, say=_whisper)
+    Start(recipe, fold, name).load(task, _whisper)
     with memory_told(recipe):
         return lr_finder.choose_lr(task, pick_device(), folder)
 
@@ -167,27 +174,44 @@ def memory_told(recipe: Recipe) -> Iterator[None]:
         ) from error
 
 
-def make_task(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> Supervised:
+def open_cache(config: Train, prepared: PreparedSet, device: torch.device) -> DecodedFrames | None:
+    """The decoded frames of the set, as far as ``train.cache_gib`` says; None where there are to be none."""
+    gib = config.cache_gib if config.cache_gib >= 0 else GPU_CACHE_GIB if device.type == "cuda" else 0.0
+    if not gib:
+        return None
+    names = [frame_file(row) for row in prepared.frames.itertuples(index=False)]
+    decoded = open_decoded(prepared.folder, names, gib * (1 << 30))
+    if len(decoded) < len(names):
+        _whisper(
+            f"{len(decoded)} of {len(names)} frames are kept decoded in {show_path(decoded.path.parent)} "
+            f"(train.cache_gib={gib:g}, half of the free disk); the others are decoded each time"
+        )
+    return decoded
+
+
+def make_task(
+    recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame, decoded: DecodedFrames | None = None
+) -> Supervised:
     """What is learned from the frames ``rows``. The model has its first random weights, equal on every rank."""
     seed = recipe.train.seed
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), seed)
-    return Supervised(recipe, build(recipe.model, recipe.view.size), frames)
+    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), seed, decoded)
+    return Supervised(recipe, build(recipe.model, recipe.view.size), frames, balance_of(recipe, prepared, rows))
 
 
-def start_or_resume(task: Task, recipe: Recipe, device: torch.device, last: Path) -> loop.State:
+def start_or_resume(task: Task, start: Start, device: torch.device, last: Path) -> loop.State:
     """The state of a fresh run, or the one in ``last`` where it is there."""
     fresh = not last.is_file()
-    if fresh:
-        load_pretrained(task.model, recipe.model, say=_whisper)
-    lr = recipe.train.lr
+    if fresh or start.is_kept:
+        start.load(task, _whisper)
+    lr = start.recipe.train.lr
     if lr == "auto":
         lr = lr_finder.choose_lr(task, device, last.parent) if fresh else loop.saved_lr(last)
     state = loop.start_state(task, device, lr)
     if not fresh:
-        loop.resume(state, last)
+        loop.resume(state, last, _whisper)
     return state
 
 
@@ -210,7 +234,7 @@ def _train(run: Run) -> bool:
     """Train to the end; False where the training was asked to stop, with its state saved by rank 0."""
     state = run.state
     try:
-        finished = loop.run_epochs(state, lambda row: _judge_epoch(run, row), lambda: _stop_now(run.asked))
+        finished = loop.run_epochs(state, lambda row: _judge_epoch(run, row), lambda: _stop_now(run))
     except Stopped:
         finished = False
     except torch.OutOfMemoryError:
@@ -223,16 +247,30 @@ def _train(run: Run) -> bool:
             raise UserError("another process of this training is gone; last.pt keeps the last whole epoch") from error
         raise
     if not finished:
-        loop.save(state, run.last)
-        epoch = state.epoch if state.unjudged else state.epoch + 1
-        _say(f"stopped in epoch {epoch} after step {state.step}; the same command continues")
+        _leave(run)
+        distributed.tell(distributed.LEFT)  # the others need not wait any longer
     return finished
+
+
+def _leave(run: Run) -> None:
+    """Save the step after which the training was asked to stop, or say why the last whole epoch has to do."""
+    state, saver = run.state, run.saver
+    epoch = state.epoch if state.unjudged else state.epoch + 1
+    stopped = f"stopped in epoch {epoch} after step {state.step}"
+    if saver.save_in_time(run.unasked):
+        _say(f"{stopped}; the same command continues")
+        return
+    kept = f"last.pt keeps epoch {len(state.history)}" if state.history else "no epoch was whole yet"
+    _say(
+        f"{stopped}, which could not be saved in time ({saver.of_whom} gives {saver.given:.0f} s, saving takes about "
+        f"{saver.seconds:.1f} s): {kept}; the same command continues from there"
+    )
 
 
 def _judge_epoch(run: Run, row: dict[str, Any]) -> None:
     """Score the held-out fold after an epoch, complete its row of metrics.csv, and save."""
     recipe, state = run.recipe, run.state
-    stopping = lambda: _stop_now(run.asked)  # noqa: E731
+    stopping = lambda: _stop_now(run)  # noqa: E731
     run.oof = score_held_out(state.best_guess, state.device, run.videos, run.prepared, recipe, stopping)
     run.oof_epoch = row["epoch"]
     row.update(_figures(run.oof, recipe))
@@ -242,26 +280,29 @@ def _judge_epoch(run: Run, row: dict[str, Any]) -> None:
         f"{row['logloss']:.4f}  EER {100 * row['eer']:.1f} %  AUC {row['auc']:.3f}  ({row['seconds']:.0f} s)"
     )
     if distributed.rank() == 0:
-        loop.save(state, run.last)
+        run.saver.save()
         _write_table(run.folder / "metrics.csv", pd.DataFrame(state.history))
         run.log(row)
 
 
-def _stop_now(asked: Asked) -> bool:
+def _stop_now(run: Run) -> bool:
     """Whether to save and leave: rank 0 does when it or any other rank was asked.
 
     A spot instance is told alone that it has to go; where rank 0 runs on another, it hears it here.
     """
-    here = asked()
+    now, here = time.monotonic(), run.asked()
     if here:
-        distributed.tell("stop")
-    return distributed.rank() == 0 and (here or distributed.told("stop"))
+        distributed.tell(distributed.STOP)
+    if distributed.rank() == 0 and (here or distributed.told(distributed.STOP)):
+        return True
+    run.unasked = now
+    return False
 
 
 def _stop_was_told() -> bool:
     """Whether the training was asked to stop; False where the store is gone with rank 0's node."""
     try:
-        return distributed.told("stop")
+        return distributed.told(distributed.STOP)
     except RuntimeError:
         return False
 
@@ -270,12 +311,18 @@ def _complete(run: Run) -> Outcome:
     """Make the member of a training that has run to its end."""
     state, recipe, prepared = run.state, run.recipe, run.prepared
     weights, model, oof = weights_of(run.described), state.kept_model(), run.oof
-    # An earlier epoch is kept, or this process began after the last one.
-    if oof is None or run.oof_epoch != state.kept_epoch:
+    tuning = state.task.tuning
+    if tuning is not None:
+        tuning.interpolate(model)
+    # An earlier epoch is kept, this process began after the last one, or these weights have not been judged.
+    if oof is None or run.oof_epoch != state.kept_epoch or recipe.train.keep_init:
         oof = score_held_out(model, state.device, run.videos, prepared, recipe)
     whole = with_holdout(oof, model, state.device, prepared, recipe)
     if distributed.rank() == 0:
-        finish(model, whole, prepared, run.described | {"epoch": state.kept_epoch, "lr": state.lr}, run.folder)
+        earlier = Start(recipe, run.described["fold"], prepared.name).describe()
+        about: dict[str, Any] = {"epoch": state.kept_epoch, "lr": state.lr}
+        about["trained_on"] = list_provenance(prepared, run.trained_on, earlier)
+        finish(model, whole, prepared, run.described | about, run.folder)
         drop_state(recipe, run.folder)
     distributed.barrier()
     _say(f"{title_of(run.described)}: {weights}")
