@@ -141,6 +141,17 @@ def test_too_few_cameras_are_one_line(cameras):
         day_one.learn_decision(cameras[cameras["domain"].isin(["one", "two", "cut"])], PLAN)
 
 
+def test_the_shipped_decision_is_sound_and_of_the_ensemble_that_it_names():
+    path = CODE / "configs" / "operating" / "minifasnet.json"
+    weights = {f"{m.recipe}_fold{m.fold}": m.weight for m in load_ensemble("minifasnet").members}
+    found = {
+        entry["name"]: read_operating(path, list(weights), "", entry["name"], weights)
+        for entry in json.loads(path.read_text())["thresholds"]
+    }
+    assert found["eer"].threshold < found["apcer5"].threshold < found["apcer1"].threshold
+    assert all(one.low < one.high and one.limits and one.calibrations for one in found.values())
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="neither LIVENESS_SHARED nor ../shared has the authors' checkpoints")
 def test_the_shipped_decision_comes_with_the_weights_and_is_missed_where_it_is_not(workspace):
     folder = workspace / "weights" / "minifasnet"
