@@ -34,6 +34,7 @@ class ViewRequest:
     detector: Detector
     jpeg_quality: int
     version: int = NEWEST  # of the contract
+    measured: bool = False  # whether the frames are measured (quality.py) too; not in ``key``, the views are the same
 
 
 @dataclass
@@ -52,6 +53,7 @@ class VideoViews:
     frames_of: dict[str, list[int]] = field(default_factory=dict)
     milliseconds: float = 0.0
     state: str = ""  # of the file, as ``state_of`` gives it
+    measures: dict[str, float] | None = None  # quality.MEASURES, medians; None where nobody asked, or without a face
 
 
 def prepare_task(task: tuple[Path, list[ViewRequest]]) -> VideoViews:
@@ -155,10 +157,12 @@ def cut_stored(frame: StoredFrame, view: View, detector: Detector, version: int 
 
 def cut_requests(decoded: Decoded, requests: list[ViewRequest], video: VideoViews) -> None:
     """Cut the views of some members from a decoded video, into ``video``; count its faces, take over its notes."""
+    from liveness.frames.quality import measure_frame, median_measures
     from liveness.frames.video import choose_frames, jpeg_encode
 
     stored: dict[tuple[int, int], StoredFrame] = {}
     with_face: set[int] = set()
+    measures: dict[tuple[int, int], dict[str, float]] = {}
     most = video.most_faces
     before = video.faces if video.frames_of else -1  # by the members of another contract version
     for item in requests:
@@ -173,6 +177,8 @@ def cut_requests(decoded: Decoded, requests: list[ViewRequest], video: VideoView
                 most = max(most, len(cuts.faces))
             if cuts.face is not None:
                 with_face.add(index)
+                if item.measured and at not in measures:
+                    measures[at] = measure_frame(stored[at].rgb, cuts.face, cuts.faces)
             if cuts.pieces:
                 views += finish_views(cuts.pieces, item.view)
                 video.frames_of[item.key].append(index)
@@ -181,6 +187,7 @@ def cut_requests(decoded: Decoded, requests: list[ViewRequest], video: VideoView
     asked = any(item.view.kind == "face" for item in requests)
     video.faces = max(before, len(with_face)) if asked else before
     video.most_faces = max(most, 0) if asked else most
+    video.measures = median_measures(list(measures.values())) or video.measures
     video.notes += decoded.notes
 
 

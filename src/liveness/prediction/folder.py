@@ -25,7 +25,7 @@ from liveness.base import launch
 from liveness.base.compose import load_ensemble
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
-from liveness.members.names import member_name, parse_recipe_fold
+from liveness.members.names import member_name, parse_recipe_fold, shipped_operating
 from liveness.prediction.inputs import note, videos_below, warn
 from liveness.prediction.ranks import is_first, join_ranks, wait_for_ranks
 from liveness.prediction.ready import USUAL, default_ensemble
@@ -209,10 +209,13 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def _tell_of_what_is_lost(described: "EnsembleDescription", data: str, strict: bool) -> None:
     """Weights whose calibration and thresholds are not beside them: other scores than those evaluated."""
     if described.operating.lost:
-        line = (
-            f"{described.operating.lost}; copy it there from where the weights are from, or make it where they were "
-            f"trained: python -m liveness.evaluate {described.name} --data {data}"
+        way = (
+            f"run: python -m liveness.convert {described.name}"
+            if shipped_operating(data, described.name)
+            else "copy it there from where the weights are from, or make it where they were trained: python -m "
+            f"liveness.evaluate {described.name} --data {data}"
         )
+        line = f"{described.operating.lost}; {way}"
         if strict:
             raise UserError(f"{line} (without --strict this is a warning)")
         warn(line)
