@@ -41,7 +41,7 @@ from liveness.sets.dataset import HeldOutVideos, PreparedSet, frame_file, list_h
 from liveness.sets.decoded import DecodedFrames, open_decoded
 from liveness.training import loop, lr_finder, passing, tracking
 from liveness.training.augment import Policy
-from liveness.training.runs import describe_run, drop_state, same_run, weights_of
+from liveness.training.runs import describe_run, drop_state, same_run, tell_changes, weights_of
 from liveness.training.samples import TrainingFrames, balance_of
 from liveness.training.saving import Saver
 from liveness.training.start import Start, list_provenance
@@ -75,7 +75,7 @@ class Run:
     videos: HeldOutVideos  # of the fold that is held out
     log: tracking.Log
     saver: Saver
-    trained_on: list[str]  # videos
+    trained_on: dict[str, list[str]]  # of list_provenance; taken at the start, as the source may go while this trains
     asked: Asked = lambda: False
     unasked: float = 0.0  # time.monotonic() when no stop had been asked for yet
     oof: pd.DataFrame | None = None  # the held-out fold's scores
@@ -103,6 +103,8 @@ def train_member(
     described = describe_run(recipe, fold, prepared, naive)
     if same_run(folder, described, weights_of(described)):
         return _pass_over(recipe, described, folder)
+    if changes := tell_changes(folder, described):
+        _whisper(changes)
     device = pick_device(launch.local_rank())
     tracker = recipe.tracker if distributed.rank() == 0 else "none"
     with memory_told(recipe), tracking.open_tracker(tracker, folder, described, title_of(described)) as log:
@@ -115,7 +117,8 @@ def train_member(
             write_text(folder / "config.json", json.dumps(described, indent=1, sort_keys=True) + "\n")
         videos = HeldOutVideos(prepared, held_out, recipe.view, decoded)
         saver = Saver(state, folder / "last.pt")
-        run = Run(recipe, prepared, described, folder, state, videos, log, saver, sorted(set(rows.filename)))
+        seen = list_provenance(prepared, rows.filename, start.describe()) if distributed.rank() == 0 else {}
+        run = Run(recipe, prepared, described, folder, state, videos, log, saver, seen)
         _say(f"{title_of(described)}: {_summary(run, rows)}")
         run.saver.begin(_say, _whisper)
         run.asked, run.unasked = listen(), time.monotonic()
@@ -319,9 +322,7 @@ def _complete(run: Run) -> Outcome:
         oof = score_held_out(model, state.device, run.videos, prepared, recipe)
     whole = with_holdout(oof, model, state.device, prepared, recipe)
     if distributed.rank() == 0:
-        earlier = Start(recipe, run.described["fold"], prepared.name).describe()
-        about: dict[str, Any] = {"epoch": state.kept_epoch, "lr": state.lr}
-        about["trained_on"] = list_provenance(prepared, run.trained_on, earlier)
+        about = {"epoch": state.kept_epoch, "lr": state.lr, "trained_on": run.trained_on}
         finish(model, whole, prepared, run.described | about, run.folder)
         drop_state(recipe, run.folder)
     distributed.barrier()
