@@ -169,6 +169,11 @@ def test_whether_the_weights_have_seen_the_videos_is_told(root):
     shutil.rmtree(data / "home")
     unknown = find_origin(described, data / "away")
     assert unknown["independent"] is None and "data/home is not here" in unknown["line"]
+    # The member went on from one that has seen a video of the set, as only its own file says.
+    digest = json.loads((data / "away" / ".records" / "7.json").read_text())["sha256"]
+    put_member("convnext_xlarge", 1, "home", data_hash="h", trained_on={"videos": [digest[:16]], "groups": []})
+    seen = find_origin(described, data / "away")
+    assert seen["independent"] is False and "1 video of away (first 7) is among those that pair" in seen["line"]
 
 
 def test_an_earlier_report_is_compared_on_the_videos_of_both(root, capsys):
