@@ -27,6 +27,7 @@ GROUPS = {
         "train": "train one member, then score the fold that was held out",
         "soup": "average the weights of several members of one fold",
         "convert": "turn published checkpoints into members",
+        "check_gpu": "try what training and prediction need of this machine's GPUs",
     },
     "Evaluation": {
         "evaluate": "out-of-fold error of an ensemble, with intervals; writes its thresholds",

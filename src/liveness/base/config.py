@@ -76,13 +76,13 @@ def choice(default: str, *others: str) -> Any:
     return bounded(default, choices=(default, *others))
 
 
-def added_later(default: Any) -> Any:
+def added_later(default: Any, **bound: Any) -> Any:
     """A field that ``to_dict`` leaves out at its default, as if it had never been added.
 
     Files that hold a configuration (prepare.json, a member's contract) thus keep their bytes, and with them their
     digests, unless the new setting is used; ``from_dict`` reads both.
     """
-    return field(default=default, metadata={"added_later": True})
+    return field(default=default, metadata={"added_later": True} | ({"bound": Bound(**bound)} if bound else {}))
 
 
 def probability(default: float = 0.0) -> Any:
@@ -201,6 +201,9 @@ class Train:
     checkpoint_activations: bool = False  # compute them again in the backward pass: less memory, slower
     reduce: str = choice("float32", "bf16")  # what gradients are summed over the GPUs in
     workers: int = bounded(4, least=0)  # loader processes per training process
+    # Most GiB of decoded frames that are kept on the disk beside the set, so that a GPU need not wait for JPEG
+    # decoding (sets/decoded.py); 0 = none, below 0 = 16 where training runs on a GPU and none elsewhere.
+    cache_gib: float = added_later(-1.0, least=-1)
     keep_state: bool = False  # keep last.pt when the member is finished: 16 bytes per parameter
     seed: int = 69
 

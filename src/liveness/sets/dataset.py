@@ -29,6 +29,8 @@ from liveness.sets.settings import read_settings
 if TYPE_CHECKING:
     import torch
 
+    from liveness.sets.decoded import DecodedFrames
+
 # Of each table what is read. The label is folds.csv's alone, which is in the set's digest (folds.digest_of_set); the
 # other tables have a column label for people and other programs.
 _COLUMNS = {
@@ -171,9 +173,17 @@ def list_holdout(prepared: PreparedSet) -> list[str]:
     return prepared.videos.index[(prepared.videos.fold == HOLDOUT) & prepared.videos.label.notna()].tolist()
 
 
-def read_frame(folder: Path, row: Any) -> np.ndarray:
-    """The stored frame of a row as uint8 RGB (H x W x 3)."""
-    path = folder / "frames" / f"{row.video_id}-{row.frame_id}.jpg"
+def frame_file(row: Any) -> str:
+    """The name in frames/ of a row of ``PreparedSet.frames``."""
+    return f"{row.video_id}-{row.frame_id}.jpg"
+
+
+def read_frame(folder: Path, row: Any, decoded: DecodedFrames | None = None) -> np.ndarray:
+    """The stored frame of a row as uint8 RGB (H x W x 3), not to be written to: from ``decoded`` where it has it."""
+    rgb = decoded.get(frame_file(row)) if decoded is not None else None
+    if rgb is not None:
+        return rgb
+    path = folder / "frames" / frame_file(row)
     try:
         return jpeg_decode(path.read_bytes())
     except (OSError, VideoError) as error:
@@ -191,8 +201,10 @@ class HeldOutVideos:
     The tensor is float32, views x 3 x H x W, with the same number of views for each frame listed.
     """
 
-    def __init__(self, prepared: PreparedSet, filenames: list[str], view: View) -> None:
-        self.folder, self.filenames, self.view = prepared.folder, filenames, view
+    def __init__(
+        self, prepared: PreparedSet, filenames: list[str], view: View, decoded: DecodedFrames | None = None
+    ) -> None:
+        self.folder, self.filenames, self.view, self.decoded = prepared.folder, filenames, view, decoded
         frames = prepared.frames[prepared.frames.filename.isin(set(filenames))]
         self.rows = {name: list(rows.itertuples(index=False)) for name, rows in frames.groupby("filename", sort=False)}
 
@@ -203,7 +215,7 @@ class HeldOutVideos:
         name = self.filenames[index]
         frame_ids, tensors = [], []
         for row in self.rows.get(name, []):
-            views = cut_views(read_frame(self.folder, row), read_face(row), self.view)
+            views = cut_views(read_frame(self.folder, row, self.decoded), read_face(row), self.view)
             if views:
                 frame_ids.append(int(row.frame_id))
                 tensors += [to_tensor(view, self.view) for view in views]

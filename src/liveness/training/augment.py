@@ -40,7 +40,8 @@ def seeded(seed: int) -> Iterator[np.random.Generator]:
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)
         np.random.seed(seed)
-        torch.manual_seed(seed)
+        # The CPU's generator alone: torch.manual_seed also records a stack trace for GPUs that nothing here draws on.
+        torch.default_generator.manual_seed(seed)
         try:
             yield np.random.default_rng(seed)
         finally:
@@ -163,13 +164,13 @@ class Policy:
     def _crop(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A random part of the view: timm's random resized crop without the resizing, or the same in
         units of the view's own sides, so that a tall frame is cut to parts that are as tall."""
-        from PIL import Image
+        import torch
         from timm.data.transforms import RandomResizedCropAndInterpolation
 
         (least, most), ratio = self.config.crop_scale, self.config.crop_ratio
         height, width = rgb.shape[:2]
         if not self.config.crop_relative:
-            empty = Image.new("1", (width, height))  # only its size is looked at
+            empty = torch.empty((1, height, width), device="meta")  # only its size is looked at
             top, left, height, width = RandomResizedCropAndInterpolation.get_params(empty, (least, most), tuple(ratio))
         else:
             share, shape = rng.uniform(least, most), np.exp(rng.uniform(*np.log(ratio)))

@@ -24,9 +24,9 @@ import torch
 
 from liveness.base import distributed, launch
 from liveness.base.compose import from_dict
-from liveness.base.config import Recipe
+from liveness.base.config import Recipe, Train
 from liveness.base.errors import UserError
-from liveness.base.files import write_text, written_aside
+from liveness.base.files import show_path, write_text, written_aside
 from liveness.evaluation import metrics
 from liveness.evaluation.combine import video_scores
 from liveness.frames.contract import make_contract
@@ -37,13 +37,15 @@ from liveness.models.batches import batches_for
 from liveness.models.build import build, count_parameters
 from liveness.models.device import pick_device, share_of_cores, use_all_cores
 from liveness.models.score import Job, Request, score_jobs
-from liveness.sets.dataset import HeldOutVideos, PreparedSet, list_holdout, load_set, split_set
+from liveness.sets.dataset import HeldOutVideos, PreparedSet, frame_file, list_holdout, load_set, split_set
+from liveness.sets.decoded import DecodedFrames, open_decoded
 from liveness.training import loop, lr_finder, passing, tracking
 from liveness.training.augment import Policy
 from liveness.training.runs import describe_run, drop_state, same_run, weights_of
 from liveness.training.samples import TrainingFrames
 from liveness.training.task import Supervised, Task
 
+GPU_CACHE_GIB = 16.0  # of decoded frames, where train.cache_gib leaves it open: all of the challenge's set
 FIGURES = ("logloss", "eer", "auc")  # of metrics.csv and of a member: its held-out videos
 
 Asked = Callable[[], bool]  # whether this process is to stop
@@ -105,10 +107,11 @@ def train_member(
     with memory_told(recipe), tracking.open_tracker(tracker, folder, described, title_of(described)) as log:
         if distributed.rank() == 0:
             tracking.record_start(folder / "runs.json", described, device, distributed.size())
-        state = start_or_resume(make_task(recipe, prepared, rows), recipe, device, folder / "last.pt")
+        decoded = open_cache(recipe.train, prepared, device)
+        state = start_or_resume(make_task(recipe, prepared, rows, decoded), recipe, device, folder / "last.pt")
         if distributed.rank() == 0:  # not before: a start that failed must not claim the folder
             write_text(folder / "config.json", json.dumps(described, indent=1, sort_keys=True) + "\n")
-        videos = HeldOutVideos(prepared, held_out, recipe.view)
+        videos = HeldOutVideos(prepared, held_out, recipe.view, decoded)
         run = Run(recipe, prepared, described, folder, state, videos, log)
         _say(f"{title_of(described)}: {_summary(run, rows)}")
         run.asked = listen()
@@ -167,13 +170,30 @@ def memory_told(recipe: Recipe) -> Iterator[None]:
         ) from error
 
 
-def make_task(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> Supervised:
+def open_cache(config: Train, prepared: PreparedSet, device: torch.device) -> DecodedFrames | None:
+    """The decoded frames of the set, as far as ``train.cache_gib`` says; None where there are to be none."""
+    gib = config.cache_gib if config.cache_gib >= 0 else GPU_CACHE_GIB if device.type == "cuda" else 0.0
+    if not gib:
+        return None
+    names = [frame_file(row) for row in prepared.frames.itertuples(index=False)]
+    decoded = open_decoded(prepared.folder, names, gib * (1 << 30))
+    if len(decoded) < len(names):
+        _whisper(
+            f"{len(decoded)} of {len(names)} frames are kept decoded in {show_path(decoded.path.parent)} "
+            f"(train.cache_gib={gib:g}, half of the free disk); the others are decoded each time"
+        )
+    return decoded
+
+
+def make_task(
+    recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame, decoded: DecodedFrames | None = None
+) -> Supervised:
     """What is learned from the frames ``rows``. The model has its first random weights, equal on every rank."""
     seed = recipe.train.seed
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), seed)
+    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), seed, decoded)
     return Supervised(recipe, build(recipe.model, recipe.view.size), frames)
 
 

@@ -18,7 +18,7 @@ from liveness.members.names import weights_path
 from liveness.sets.dataset import PreparedSet
 
 # Of a recipe: what may differ between two starts of one run without changing what is trained.
-_FREE = ("recipe.train.workers", "recipe.train.keep_state", "recipe.tracker")
+_FREE = ("recipe.train.workers", "recipe.train.keep_state", "recipe.train.cache_gib", "recipe.tracker")
 
 
 def describe_run(recipe: Recipe, fold: int, prepared: PreparedSet, naive: bool) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from liveness.base.config import Train
 from liveness.base.errors import UserError
 from liveness.frames.contract import cut
 from liveness.sets.dataset import read_face, read_frame
+from liveness.sets.decoded import DecodedFrames
 from liveness.training import passing
 from liveness.training.augment import Policy, seed_of
 
@@ -26,8 +27,11 @@ Key = tuple[int, int]  # (epoch, index) of a sample
 class TrainingFrames:
     """Samples for the loader. A key is (epoch, index): what it gives depends on nothing else."""
 
-    def __init__(self, folder: Path, rows: pd.DataFrame, policy: Policy, seed: int) -> None:
-        self.folder, self.policy, self.seed = folder, policy, seed
+    def __init__(
+        self, folder: Path, rows: pd.DataFrame, policy: Policy, seed: int, decoded: DecodedFrames | None = None
+    ) -> None:
+        """decoded: the frames' pixels, as far as they are kept; the samples are the same without."""
+        self.folder, self.policy, self.seed, self.decoded = folder, policy, seed, decoded
         self.rows = list(rows.itertuples(index=False))
 
     def __len__(self) -> int:
@@ -53,7 +57,7 @@ class TrainingFrames:
             low, high = np.log(view.train_scales)
             # A stream apart from the policy's: else the scale would tell which samples become attacks.
             scale = float(np.exp(np.random.default_rng([seed, 2]).uniform(low, high)))
-        piece = cut(read_frame(self.folder, row), read_face(row), view, scale)
+        piece = cut(read_frame(self.folder, row, self.decoded), read_face(row), view, scale)
         assert piece is not None  # a face view is trained on frames with a face
         tensor, label = self.policy(piece, int(row.label), seed)
         return tensor, float(label)
