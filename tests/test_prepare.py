@@ -21,8 +21,8 @@ from skimage import data as images
 from liveness.base.errors import UserError
 from liveness.base.files import CODE
 from liveness.frames.workers import Failed, run_tasks
-from liveness.sets.grouping import grouping_of
-from liveness.sets.groups import column_notes, subjects_of
+from liveness.sets.grouping import read_grouping
+from liveness.sets.groups import column_notes, find_subjects
 from liveness.sets.labels import find_set
 from liveness.sets.set_tables import VIDEO_COLUMNS
 
@@ -697,39 +697,39 @@ def test_a_column_that_just_misses_subject_is_named(clips, workspace, prepare_he
     raw = find_set("s")
     (note,) = column_notes(raw, "subject", VIDEO_COLUMNS)
     assert f"no column subject, but '{header}'" in note and f"-o folds.group_column={header}" in note
-    assert subjects_of(raw, header.upper())[0] == header and not column_notes(raw, header, VIDEO_COLUMNS)
+    assert find_subjects(raw, header.upper())[0] == header and not column_notes(raw, header, VIDEO_COLUMNS)
 
 
 def test_what_the_groups_are_is_recorded_and_told_of_older_sets(clips, workspace, prepare_here):
     folder = workspace / "data/s"
     said = prepare_here("s", "folds.n=3")
     subjects = {"kind": "subjects", "source": "subject", "without": 0}
-    assert json.loads((folder / "folds.json").read_text())["groups"] == subjects == grouping_of(folder)
+    assert json.loads((folder / "folds.json").read_text())["groups"] == subjects == read_grouping(folder)
     assert "groups are persons, by the column subject" in said
     dealt = json.loads((folder / "folds.json").read_text())
     dealt.pop("groups")  # as a version before this one left it
     (folder / "folds.json").write_text(json.dumps(dealt))
-    assert grouping_of(folder) == subjects and "kept" in prepare_here("s", "folds.n=3")
+    assert read_grouping(folder) == subjects and "kept" in prepare_here("s", "folds.n=3")
     assert json.loads((folder / "folds.json").read_text())["groups"] == subjects
     # Without a column there are only what looks alike and what is listed, and that is said.
     label = (clips / "label.csv").read_text().splitlines()
     (clips / "label.csv").write_text("\n".join(row.rpartition(",")[0] for row in label) + "\n")
     said = prepare_here("s", "folds.n=3")
-    assert grouping_of(folder)["kind"] == "near_duplicates" and "persons are unknown" in said  # the two face clips
+    assert read_grouping(folder)["kind"] == "near_duplicates" and "persons are unknown" in said  # the two face clips
     said = prepare_here("s", "folds.n=3", "folds.duplicates=0", verbs=["prepare", "make_folds"])
-    assert grouping_of(folder)["kind"] == "none" and "no groups are known; persons are unknown" in said
+    assert read_grouping(folder)["kind"] == "none" and "no groups are known; persons are unknown" in said
     (workspace / "g.txt").write_text("4 6\n")
     prepare_here("s", "folds.n=3", "folds.groups=g.txt")
-    assert grouping_of(folder) == {"kind": "listed", "source": "g.txt", "without": 0}
+    assert read_grouping(folder) == {"kind": "listed", "source": "g.txt", "without": 0}
     for count, without in ((12, 0), (9, 3)):
         rows = [f"{i},{np.cos(i)},{np.sin(i)}" for i in range(count)]
         (workspace / "e.csv").write_text("\n".join(["fname,x,y", *rows]) + "\n")
         prepare_here("s", "folds.n=2", "folds.embeddings=e.csv", "folds.embedding_similarity=0.99")
-        assert grouping_of(folder) == {"kind": "identities", "source": "e.csv", "without": without}
+        assert read_grouping(folder) == {"kind": "identities", "source": "e.csv", "without": without}
     own = read(folder / "folds.csv").assign(group="x")
     own.to_csv(folder / "folds.csv", index=False)
     (folder / "folds.json").unlink()
-    assert grouping_of(folder)["kind"] == "unknown"
+    assert read_grouping(folder)["kind"] == "unknown"
 
 
 def test_two_folders_are_a_set_with_labels_and_species(workspace, tiny_clips, prepare_here):

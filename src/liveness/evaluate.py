@@ -23,9 +23,9 @@ from liveness.evaluation import out_of_fold, report_text
 from liveness.members.ensembles import choose_members, in_set
 from liveness.members.names import operating_path, weights_path
 from liveness.members.trained import read_members, read_naive_members
-from liveness.members.weights import digests_of
+from liveness.members.weights import digest_files
 from liveness.sets.fold_table import read_folds
-from liveness.sets.grouping import grouping_of
+from liveness.sets.grouping import read_grouping
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,10 +34,10 @@ def main(argv: list[str] | None = None) -> int:
     data, members = ensemble.data, choose_members(ensemble.members, args.members)
     name, prepared = f"{args.ensemble}-subset" if args.members else args.ensemble, workspace() / "data" / data
     folds, trained = read_folds(prepared), read_members(data, members)
-    naive, groups_are = read_naive_members(data, trained), grouping_of(prepared)
+    naive, groups_are = read_naive_members(data, trained), read_grouping(prepared)
     what = f"{args.ensemble} on {data}"
     found = out_of_fold.evaluate(folds, trained, naive, ensemble.calibration, groups_are, what, args.combinations)
-    digests = digests_of({m.name: weights_path(data, m.recipe, m.fold) for m in trained})
+    digests = digest_files({m.name: weights_path(data, m.recipe, m.fold) for m in trained})
     about: dict = {"ensemble": name, "data": data, "data_hash": trained[0].data_hash, "weights_sha256": digests}
     summary, folder = about | found.summary, workspace() / "runs" / data / name
     write_text(folder / "oof_video.csv", table_text(found.table))

@@ -2,16 +2,15 @@
 
     python -m liveness.train -c convnext_xlarge --fold 0 --data train -o train.lr=5e-5
 
---naive holds out by folds.csv's naive_fold, which deals persons to both sides: only to measure how much
-that flatters. Such a member goes by <recipe>_naive, with its weights in weights/<set>/naive/.
+--naive holds out by naive_fold, which deals persons to both sides, to measure how much that flatters. Such a member
+goes by <recipe>_naive, with its weights in weights/<set>/naive/.
 
 Reads   data/<set>/ (prepare_data.sh) and weights/<pretrained>.
 Writes  runs/<set>/<recipe>_fold<k>/: config.json, metrics.csv, oof.csv; last.pt (resume) until it is finished
         weights/<set>/<recipe>_fold<k>.safetensors
 
-A run that was stopped continues: after SIGTERM or ctrl-C (exit code 143) from the very step, after a crash from
-the last whole epoch; both end with the bytes of an undisturbed run. A finished run is left as it is. --restart
-throws an earlier run away, once all that can be known says that the new one will train. Under torchrun every
+A run that was stopped continues: after SIGTERM or ctrl-C (exit code 143) from the very step, after a crash from the
+last whole epoch; both end with the bytes of an undisturbed run. A finished run is left as it is. Under torchrun every
 process trains on its part of each global batch; rank 0 alone writes and speaks, errors come from every rank.
 """
 
@@ -35,13 +34,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", metavar="SET", help="the prepared set in data/ (default: the recipe's)")
     parser.add_argument("-o", "--override", nargs="+", default=[], action="extend", metavar="KEY=VALUE")
     parser.add_argument("--naive", action="store_true", help="fold K of a split that ignores persons (docs/report.md)")
-    parser.add_argument("--restart", action="store_true", help="throw away what an earlier run left")
+    parser.add_argument("--restart", action="store_true", help="throw away an earlier run, once the new one can train")
     return parser.parse_args()
 
 
 def fold_number(text: str) -> int:
-    """``0``; also as the files say it: ``fold0``."""
-    digits = text.removeprefix("fold")
+    digits = text.removeprefix("fold")  # as the files say it: fold0
     if not digits.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number, as 0")
     return int(digits)

@@ -21,7 +21,7 @@ import numpy as np
 
 from liveness.base.config import FramePlan
 from liveness.frames.container import VideoError, opened, video_track, why
-from liveness.frames.display import Look, matrix_of, turned
+from liveness.frames.display import Look, read_matrix, turned
 from liveness.frames.rules import NEWEST
 
 KEPT_BYTES = 64 * 1024 * 1024  # files up to this size are demuxed once and decoded from memory
@@ -262,7 +262,7 @@ def _first_matrix(path: Path, version: int) -> np.ndarray | None:
     with opened(path) as container:
         stream, _ = video_track(container, path, version)
         for frame in _frames(stream, container.demux(stream), []):
-            return matrix_of(frame)
+            return read_matrix(frame)
     return None
 
 
@@ -345,7 +345,7 @@ def _collect(
         if stamps is not None and (index >= len(stamps) or frame.pts != stamps[index] or frame.is_corrupt):
             return kept, matrix, False
         if index in wanted:
-            matrix = matrix_of(frame)
+            matrix = read_matrix(frame)
             kept[index] = convert(look.pixels(frame, matrix))
         if index >= last:
             break

@@ -1,7 +1,7 @@
 """What the groups of a prepared set are: persons, listed groups, near-duplicates, or nothing that is known.
 
 ``describe_groups`` finds it out from the set's tables, for a set of any age; make_folds records it in folds.json
-under "groups". ``grouping_of`` gives what is recorded, else what can be found out. evaluation/grouping.py
+under "groups". ``read_grouping`` gives what is recorded, else what can be found out. evaluation/grouping.py
 puts it into words.
 """
 
@@ -13,11 +13,11 @@ import pandas as pd
 from liveness.base.config import Folds
 from liveness.base.errors import UserError
 from liveness.base.names import Names, find_column
-from liveness.base.tables import places_of, read_table
+from liveness.base.tables import list_places, read_table
 from liveness.evaluation.grouping import UNKNOWN_GROUPS
 
 
-def grouping_of(folder: Path) -> dict:
+def read_grouping(folder: Path) -> dict:
     """What the groups in data/<set>/folds.csv are, in the form of ``describe_groups``."""
     try:
         recorded = json.loads((folder / "folds.json").read_text(encoding="utf-8")).get("groups")
@@ -66,7 +66,7 @@ def _embedded(videos: pd.DataFrame, name: str) -> set[str]:
     """The videos that have an embedding, so that it is known who they show; a UserError if the file is gone."""
     if not name:
         return set()
-    path = next((place for place in places_of(name) if place.is_file()), Path(name))
+    path = next((place for place in list_places(name) if place.is_file()), Path(name))
     names = Names(videos["filename"])
     return {names.get(row) or "" for row in read_table(path, ["filename"])["filename"]}
 

@@ -14,7 +14,7 @@ from liveness.base.config import Data, Folds, nearest
 from liveness.base.errors import UserError
 from liveness.base.files import CONFIGS, natural_key
 from liveness.base.names import Names, few, find_column, loose, one_spelling
-from liveness.base.tables import places_of, read_table
+from liveness.base.tables import list_places, read_table
 from liveness.sets.identities import Link, find_links, read_embeddings
 from liveness.sets.labels import RawSet
 
@@ -70,7 +70,7 @@ def name_groups(parts: list[list[str]], known: dict[str, str]) -> dict[str, str]
     return names
 
 
-def subjects_of(raw: RawSet, group_column: str) -> tuple[str, dict[str, str]]:
+def find_subjects(raw: RawSet, group_column: str) -> tuple[str, dict[str, str]]:
     """The column of the label file that names subjects ("" for none), and file name -> subject ("" for nobody).
 
     A UserError names two subjects that differ only by case or blanks.
@@ -93,7 +93,7 @@ def column_notes(raw: RawSet, group_column: str, our_columns: Sequence[str]) -> 
     if raw.labels is None:
         return []
     columns, notes = list(raw.labels.columns), []
-    named, _ = subjects_of(raw, group_column)
+    named, _ = find_subjects(raw, group_column)
     if not named and group_column not in ("", Folds().group_column):
         raise UserError(
             f"folds.group_column={group_column}: {raw.label_file} has only the columns {', '.join(columns)}"
@@ -137,7 +137,7 @@ class Groups:
 
 def find_groups_file(name: str) -> Path:
     """The file that ``folds.groups`` names: a path, or a name in configs/groups."""
-    places = places_of(name)
+    places = list_places(name)
     listed = sorted(CONFIGS.glob("groups/*.*")) if CONFIGS.is_dir() else []
     places += [path for path in listed if name in (path.name, path.stem)]
     for place in places:
@@ -210,7 +210,7 @@ def read_identities(data: Data, raw: RawSet, quiet: bool = False) -> list[Link] 
     """Who is the same person by the embeddings file; None where the configuration names none."""
     if not data.folds.embeddings:
         return None
-    path = next((place for place in places_of(data.folds.embeddings) if place.is_file()), None)
+    path = next((place for place in list_places(data.folds.embeddings) if place.is_file()), None)
     if path is None:
         raise UserError(
             f"folds.embeddings={data.folds.embeddings}: no such file; expected a csv of filename and numbers"

@@ -25,7 +25,7 @@ from liveness.base.errors import UserError
 from liveness.models.device import autocast
 from liveness.models.drop_path import replace_drop_path
 from liveness.models.losses import class_weights, sample_losses
-from liveness.training.augment import seed_of
+from liveness.training.augment import derive_seed
 from liveness.training.samples import Key, Share, TrainingFrames, count_steps, load_batches, plan_shares
 
 
@@ -82,7 +82,7 @@ class Task(ABC):
 
     def seed_draws(self, keys: list[Key], device: torch.device) -> None:
         """Before a forward pass of these samples: drop path and dropout draw from their seeds."""
-        seeds = [seed_of(self.config.seed, *key) for key in keys]
+        seeds = [derive_seed(self.config.seed, *key) for key in keys]
         tensor = torch.tensor(seeds, dtype=torch.int64, device=device)
         for shared in self._drop_path:
             shared["seeds"] = tensor
