@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from in_process import train_here
 
+from liveness import shift
 from liveness.base.files import CODE
 
 pytestmark = pytest.mark.full
@@ -64,11 +65,19 @@ def test_a_second_training_leaves_the_members_as_they_are(shown):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_prediction_gives_a_held_out_video_its_out_of_fold_score(shown, tmp_path):
+@pytest.fixture(scope="module")
+def trained(shown, tmp_path_factory) -> Path:
+    """Another workspace with the demo's set: fold 0 of a face member with two views of each frame."""
+    root = tmp_path_factory.mktemp("trained")
+    for name in ("data", "raw"):
+        (root / name).symlink_to(shown / name)
+    assert train_here(root, "-c", "demo_face", "--fold", "0", "-o", *SHORT, "view.scales=[1.3,1.9]") == 0
+    return root
+
+
+def test_prediction_gives_a_held_out_video_its_out_of_fold_score(shown, trained, tmp_path):
     """The proof that training and prediction share one road: frames, faces, crops, tensors, scores."""
-    (tmp_path / "data").symlink_to(shown / "data")
-    assert train_here(tmp_path, "-c", "demo_face", "--fold", "0", "-o", *SHORT, "view.scales=[1.3,1.9]") == 0
-    oof = read(tmp_path / "runs/demo/demo_face_fold0/oof.csv")
+    oof = read(trained / "runs/demo/demo_face_fold0/oof.csv")
     folds = read(shown / "data/demo/folds.csv")
     assert set(oof.filename) == set(folds.filename[folds.fold == 0])
     assert (oof.status == "ok").mean() > 0.8  # faces are found
@@ -76,11 +85,23 @@ def test_prediction_gives_a_held_out_video_its_out_of_fold_score(shown, tmp_path
     held_out.mkdir()
     for name in sorted(set(oof.filename)):
         (held_out / name).symlink_to(shown / "raw/demo/videos" / name)
-    drive(tmp_path, "predict.sh", str(held_out), str(tmp_path / "again"), "--members", "demo_face:0", DATA="demo")
+    drive(trained, "predict.sh", str(held_out), str(tmp_path / "again"), "--members", "demo_face:0", DATA="demo")
     predicted = read(tmp_path / "again/predictions.csv").set_index("fname").score
     own = oof.groupby("filename").score.mean().fillna(0.5)
     assert set(predicted.index) == set(own.index) and len(own) >= 6
     assert (predicted - own).abs().max() <= 1e-9  # what nine decimals leave
+
+
+def test_face_members_under_every_stressor(trained, monkeypatch, capsys):
+    monkeypatch.setenv("LIVENESS_ROOT", str(trained))
+    assert shift.main(["demo", "--members", "demo_face:0", "--severities", "3", "--videos", "8"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    found = json.loads((trained / "runs/demo/demo-subset/shift.json").read_text())
+    assert len(found["rows"]) == 15 and "worse" not in str(found["clean"])
+    table = read(trained / "runs/demo/demo-subset/shift.csv").set_index("filename")
+    own = read(trained / "runs/demo/demo_face_fold0/oof.csv").groupby("filename").score.mean()
+    clean = table[table.stressor == "clean"].score
+    assert len(clean) == 8 and (clean - own.reindex(clean.index)).abs().max() < 1e-6
 
 
 def rows(path: Path) -> list[dict[str, str]]:

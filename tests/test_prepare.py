@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from skimage import data as images
 
+from liveness import sanity_check
 from liveness.base.errors import UserError
 from liveness.base.files import CODE
 from liveness.frames.workers import Failed, run_tasks
@@ -184,23 +185,23 @@ def test_videos_that_leave_the_set_take_their_files_along(clips, workspace, prep
     assert not list((workspace / "data/s").rglob("11*"))
 
 
-def test_one_bad_video_among_many(clips, workspace, run_driver):
+def test_one_bad_video_among_many(clips, workspace, prepare_here, capfd):
     (clips / "videos/4.mp4").write_bytes(b"")
     data = (clips / "videos/5.mp4").read_bytes()
     (clips / "videos/5.mp4").write_bytes(data[: len(data) // 2])
-    result = prepare(run_driver, "s", "-o", "folds.n=3")
-    assert result.returncode == 0, result.stderr
-    assert "warning: 4.mp4: unreadable" in result.stderr and "warning: 5.mp4" in result.stderr
+    prepare_here("s", "folds.n=3")
+    said = capfd.readouterr().err
+    assert "warning: 4.mp4: unreadable" in said and "warning: 5.mp4" in said
     videos = read(workspace / "data/s/labels_video.csv").set_index("filename")
     assert videos.at["4.mp4", "status"] == "unreadable" and videos.at["4.mp4", "reason"]
     assert videos.at["3.mp4", "status"] == "ok"
     assert "4.mp4" in set(read(workspace / "data/s/folds.csv")["filename"])
-    strict = prepare(run_driver, "s", "--strict", "-o", "folds.n=3")
-    assert strict.returncode == 1 and "--strict: 2 videos cannot be read" in strict.stderr
+    with pytest.raises(UserError, match="--strict: 2 videos cannot be read"):
+        prepare_here("s", "folds.n=3", options=["--strict"])
     for path in (clips / "videos").iterdir():
         path.write_bytes(b"")
-    none = prepare(run_driver, "s")
-    assert none.returncode == 1 and "no video of s can be read" in none.stderr
+    with pytest.raises(UserError, match="no video of s can be read"):
+        prepare_here("s")
 
 
 def test_a_set_without_labels(workspace, tiny_clips, prepare_here):
@@ -290,7 +291,7 @@ def test_folds_of_ones_own_are_checked_and_kept(clips, workspace, prepare_here):
         (["nowhere"], 1, "the sets that are there: raw/s"),
         (["raw/s/", "-o", "frames.step=0"], 1, "frames.step=0"),
         (["s", "-o", "frame.plan=all"], 1, "did you mean"),
-        (["s", "-o", "folds.n=20"], 1, "groups for 20 folds"),
+        pytest.param(["s", "-o", "folds.n=20"], 1, "groups for 20 folds", marks=pytest.mark.full),
         (["s", "-o"], 2, "-o needs KEY=VALUE"),
         (["s", "t"], 2, "one SET at a time"),
         (["s", "folds.n=3"], 2, "folds.n=3 needs -o before it: bash prepare_data.sh s -o folds.n=3 (-h"),
@@ -395,15 +396,15 @@ def test_a_name_too_long_for_its_frames_is_a_row_and_a_warning(workspace, tiny_c
     assert set(read(workspace / "data/long/labels_keyframes.csv")["video_id"]) == {"m" * 200}
 
 
-def test_sanity_check_sees_and_mends(clips, workspace, prepare_here):
+def test_sanity_check_sees_and_mends(clips, workspace, prepare_here, monkeypatch, capsys):
     prepare_here("s", "folds.n=3")
     folder = workspace / "data/s"
     before = tree(folder)
 
     def check(*args):
-        command = [sys.executable, "-m", "liveness.sanity_check", "s", *args]
-        env = {**os.environ, "PYTHONPATH": str(CODE / "src")}
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        monkeypatch.setattr(sys, "argv", ["sanity_check", "s", *args])
+        code = sanity_check.main()
+        return subprocess.CompletedProcess(args, code, *capsys.readouterr())
 
     assert check().returncode == 0
     (folder / "frames/1-2.jpg").unlink()
@@ -578,8 +579,8 @@ def test_what_is_not_the_checks_to_decide_is_left_and_named(clips, workspace, pr
 
 
 @pytest.mark.full
-def test_killed_anywhere_and_run_again(clips, workspace, run_driver):
-    prepare(run_driver, "s", "-o", "folds.n=3")
+def test_killed_anywhere_and_run_again(clips, workspace, prepare_here):
+    prepare_here("s", "folds.n=3")
     whole = tree(workspace / "data/s")
     seed = int(time.time())
     rng = random.Random(seed)
@@ -591,8 +592,7 @@ def test_killed_anywhere_and_run_again(clips, workspace, run_driver):
         time.sleep(rng.uniform(0.5, 3.0))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        result = prepare(run_driver, "s", "-o", "folds.n=3")
-        assert result.returncode == 0, f"seed {seed}: {result.stderr}"
+        prepare_here("s", "folds.n=3")
         assert tree(workspace / "data/s") == whole, f"seed {seed}"
 
 

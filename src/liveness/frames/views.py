@@ -51,13 +51,13 @@ class VideoViews:
     views: dict[str, np.ndarray] = field(default_factory=dict)
     frames_of: dict[str, list[int]] = field(default_factory=dict)
     milliseconds: float = 0.0
-    state: str = ""  # of the file, as ``describe_state`` gives it
+    state: str = ""  # of the file, as ``find_state`` gives it
 
 
 def prepare_task(task: tuple[Path, list[ViewRequest]]) -> VideoViews:
     """``prepare_video`` for a pool of workers. What no one foresaw costs this video, not all others."""
     try:
-        state = describe_state(task[0])  # before: what is replaced from here on is told by it
+        state = find_state(task[0])  # before: what is replaced from here on is told by it
         video = prepare_video(*task)
         video.state = state
         return video
@@ -67,7 +67,7 @@ def prepare_task(task: tuple[Path, list[ViewRequest]]) -> VideoViews:
         return VideoViews(task[0], "crashed", " ".join(f"{type(error).__name__}: {error}".split()))
 
 
-def describe_state(path: Path) -> str:
+def find_state(path: Path) -> str:
     """What changes when a video is replaced, whatever its time of change says: the digest of its file."""
     try:
         return digest_file(path) if path.is_file() else "gone"

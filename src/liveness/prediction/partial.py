@@ -18,7 +18,7 @@ from typing import Any
 
 from liveness.base.errors import UserError
 from liveness.base.files import digest_file, written_aside
-from liveness.frames.views import describe_state
+from liveness.frames.views import find_state
 from liveness.prediction.engine import EnsembleDescription
 from liveness.prediction.rows import ROW_COLUMNS, Row, parse_row, row_text
 
@@ -46,7 +46,7 @@ class Partial:
             path.name: found[path.name]
             for path in videos
             if path.name in found
-            and found[path.name][1] == describe_state(path)
+            and found[path.name][1] == find_state(path)
             and found[path.name][0].status not in _AGAIN
         }
         lines = [_line([*row_text(row), state]) for row, state in self.rows.values()]
@@ -72,7 +72,7 @@ class Partial:
         try:
             if self._handle is None:
                 self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-            line = _line([*row_text(row), state or describe_state(path)])
+            line = _line([*row_text(row), state or find_state(path)])
             if os.write(self._handle, line) < len(line):
                 raise UserError(f"{self.path}: the disk is full; {self.where()}")
         except OSError as error:
