@@ -82,14 +82,16 @@ def prepare(run_driver, *args, env=None):
 
 @pytest.fixture
 def prepare_here(monkeypatch, capsys):
-    """What the driver runs, step by step in this process: much quicker to repeat."""
+    """What the driver runs, step by step in this process: much quicker to repeat. ``warned``: what stderr got last."""
 
     def call(name: str, *overrides: str, verbs=("prepare", "make_folds", "sanity_check"), options=()) -> str:
         for verb in verbs:
             changes = ["-o", *overrides] if overrides and verb != "sanity_check" else []
             monkeypatch.setattr(sys, "argv", [verb, name, *changes, *options])
             assert not importlib.import_module(f"liveness.{verb}").main()
-        return capsys.readouterr().out
+        printed = capsys.readouterr()
+        call.warned = printed.err
+        return printed.out
 
     return call
 
@@ -185,12 +187,12 @@ def test_videos_that_leave_the_set_take_their_files_along(clips, workspace, prep
     assert not list((workspace / "data/s").rglob("11*"))
 
 
-def test_one_bad_video_among_many(clips, workspace, prepare_here, capfd):
+def test_one_bad_video_among_many(clips, workspace, prepare_here):
     (clips / "videos/4.mp4").write_bytes(b"")
     data = (clips / "videos/5.mp4").read_bytes()
     (clips / "videos/5.mp4").write_bytes(data[: len(data) // 2])
     prepare_here("s", "folds.n=3")
-    said = capfd.readouterr().err
+    said = prepare_here.warned
     assert "warning: 4.mp4: unreadable" in said and "warning: 5.mp4" in said
     videos = read(workspace / "data/s/labels_video.csv").set_index("filename")
     assert videos.at["4.mp4", "status"] == "unreadable" and videos.at["4.mp4", "reason"]

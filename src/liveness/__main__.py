@@ -43,7 +43,7 @@ def usage() -> str:
     lines = ["usage: liveness VERB ...        liveness VERB -h tells what a verb takes", ""]
     for title, verbs in GROUPS.items():
         lines += [f"{title}:", *(f"  {verb:{width}}  {line}" for verb, line in verbs.items()), ""]
-    lines.append("raw/, data/, runs/, weights/ and result/ lie in LIVENESS_ROOT, else in the repository or current folder.")
+    lines.append("raw/, data/, runs/, weights/ and result/ lie in LIVENESS_ROOT, the repository or the current folder.")
     return "\n".join(lines)
 
 
