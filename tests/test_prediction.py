@@ -62,13 +62,20 @@ def predict_here(workspace, capfd) -> Callable[..., subprocess.CompletedProcess]
     return call
 
 
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory) -> Path:
+    """A folder weights/ with the members of the ensemble zalo2022, narrow."""
+    root = tmp_path_factory.mktemp("eight")
+    with in_process.at_home(root):
+        for recipe, folds in (("convnext_xlarge", 5), ("convnext_large", 3)):
+            for fold in range(folds):
+                put_member(recipe, fold)
+    return root / "weights"
+
+
 @pytest.fixture
-def members(workspace) -> None:
-    """The members of the ensemble zalo2022, narrow."""
-    for fold in range(5):
-        put_member("convnext_xlarge", fold)
-    for fold in range(3):
-        put_member("convnext_large", fold)
+def members(workspace, eight) -> None:
+    shutil.copytree(eight, workspace / "weights")
 
 
 def table(path: Path) -> list[dict[str, str]]:
