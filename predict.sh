@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Score every video of a folder. The judging container starts with this.
 #
-#   bash predict.sh [INPUT] [OUTPUT] [--strict]
+#   bash predict.sh [INPUT] [OUTPUT] [--strict] [--images]
 #   ENSEMBLE=demo bash predict.sh raw/demo_test result
 #
-# INPUT    a folder with videos in it, in videos/ or in <set>/videos/, or one video
-#          (default: /data if it holds videos, else the workspace's data/)
+# INPUT    a folder with videos in it, in videos/ or in <set>/videos/, or one video; where there is no video
+#          (or with --images) still images, also in images/ (default: /data if it holds any, else data/)
 # OUTPUT   gets submission.csv (fname,liveness_score) and predictions.csv (status, reason, times)
 #          (default: /result if it exists or the videos are in /data, else result/); until all videos
 #          are scored, the finished rows are in predictions.partial.csv, and the same command continues

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # See it pass: shellcheck, ruff, the import rules, types, then pytest.
 #
-#   bash test.sh [--full] [PYTEST ARGUMENTS]       for example: bash test.sh -k predict
+#   bash test.sh [--full] [--extras] [PYTEST ARGUMENTS]       for example: bash test.sh -k predict
 #
 #   --full   also the slow tests (minutes)
+#   --extras also the tests of optional packages (liveness[identity]), which it installs
 #
 # Makes .venv with the development tools, unless PYTHON names an interpreter that has them.
 
@@ -13,7 +14,9 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
 
-[[ -n ${PYTHON:-} ]] || bash "$CODE/scripts/setup.sh" --dev
+extras=()
+[[ " $* " != *" --extras "* ]] || extras=(--identity)
+[[ -n ${PYTHON:-} ]] || bash "$CODE/scripts/setup.sh" --dev "${extras[@]}"
 pick_python
 export PYTHON=$PY
 # The tools are beside the interpreter.

@@ -38,4 +38,5 @@ compile() {
 
 compile requirements.txt train
 compile requirements-notebook.txt train notebook
+compile requirements-identity.txt train identity
 compile requirements-dev.txt train notebook trackers dev

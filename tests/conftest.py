@@ -12,16 +12,17 @@ import pytest
 from liveness.base.files import CODE
 
 # Files that take longest, so that none of them is left to a single worker at the end.
-FIRST = ("pipeline", "training", "walks", "notebooks", "prepare", "prediction_resume", "thresholds", "intervals",
-         "container", "demo", "training_options", "prediction", "training_checks", "shift")  # fmt: skip
+FIRST = ("pipeline", "prediction_resume", "walks", "notebooks", "prepare", "training", "container", "training_options",
+         "prediction", "demo", "thresholds", "intervals", "training_checks", "shift")  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="also run the tests marked `full`, which take minutes")
+    parser.addoption("--extras", action="store_true", help="also run the tests marked `extras`, of optional packages")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long files first; without --full leave out what is marked `full`; without CUDA skip what is marked `gpu`."""
+    """Long files first; without --full `full` is left out, without --extras `extras` skipped, without CUDA `gpu`."""
     place = {f"test_{name}.py": number for number, name in enumerate(FIRST)}
     items.sort(key=lambda item: place.get(item.path.name, len(FIRST)))
     if not config.getoption("--full"):
@@ -29,6 +30,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if left_out:
             config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if "full" not in item.keywords]
+    if not config.getoption("--extras"):
+        for item in (item for item in items if "extras" in item.keywords):
+            item.add_marker(pytest.mark.skip(reason="needs optional packages; run with --extras"))
     on_gpu = [item for item in items if "gpu" in item.keywords]
     if on_gpu:
         import torch

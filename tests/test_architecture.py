@@ -110,3 +110,5 @@ def test_every_declared_dependency_is_pinned_and_alike_in_all_files():
         assert wanted <= set(found) and before.items() <= found.items(), file
         before = found
     assert not set(pins("constraints.txt")) & set(before)
+    base, found = pins("requirements.txt"), pins("requirements-identity.txt")
+    assert base.items() <= found.items() and set(found) == set(base) | {name_of(line) for line in extras["identity"]}

@@ -231,7 +231,13 @@ def empty_project(tmp_path) -> Path:
     (code / "src").mkdir()
     for name in ("common.sh", "setup.sh"):
         shutil.copy(CODE / "scripts" / name, code / "scripts")
-    for name in ("requirements.txt", "requirements-notebook.txt", "requirements-dev.txt", "constraints.txt"):
+    for name in (
+        "requirements.txt",
+        "requirements-notebook.txt",
+        "requirements-identity.txt",
+        "requirements-dev.txt",
+        "constraints.txt",
+    ):
         (code / name).write_text("# nothing\n")
     return code
 
@@ -257,6 +263,7 @@ def test_setup_installs_once_and_mends_what_was_interrupted(empty_project, tmp_p
     kept.touch()
     assert setup() == ""
     assert setup("--notebook").count("installing") == 1
+    assert setup("--identity").count("installing") == 1
     assert setup("--dev").count("installing") == 1
     assert setup("--dev") == ""
     (empty_project / "constraints.txt").write_text("# changed\n")

@@ -3,9 +3,12 @@
 import networkx
 import numpy as np
 import pytest
+from scipy.cluster.hierarchy import linkage
+from sklearn.cluster import AgglomerativeClustering
 
 from liveness.base.errors import UserError
-from liveness.sets.identities import find_links, read_embeddings
+from liveness.sets.groups import join
+from liveness.sets.identities import find_links, link_persons, list_merges, read_embeddings
 
 SEED = 20260301
 
@@ -67,3 +70,42 @@ def test_what_is_no_embedding_is_one_line(tmp_path, text, expected):
     with pytest.raises(UserError, match=expected) as caught:
         read_embeddings(tmp_path / "e.csv", ["1.mp4", "2.mp4"])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_persons_are_the_clusters_of_average_linkage(tmp_path, case, monkeypatch):
+    monkeypatch.setattr("liveness.sets.tiles.TILE", 16)
+    rng, threshold = np.random.default_rng(SEED + case), (0.3, 0.5, 0.7, 0.9)[case]
+    persons = rng.normal(size=(9, 6))
+    vectors = persons[rng.integers(0, 9, 60)] + rng.normal(size=(60, 6)) * 0.7
+    names = [f"{i}.mp4" for i in range(60)]
+    embeddings = read_embeddings(table(tmp_path / "e.csv", names, vectors), names)
+    links = link_persons(embeddings, threshold)
+    theirs = AgglomerativeClustering(None, metric="cosine", linkage="average", distance_threshold=1 - threshold)
+    person = theirs.fit_predict(vectors)
+    expected = {tuple(name for name, p in zip(names, person, strict=True) if p == k) for k in set(person)}
+    parts = join(names, [[link.one, link.other] for link in links])
+    assert {tuple(part) for part in parts} == expected and 1 < len(expected) < 60
+    assert len(links) == 60 - len(parts) and min(link.similarity for link in links) >= threshold - 1e-4
+    # The joins near the threshold are those of the whole tree.
+    heights = 1 - linkage(vectors, "average", metric="cosine")[:, 2]
+    merges = list_merges(embeddings, threshold, 0.1)
+    near = sorted((height for height in heights if abs(height - threshold) <= 0.1), reverse=True)
+    assert merges and [merge.similarity for merge in merges] == pytest.approx(near, abs=1e-4)
+    group = {name: i for i, part in enumerate(parts) for name in part}
+    assert all((group[merge.one] == group[merge.other]) == merge.joined for merge in merges)
+
+
+def test_a_chain_of_look_alikes_does_not_make_one_person_of_all(tmp_path):
+    angles = np.arange(0, 3, 0.1)  # neighbours are alike by 0.995, the ends are opposite
+    names = [f"{i}.mp4" for i in range(len(angles))]
+    path = table(tmp_path / "e.csv", names, np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    embeddings = read_embeddings(path, names)
+    assert len(join(names, [[link.one, link.other] for link in find_links(embeddings, 0.95)])) == 1
+    parts = join(names, [[link.one, link.other] for link in link_persons(embeddings, 0.95)])
+    assert len(parts) > 3 and all(angles[names.index(p[-1])] - angles[names.index(p[0])] < 0.7 for p in parts)
+
+
+def test_the_digests_of_computed_embeddings_are_no_numbers(tmp_path):
+    (tmp_path / "e.csv").write_text("filename,made_from,e0,e1\n1,00ff,0,2\n")
+    assert read_embeddings(tmp_path / "e.csv", ["1.mp4"]).vectors.tolist() == [[0, 1]]

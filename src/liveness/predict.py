@@ -2,8 +2,8 @@
 
     python -m liveness.predict [INPUT] [OUTPUT] --ensemble demo
 
-Reads   the videos in INPUT (flat, INPUT/videos or INPUT/<set>/videos), weights/<set>/; the order of a
-        sample_submission.csv, if there is one.
+Reads   the videos in INPUT (flat, INPUT/videos or INPUT/<set>/videos), or its still images where it has no
+        video; weights/<set>/; the order of a sample_submission.csv, if there is one.
 Writes  OUTPUT/submission.csv (fname,liveness_score) and OUTPUT/predictions.csv (status, reason, ...), both
         when every video has its row; until then the finished rows are in OUTPUT/predictions.partial.csv,
         and the same command continues from them.
@@ -31,7 +31,9 @@ __all__ = ["main", "score_videos"]
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m liveness.predict", description="Score videos.")
-    parser.add_argument("input", type=Path, nargs="?", help="a folder of videos or a video (default: /data or data/)")
+    parser.add_argument(
+        "input", type=Path, nargs="?", help="a folder of videos or images, or one (default: /data or data/)"
+    )
     parser.add_argument("output", type=Path, nargs="?", help="where the csv files go (default: /result or result/)")
     parser.add_argument("--ensemble", default="zalo2022", metavar="NAME", help="a name in configs/ensemble")
     parser.add_argument("--members", nargs="+", default=[], metavar="RECIPE:FOLD", help="only these members")
@@ -39,6 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--point", default="eer", metavar="NAME",
                         help="the operating point that decides: eer, apcer5, ...")  # fmt: skip
     parser.add_argument("--sample", type=Path, metavar="FILE", help="a sample submission: its order (default: found)")
+    parser.add_argument("--images", action="store_true", help="score still images beside videos, too")
     parser.add_argument("--strict", action="store_true",
                         help="a video without a score, or lost thresholds, is an error")  # fmt: skip
     parser.add_argument("--workers", type=int, default=0, help="decoding processes (default: one per core)")
@@ -55,7 +58,7 @@ def main() -> int:
         raise UserError(f"--workers {args.workers}: expected 0 (one per core) or more")
     ensemble = choose_ensemble(args.ensemble, args.members, args.data)
     source = args.input or default_input()
-    options = Options(args.data, args.point, args.sample, args.strict, args.workers, args.memory)
+    options = Options(args.data, args.point, args.sample, args.strict, args.workers, args.memory, args.images)
     try:
         return predict_folder(source, args.output or default_output(source), ensemble, options)
     except WeightsMissing as error:

@@ -4,10 +4,10 @@
 
 Reads the set's videos and label file (sets/labels.py lists the layouts) and configs/data/<set>.yaml
 or default.yaml. Writes under data/<set>/: labels.csv, frames/, faces/{bbox,crop,viz}/, videos/,
-duplicates.csv, identities.csv (with folds.embeddings), labels_keyframes.csv, labels_bbox.csv,
-labels_video.csv and last prepare.json. A second run does only what is missing. SHARD=i/n
-(1 <= i <= n) works on one n-th of the videos and writes no tables; a run without SHARD then finds
-everything done and writes them. --renew: by the newest preprocessing contract, also where the set
+duplicates.csv, identities.csv (with folds.embeddings), embeddings.csv too (with folds.identities=auto),
+labels_keyframes.csv, labels_bbox.csv, labels_video.csv and last prepare.json. A second run does only
+what is missing. SHARD=i/n (1 <= i <= n) works on one n-th of the videos and writes no tables; a run without SHARD
+then finds everything done and writes them. --renew: by the newest preprocessing contract, also where the set
 was prepared by an earlier one.
 """
 

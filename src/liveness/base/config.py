@@ -126,6 +126,10 @@ class Folds:
     embeddings: str = ""  # a csv of filename and face embeddings: videos of one person share a group; "" = none
     # Least cosine similarity of one person's videos (sets/identities.py says why).
     embedding_similarity: float = bounded(0.5, above=0, below=1)
+    # auto: persons by embeddings that preparation computes (sets/embedding.py, liveness[identity]); "" = not so.
+    identities: str = added_later("", choices=("", "auto"))
+    # Least mean cosine similarity of one person's videos by them (docs/preparation.md has the measurement).
+    identity_similarity: float = added_later(0.95, above=0, below=1)
 
 
 @dataclass
@@ -206,6 +210,14 @@ class Train:
     cache_gib: float = added_later(-1.0, least=-1)
     keep_state: bool = False  # keep last.pt when the member is finished: 16 bytes per parameter
     seed: int = 69
+    # Fine-tuning (training/start.py, docs/fine_tuning.md).
+    init: str = added_later("")  # go on from a trained member: RECIPE:FOLD, RECIPE (the same fold), SET/RECIPE:FOLD
+    freeze: str = added_later("none")  # none | backbone (all but the classifier) | stages:N (the first N stages)
+    thaw_epochs: float = added_later(
+        0.0, least=0
+    )  # free one frozen stage after so many epochs, the last first; 0 = never
+    l2_sp: float = added_later(0.0, least=0)  # how strongly weights are pulled to the first ones (L2-SP)
+    keep_init: float = added_later(0.0, least=0, most=1)  # share of the first weights in the finished member (WiSE-FT)
 
 
 @dataclass
@@ -366,6 +378,11 @@ def _check_data(data: Data, where: str) -> None:
         data.folds.test < data.folds.n,
         f"{where}: folds.test={data.folds.test}; expected a fold, 0 to {data.folds.n - 1}",
     )
+    require(
+        not (data.folds.identities and data.folds.embeddings),
+        f"{where}: folds.identities={data.folds.identities} and folds.embeddings={data.folds.embeddings}; expected "
+        "one of them: auto computes embeddings, the other reads yours",
+    )
 
 
 def _check_recipe(recipe: Recipe, where: str) -> None:
@@ -378,6 +395,8 @@ def _check_recipe(recipe: Recipe, where: str) -> None:
         len(set(view.crops)) == len(view.crops) and all(0.1 <= share < 1 for share in view.crops),
         f"{where}: view.crops={view.crops}; expected different shares of a side from 0.1, below 1",
     )
+    frozen = re.fullmatch(r"none|backbone|stages:[1-9]\d*", train.freeze)
+    require(frozen is not None, f"{where}: train.freeze={train.freeze}; expected none, backbone or stages:N")
     if train.lr != "auto":
         number = isinstance(train.lr, int | float) and not isinstance(train.lr, bool)
         require(number and 0 < train.lr <= 1, f"{where}: train.lr={train.lr}; expected above 0, at most 1, or auto")

@@ -32,13 +32,17 @@ VIDEO_ENDINGS = (
     *(".wmv", ".asf", ".flv", ".mpg", ".mpeg", ".mpe", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".ogv"),
     *(".h264", ".264", ".hevc", ".h265", ".265", ".mjpeg", ".mjpg", ".ivf"),
 )
-PICTURE_ENDINGS = (".gif", ".apng", ".webp", ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".heic", ".heif")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # still images, which frames/image.py reads
+PICTURE_ENDINGS = (".gif", ".apng", ".tif", ".tiff", ".heic", ".heif", ".avif")  # which nothing here reads
 TEXT_ENDINGS = (
     *(".csv", ".tsv", ".txt", ".md", ".rst", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".html", ".log"),
     *(".srt", ".vtt", ".md5", ".sha256", ".py", ".sh", ".ipynb", ".ini"),
 )
 PIECES, PIECE = 64, 1 << 16  # of a large file, what ``digest_file`` looks at
-FOLDER = "a folder with videos in it"  # why an entry of a folder is not scored
+# Why an entry of a folder is not scored.
+FOLDER, IMAGE_FOLDER = "a folder with videos in it", "a folder with images in it"
+STILL = "a still image"
+IMAGES_FOLDER = "images"  # where a set may have its still images, as it may have its videos in videos/
 
 
 def workspace() -> Path:
@@ -270,20 +274,18 @@ def plain_name(name: str, where: str) -> str:
 
 
 def find_videos(folder: Path) -> list[Path]:
-    """The video files directly in ``folder``, by any known ending in any case, natural order.
+    """The video files directly in ``folder``, by any known ending in any case, natural order; where it has none, its
+    still images.
 
     Hidden files are passed over; a link that leads nowhere counts, so that it gets its row as a video
     that cannot be read.
     """
-    return look_through(folder)[0]
+    return look_through(folder)[0] or look_through(folder, images=True)[0]
 
 
-def unscored_files(folder: Path) -> list[tuple[str, str]]:
-    """What lies directly in ``folder`` and may be meant as a video, but is none by its name: (name, why).
-
-    Text files, such as labels and notes, and hidden files are passed over.
-    """
-    return look_through(folder)[1]
+def is_still(path: Path) -> bool:
+    """Whether a file is a still image by its name."""
+    return path.suffix.lower() in IMAGE_ENDINGS
 
 
 NAMED_UNSCORED = 3  # examples in a note, of each kind
@@ -301,18 +303,23 @@ def list_unscored(left: list[tuple[str, str]]) -> str:
     return ", ".join(parts)
 
 
-def look_through(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
-    """Both of ``find_videos`` and ``unscored_files`` from one look at the folder."""
+def look_through(folder: Path, images: bool = False) -> tuple[list[Path], list[tuple[str, str]]]:
+    """The videos directly in ``folder`` (with ``images``, its still images too), natural order; and what else may be
+    meant as a video and is none by its name: (name, why).
+
+    Text files, such as labels and notes, and hidden files are passed over.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected a folder of videos (mp4, mov, avi, ...)")
+    endings = (*VIDEO_ENDINGS, *IMAGE_ENDINGS) if images else VIDEO_ENDINGS
     videos, others = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if os.path.splitext(entry.name)[1].lower() in VIDEO_ENDINGS and _may_be_read(entry):
+            if os.path.splitext(entry.name)[1].lower() in endings and _may_be_read(entry):
                 videos.append(folder / entry.name)
-            elif why := _why_unscored(entry):
+            elif why := _why_unscored(entry, images):
                 others.append((entry.name, why))
     return sorted(videos, key=lambda path: natural_key(path.name)), sorted(others, key=lambda one: natural_key(one[0]))
 
@@ -321,28 +328,33 @@ def _may_be_read(entry: os.DirEntry) -> bool:
     return os.path.isfile(entry.path) or (entry.is_symlink() and not os.path.exists(entry.path))
 
 
-def _why_unscored(entry: os.DirEntry) -> str:
-    """Why an entry is not scored; "" for what nobody would take for a video."""
+def _why_unscored(entry: os.DirEntry, images: bool) -> str:
+    """Why an entry is not scored; "" for what nobody would take for a video, or, with ``images``, for an image."""
     if os.path.isdir(entry.path):
-        return FOLDER if _holds_videos(entry.path) else ""
+        if _holds(entry.path, VIDEO_ENDINGS):
+            return FOLDER
+        meant = images or entry.name == IMAGES_FOLDER
+        return IMAGE_FOLDER if meant and _holds(entry.path, IMAGE_ENDINGS) else ""
     ending = os.path.splitext(entry.name)[1].lower()
     if not os.path.isfile(entry.path) or ending in TEXT_ENDINGS:
         return ""
+    if ending in IMAGE_ENDINGS:
+        return STILL
     if ending in PICTURE_ENDINGS:
         return "a picture or animation"
-    if ending.strip() in VIDEO_ENDINGS or not ending.strip():
+    if ending.strip() in (*VIDEO_ENDINGS, *IMAGE_ENDINGS) or not ending.strip():
         if _is_text(entry.path):
             return ""
         return "a blank after the ending" if ending else "no ending"
     return "an unknown ending"
 
 
-def _holds_videos(folder: str) -> bool:
-    """Whether a video lies directly in a folder; False where this user may not look."""
+def _holds(folder: str, endings: tuple[str, ...]) -> bool:
+    """Whether a file of one of the endings lies directly in a folder; False where this user may not look."""
     try:
         with os.scandir(folder) as entries:
             return any(
-                os.path.splitext(entry.name)[1].lower() in VIDEO_ENDINGS and not entry.name.startswith(".")
+                os.path.splitext(entry.name)[1].lower() in endings and not entry.name.startswith(".")
                 for entry in entries
             )
     except OSError:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from liveness.base.errors import UserError
-from liveness.base.files import VIDEO_ENDINGS
+from liveness.base.files import IMAGE_ENDINGS, IMAGES_FOLDER, VIDEO_ENDINGS
 from liveness.downloads.disk import CHUNK, describe_disk_error
 
 RATIO = 100  # videos hardly shrink in an archive: one that grows by more than this is an attack
@@ -59,9 +59,11 @@ def _plan_files(archive: Path, source: zipfile.ZipFile) -> dict[PurePosixPath, z
     if need > RATIO * packed + CHUNK:
         raise UserError(f"{archive}: {packed} bytes that would become {need}; refused, nothing was unpacked")
     tops = {path.parts[0] for path in plan}
-    if len(tops) == 1 and tops != {"videos"} and all(len(path.parts) > 1 for path in plan):
+    inner = ("videos", IMAGES_FOLDER)
+    if len(tops) == 1 and not tops & set(inner) and all(len(path.parts) > 1 for path in plan):
         plan = {PurePosixPath(*path.parts[1:]): entry for path, entry in plan.items()}
-    videos = [p for p in plan if p.suffix.lower() in VIDEO_ENDINGS and p.parts[:-1] in ((), ("videos",))]
+    endings = (*VIDEO_ENDINGS, *IMAGE_ENDINGS)
+    videos = [p for p in plan if p.suffix.lower() in endings and p.parts[:-1] in ((), *((name,) for name in inner))]
     if not videos:
         raise UserError(f"{archive}: no video in it; expected videos/*.mp4, and label.csv for a labelled set")
     return plan

@@ -31,7 +31,7 @@ def sentence(grouping: dict) -> str:
     most = f", but for {without} video{'s' * (without > 1)}" if without else ""
     return {
         "subjects": f"groups are persons, by the column {source}{most}",
-        "identities": f"groups are persons, as far as the face embeddings in {source} tell{most}",
+        "identities": f"groups are persons, identities by embedding: as far as the faces in {source} tell{most}",
         "listed": f"groups are those listed in {source} and near-duplicates",
         "near_duplicates": "groups are near-duplicates only",
         "none": "no groups are known",

@@ -15,19 +15,20 @@ from liveness.frames.rules import RULES
 
 # Containers that hold their own data: a playlist in a video's clothes must not open other files.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,h264,hevc,m4v,mjpeg,ivf,obu"
-_HEAD = 4096  # bytes of a file that tell what it is
+HEAD = 4096  # bytes of a file that tell what it is
 PROBED = 5000  # packets in which a track must show up to count as one with frames
 # How ffmpeg ranks video tracks for its output (map_auto_video in fftools/ffmpeg_mux_init.c): pixels, and these.
 HAS_PACKETS, IS_DEFAULT = 100_000_000, 5_000_000
 LOGIN = "what a download leaves that needed a login or a confirmation"
+AS_IMAGE = "to have it read as a still image, give it the ending"
 # First bytes -> what it is and how to go on.
 MAGIC = (
     (b"GIF8", "a GIF image", "convert it: ffmpeg -i FILE -pix_fmt yuv420p clip.mp4"),
-    (b"\x89PNG\r\n\x1a\n", "a PNG image", ""),
-    (b"\xff\xd8\xff", "a JPEG image", ""),
-    (b"BM", "a BMP image", ""),
-    (b"II*\0", "a TIFF image or a raw photo", ""),
-    (b"MM\0*", "a TIFF image or a raw photo", ""),
+    (b"\x89PNG\r\n\x1a\n", "a PNG image", f"{AS_IMAGE} .png"),
+    (b"\xff\xd8\xff", "a JPEG image", f"{AS_IMAGE} .jpg"),
+    (b"BM", "a BMP image", f"{AS_IMAGE} .bmp"),
+    (b"II*\0", "a TIFF image or a raw photo", "convert it to PNG"),
+    (b"MM\0*", "a TIFF image or a raw photo", "convert it to PNG"),
     (b"%PDF", "a PDF document", ""),
     (b"PK\3\4", "a zip archive", "unpack it"),
     (b"Rar!\x1a\x07", "a rar archive", "unpack it"),
@@ -59,13 +60,13 @@ def opened(path: Path) -> av.container.InputContainer:
     options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
     try:
         with open(path, "rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(HEAD)
         if instead := _not_to_open(head):
             raise VideoError(instead)
         # By its absolute path: FFmpeg takes what stands before a colon in a relative one for a protocol.
         return av.open(os.path.abspath(path), options=options)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        known = _readable_kind(path) if isinstance(error, (av.error.InvalidDataError, ValueError)) else ""
+        known = describe_kind(path) if isinstance(error, (av.error.InvalidDataError, ValueError)) else ""
         raise VideoError(known or f"cannot be opened: {why(error)}") from error
 
 
@@ -76,11 +77,11 @@ def _not_to_open(head: bytes) -> str:
     return "a PDF document, not a video" if head.startswith(b"%PDF") else ""
 
 
-def _readable_kind(path: Path) -> str:
-    """What a file is that cannot be opened as a video, in words; "" where its bytes do not tell."""
+def describe_kind(path: Path, wanted: str = "video") -> str:
+    """What a file is that is not what was ``wanted``, and how to go on; "" where its bytes do not tell."""
     try:
         with open(path, "rb") as file:
-            head, size = file.read(_HEAD), os.fstat(file.fileno()).st_size
+            head, size = file.read(HEAD), os.fstat(file.fileno()).st_size
     except OSError:
         return ""
     if not head:
@@ -91,13 +92,13 @@ def _readable_kind(path: Path) -> str:
         return "an mp4 without its index (moov): the recording or the copy broke off; fetch it again"
     kinds = ((what, how) for magic, what, how in MAGIC if head.startswith(magic))
     what, how = next(kinds, None) or _kind_by_shape(head)
-    return f"{what}, not a video{'; ' + how if how else ''}" if what else ""
+    return f"{what}, not a {wanted}{'; ' + how if how else ''}" if what else ""
 
 
 def _kind_by_shape(head: bytes) -> tuple[str, str]:
     """As an entry of MAGIC without its bytes: kinds that need more than a comparison. ("", "") for none."""
     if head[:4] == b"RIFF" and head[8:12] in (b"WEBP", b"WAVE"):
-        return ("a WebP image", "") if head[8:12] == b"WEBP" else ("a WAV sound file", "")
+        return ("a WebP image", f"{AS_IMAGE} .webp") if head[8:12] == b"WEBP" else ("a WAV sound file", "")
     if head[257:262] == b"ustar":
         return "a tar archive", "unpack it"
     text = _text(head)
@@ -105,7 +106,7 @@ def _kind_by_shape(head: bytes) -> tuple[str, str]:
         return "", ""
     start = text.lstrip("\ufeff \r\n\t").lower()
     if start.startswith(("<!doctype html", "<html")):
-        return "an HTML page", f"{LOGIN}; fetch the video itself"
+        return "an HTML page", f"{LOGIN}; fetch the file itself"
     if start.startswith(("<?xml", "{", "[")):
         return "a text (XML or JSON)", f"perhaps a server's error message, or {LOGIN}"
     return "a text", ""

@@ -5,8 +5,8 @@ They stand at the end of the reason, after "note: ", as ``kind`` or ``kind=value
     note: hlg; several_faces=2
     breaks off: 30 of 40 frames are whole; 30 frames decode; note: pixel_aspect=2:1
 
-The kinds (docs/files.md says what each means): hlg, pq, pixel_aspect, interlaced, track, several_faces, and with
-members of contract version 1 hlg_ignored, pq_ignored, pixel_aspect_ignored.
+The kinds (docs/files.md says what each means): image, hlg, pq, pixel_aspect, interlaced, track, several_faces, and
+with members of contract version 1 hlg_ignored, pq_ignored, pixel_aspect_ignored.
 """
 
 from collections import Counter
@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 _MARK = "note: "
 BETWEEN = "; "
+IMAGE = "image"  # a still image: one frame, no duration and no rate
 
 
 def with_notes(reason: str, notes: Iterable[str]) -> str:

@@ -1,7 +1,8 @@
 """Videos to frames: which frames a plan asks for, and exactly those frames, upright, as RGB.
 
 Reads one video file through PyAV (FFmpeg's libraries), writes nothing. Frames are numbered by
-presentation order, from 0. Preparation and prediction both come through ``read_frames``.
+presentation order, from 0. Preparation and prediction both come through ``read_frames``. A still
+image (image.py) is a video of one frame at time 0, which every plan takes, without duration and rate.
 
 Pixels are those of OpenCV's VideoCapture for ordinary 8-bit clips: swscale's default conversion.
 What else a file may ask for (tone curve, shape of the pixels, turn, another track) is in display.py
@@ -22,6 +23,8 @@ import numpy as np
 from liveness.base.config import FramePlan
 from liveness.frames.container import VideoError, opened, video_track, why
 from liveness.frames.display import Look, read_matrix, turned
+from liveness.frames.image import StillImage, decode_image, is_image
+from liveness.frames.notes import IMAGE
 from liveness.frames.rules import NEWEST
 
 KEPT_BYTES = 64 * 1024 * 1024  # files up to this size are demuxed once and decoded from memory
@@ -67,7 +70,7 @@ class Decoded:
     @property
     def same_by_all_rules(self) -> bool:
         """Whether every version of the contract gives these very frames."""
-        return {note.partition("=")[0] for note in self.notes} <= {"interlaced", "pixel_aspect_ignored"}
+        return {note.partition("=")[0] for note in self.notes} <= {IMAGE, "interlaced", "pixel_aspect_ignored"}
 
 
 @dataclass
@@ -86,6 +89,8 @@ def probe(path: Path, version: int = NEWEST) -> VideoInfo:
     A wrong or missing frame count, duration or rate in the header does not matter. Raises
     VideoError when the file cannot be opened or holds no video.
     """
+    if is_image(path):
+        return _describe_image(decode_image(path))
     with opened(path) as container:
         stream, _ = video_track(container, path, version)
         look, found = Look(stream, version), _demux(container, stream, keep=False)
@@ -251,6 +256,11 @@ def _info(stream: av.video.stream.VideoStream, times: np.ndarray) -> VideoInfo:
     )
 
 
+def _describe_image(image: StillImage) -> VideoInfo:
+    height, width = image.rgb.shape[:2]
+    return VideoInfo(1, 0.0, width, height, 0.0, np.zeros(1), image.codec, image.rotation)
+
+
 def _shown(info: VideoInfo, look: Look, matrix: np.ndarray | None) -> VideoInfo:
     """The same video with its size as displayed."""
     width, height, turn = turned(*look.size(info.width, info.height), matrix)
@@ -304,6 +314,10 @@ def _union(plans: list[FramePlan], info: VideoInfo) -> set[int]:
 def _guarded(path: Path, plans: list[FramePlan], convert: Callable, threads: int, version: int) -> Decoded:
     """``_read``, with whatever the libraries raise on a damaged file as a VideoError."""
     try:
+        if is_image(path):
+            image = decode_image(path)
+            info = _describe_image(image)
+            return Decoded(info, {index: convert(image.rgb) for index in _union(plans, info)}, "ok", "", [IMAGE])
         return _read(path, plans, convert, threads, version)
     except cv2.error as error:
         if getattr(error, "code", None) == cv2.Error.STS_NO_MEM:

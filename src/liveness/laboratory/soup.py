@@ -133,6 +133,7 @@ def make_soup(recipes: list[str], data: str, fold: int, name: str, greedy: bool)
     from liveness.sets.dataset import load_set
     from liveness.training.checks import require_room
     from liveness.training.member import finish, with_holdout
+    from liveness.training.start import merge_provenance
 
     parts = [_read_ingredient(data, recipe, fold) for recipe in recipes]
     require_alike(parts)
@@ -162,6 +163,9 @@ def make_soup(recipes: list[str], data: str, fold: int, name: str, greedy: bool)
     if crossed:
         about["cross_fitted"] = [[parts[i].name for i in choice] for choice in crossed]
     described = {"recipe": to_dict(recipe), "fold": fold, "data": data, "data_hash": prepared.digest, "soup": about}
+    known = [part.description["trained_on"] for part in parts if "trained_on" in part.description]
+    if len(known) == len(parts):
+        described["trained_on"] = merge_provenance(known)
     model = _build_with(recipe, _average_states([parts[i].state for i in chosen]))
     oof = with_holdout(oof, model, pick_device(), prepared, recipe)
     write_text(folder / "config.json", json.dumps(described, indent=1, sort_keys=True) + "\n")  # all is scored by now

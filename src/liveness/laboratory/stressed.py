@@ -115,7 +115,7 @@ def _decode(task: StressTask, plans: list[FramePlan], version: int) -> "Decoded"
             extra |= {k for i in wanted for k in range(max(0, i - NEIGHBOURS), i)}
     if extra:
         # Positions are what a plan has to name frames by: each is exactly at its frame's time.
-        shares = [float(info.times[i]) / info.duration for i in sorted(extra)]
+        shares = [float(info.times[i]) / (info.duration or 1.0) for i in sorted(extra)]  # 0 s: a still image
         plans = [*plans, FramePlan(plan="positions", positions=shares)]
     return read_frames(task.path, plans, None, version=version)
 

@@ -104,13 +104,17 @@ def _freeze_norm(model: "torch.nn.Module") -> None:
     Small batches spoil the statistics, and they are the one thing that couples samples of a
     batch, so freezing them also makes training independent of the number of processes.
     """
+    for module in model.modules():
+        hold_statistics(module)
+
+
+def hold_statistics(module: "torch.nn.Module") -> None:
+    """Keep a batch norm in evaluation mode for good; nothing for a module of another kind."""
     import torch
 
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.eval()
-            # It stays in evaluation mode.
-            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign,misc]
+    if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        module.eval()
+        module.train = lambda mode=True, module=module: module  # type: ignore[method-assign,misc]
 
 
 def count_parameters(model: "torch.nn.Module") -> int:

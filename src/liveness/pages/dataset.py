@@ -3,12 +3,15 @@
 import numpy as np
 import pandas as pd
 
+from liveness.base.config import Folds
+from liveness.base.errors import UserError
 from liveness.base.files import natural_key
 from liveness.evaluation.format import counted
 from liveness.pages.dataset_figures import describe_set, format_share, get_setting
 from liveness.pages.dataset_tables import LABEL_KINDS, LabelKind, SetTables
 from liveness.pages.page import make_environment, make_thumbnail, spread_evenly
 from liveness.sets.groups import join
+from liveness.sets.identities import EMBEDDINGS, Merge, list_merges, read_embeddings
 
 # At most so many; a thumbnail is about 4 kB, so that the page stays below 6 MB.
 MOST_CONTACTS = 100  # thumbnails of each label's contact sheet
@@ -17,6 +20,8 @@ MOST_IN_CLUSTER = 8  # thumbnails in one of them
 MOST_NAMES = 60  # names in one of them
 MOST_PAIRS = 30  # pairs of contradicting labels, two thumbnails each
 MOST_FACELESS = 60
+MOST_DOUBTFUL = 12  # joins of persons on each side of the threshold, two thumbnails each
+NEAR = 0.02  # of the threshold: the joins that may be wrong
 
 
 def render_dataset_page(tables: SetTables) -> str:
@@ -27,6 +32,7 @@ def render_dataset_page(tables: SetTables) -> str:
         "faceless": _show_faceless(tables, pictures),
         "clusters": _show_clusters(tables, pictures),
         "contradictions": _show_contradictions(tables, pictures),
+        "persons": _show_persons(tables, pictures),
         "sheets": [_lay_contact_sheet(tables, kind, pictures) for kind in tables.kinds],
     }
     parts["attention"] = _list_attention(parts)
@@ -130,6 +136,34 @@ def _show_contradictions(tables: SetTables, pictures: SetPictures) -> dict:
     return {"shown": shown, "all": len(pairs)}
 
 
+def _show_persons(tables: SetTables, pictures: SetPictures) -> dict:
+    """What average linkage joined and kept apart nearest to the threshold, where folds.identities=auto told persons."""
+    settings = get_setting(tables, "folds")
+    found = {"asked": bool(settings.get("identities")), "lacking": "", "joined": [], "apart": [], "counts": (0, 0)}
+    if not found["asked"]:
+        return found
+    threshold = settings.get("identity_similarity", Folds().identity_similarity)
+    names, left_out = (table["filename"].tolist() for table in (tables.videos, tables.left_out))
+    try:
+        embeddings = read_embeddings(tables.folder / EMBEDDINGS, names, left_out)
+    except UserError as error:
+        return found | {"lacking": str(error)}
+
+    def show(merge: Merge) -> dict:
+        shown = [pictures.of_video(merge.one), pictures.of_video(merge.other)]
+        return {"pictures": shown, "similarity": f"{merge.similarity:.3f}"}
+
+    merges = list_merges(embeddings, threshold, NEAR)
+    joined, apart = ([merge for merge in merges if merge.joined == side] for side in (True, False))
+    return found | {
+        "threshold": f"{threshold:g}",
+        "near": f"{NEAR:g}",
+        "joined": [show(merge) for merge in joined[::-1][:MOST_DOUBTFUL]],
+        "apart": [show(merge) for merge in apart[:MOST_DOUBTFUL]],
+        "counts": (len(joined), len(apart)),
+    }
+
+
 def _lay_contact_sheet(tables: SetTables, kind: LabelKind, pictures: SetPictures) -> dict:
     """Videos of one label, spread evenly over its groups in their order."""
     videos = tables.videos[tables.videos["label"] == kind.label]
@@ -158,6 +192,9 @@ def _list_attention(parts: dict) -> list[tuple[str, str]]:
         text = f"Without a face: {counted(faceless['all'], 'frame')}; in none of their frames: "
         text += f"{counted(faceless['videos'], 'video')}."
         found.append(("faceless", text))
+    if any(parts["persons"]["counts"]):
+        text = "Persons were told apart by their faces: look at the joins near the threshold."
+        found.append(("persons", text))
     measured = [*parts["summary"], *parts["formats"]]
     telling = [row["title"].split(",")[0].split(" (")[0].lower() for row in measured if row["telling"]]
     if telling:
@@ -176,6 +213,8 @@ def _list_empty_sections(parts: dict) -> list[str]:
     if not parts["clusters"]["all"]:
         searched = "no two videos look alike" if parts["clusters"]["searched"] else "not looked for"
         found.append(f"Near-duplicates: {searched}.")
+    if parts["persons"]["asked"] and not any(parts["persons"]["counts"]):
+        found.append(f"Who is who: {parts['persons']['lacking'] or 'no two persons are near the threshold'}.")
     labelled = any(kind.label for kind in parts["kinds"])
     if labelled and parts["clusters"]["all"] and not parts["contradictions"]["all"]:
         found.append("Contradicting labels: near-duplicates have the same label.")

@@ -57,9 +57,12 @@ def _list_measures(tables: SetTables) -> list[Measure]:
         return {kind.name: values[(table["label"] == kind.label).to_numpy()] for kind in tables.kinds}
 
     pixels = np.sqrt(videos["width"] * videos["height"])
-    return [
+    timed = [
         Measure("Duration", "s", "videos", by_kind(videos, videos["duration"])),
         Measure("Frame rate", "frames per second", "videos", by_kind(videos, videos["fps"])),
+    ]
+    return [
+        *([] if videos["image"].any() and videos["duration"].isna().all() else timed),
         Measure("Frame size (root of width × height)", "pixels", "videos", by_kind(videos, pixels), 0),
         Measure("Brightness (mean grey)", "0 to 255", "videos", by_kind(videos, videos["brightness"]), 0),
         Measure("Faces in a frame", "", "frames", by_kind(boxes, boxes["n_faces"]), 0, discrete=True),
@@ -112,6 +115,8 @@ def _list_facts(tables: SetTables) -> list[tuple[str, str]]:
     videos, boxes = tables.videos, tables.boxes
     facts = [("videos", str(len(videos)))]
     facts += [(kind.name, str(int((videos["label"] == kind.label).sum()))) for kind in tables.kinds if kind.label]
+    stills = int(videos["image"].sum())
+    facts += [("of them still images", str(stills))] if stills else []
     groups = videos["group"].nunique()
     facts += [("groups", str(groups))]
     folds = sorted(set(videos["fold"]) - {"", "holdout"})

@@ -14,7 +14,7 @@ from liveness.base.files import natural_key
 from liveness.base.machine import cores
 from liveness.base.tables import read_table
 from liveness.evaluation.combine import HOLDOUT
-from liveness.frames.notes import parse_notes
+from liveness.frames.notes import IMAGE, parse_notes
 from liveness.pages.page import read_image, spread_evenly
 
 _BRIGHTNESS_FRAMES = 3  # stored frames of a video that are measured
@@ -87,15 +87,17 @@ def read_set_tables(folder: Path) -> SetTables:
 
 
 def _add_notes(videos: pd.DataFrame, version: int) -> None:
-    """The columns transfer, pixel_aspect and scan, from the notes in ``reason``; "" where no frame was read, and in
-    all rows of a set of contract version 1, which noted nothing."""
+    """From the notes in ``reason``: whether a row is a still image, and the columns transfer, pixel_aspect and scan;
+    those are "" for images, where no frame was read, and in all rows of a set of contract version 1, which noted
+    nothing of them."""
     noted = videos["reason"].map(parse_notes)
     found = {
         "transfer": [next((kind.upper() for kind in ("hlg", "pq") if kind in notes), "SDR") for notes in noted],
         "pixel_aspect": [notes.get("pixel_aspect", "1:1") for notes in noted],
         "scan": ["interlaced" if "interlaced" in notes else "progressive" for notes in noted],
     }
-    known = videos["status"].isin(["ok", "partial"]) & (version > 1)
+    videos["image"] = [IMAGE in notes for notes in noted]
+    known = videos["status"].isin(["ok", "partial"]) & ~videos["image"] & (version > 1)
     for column, values in found.items():
         videos[column] = pd.Series(values, index=videos.index, dtype=object).where(known, "")
 

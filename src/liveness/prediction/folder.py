@@ -50,6 +50,7 @@ class Options:
     strict: bool = False  # a video without a score, or lost thresholds, is an error
     workers: int = 0  # decoding processes; 0: one per core
     memory: str = "auto"  # auto | resident | turns
+    images: bool = False  # still images are scored beside videos, too
 
 
 def score_videos(
@@ -83,7 +84,7 @@ def predict_folder(source: Path, output: Path, ensemble: Ensemble, options: Opti
     from liveness.prediction.submission_order import arrange_rows, find_order, list_unnamed
 
     started = time.perf_counter()
-    videos = videos_below(source)
+    videos = videos_below(source, options.images)
     names = find_order(source, videos, options.sample)
     _require_writable(output)
     _require_room_for_sockets(output)

@@ -21,6 +21,7 @@ from liveness.base.files import sha256_of, written_aside
 from liveness.base.names import few
 from liveness.frames.boxes import draw_faces
 from liveness.frames.faces import detector_digest
+from liveness.frames.notes import IMAGE
 from liveness.frames.rules import NEWEST
 from liveness.frames.video import VideoError, choose_frames, jpeg_decode, jpeg_encode, read_jpegs
 from liveness.frames.views import StoredFrame, cut_stored
@@ -86,6 +87,13 @@ def _load(path: Path) -> dict | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return record if seal == _digest(record) else None
+
+
+def digest_sources(folder: Path, video_ids: list[str]) -> dict[str, str]:
+    """SHA-256 of the files that videos of data/<set> were prepared from, video id -> hex; without those that no record
+    tells of."""
+    records = {video_id: _load(folder / ".records" / f"{video_id}.json") for video_id in video_ids}
+    return {video_id: record["sha256"] for video_id, record in records.items() if record and "sha256" in record}
 
 
 def known_records(folder: Path) -> set[str]:
@@ -194,7 +202,7 @@ def extract(task: ExtractTask) -> dict:
         record |= {"status": decoded.status if wanted else "no_frames", "reason": decoded.reason}
         values = asdict(info)
         record["info"] = {key: values[key] for key in values if key != "times"}
-        if task.version > FIRST:
+        if task.version > FIRST or IMAGE in decoded.notes:
             record["notes"] = decoded.notes
         record["frames"] = [{"frame_id": i, "time": round(float(info.times[i]), 6)} for i in sorted(wanted)]
     return _finish(task, record, frames, old)

@@ -13,8 +13,9 @@ import pandas as pd
 from liveness.base.config import Folds
 from liveness.base.errors import UserError
 from liveness.base.names import Names, find_column
-from liveness.base.tables import list_places, read_table
+from liveness.base.tables import read_table
 from liveness.evaluation.grouping import UNKNOWN_GROUPS
+from liveness.sets.identities import embeddings_path
 
 
 def read_grouping(folder: Path) -> dict:
@@ -43,7 +44,8 @@ def describe_groups(folder: Path) -> dict:
         videos = read_table(folder / "labels_video.csv", ["filename", "status", "group"])
         videos = videos[videos["status"] != "left_out"]
         config = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))["data"].get("folds", {})
-        known = _embedded(videos, str(config.get("embeddings", "")))
+        embeddings = embeddings_path(str(config.get("identities", "")), str(config.get("embeddings", "")), folder)
+        known = _embedded(videos, embeddings)
         subjects = _subjects(folder, videos, config.get("group_column", Folds().group_column), known)
     except (OSError, ValueError, KeyError, AttributeError, UserError):
         return dict(UNKNOWN_GROUPS)
@@ -51,9 +53,12 @@ def describe_groups(folder: Path) -> dict:
         return dict(UNKNOWN_GROUPS)
     if subjects:
         return subjects
-    if config.get("embeddings"):
-        source = Path(str(config["embeddings"])).name
-        return {"kind": "identities", "source": source, "without": int((~videos["filename"].isin(known)).sum())}
+    if embeddings:
+        return {
+            "kind": "identities",
+            "source": embeddings.name,
+            "without": int((~videos["filename"].isin(known)).sum()),
+        }
     shared = videos["group"].duplicated().any()
     if shared and config.get("groups"):
         return {"kind": "listed", "source": Path(str(config["groups"])).name, "without": 0}
@@ -62,11 +67,10 @@ def describe_groups(folder: Path) -> dict:
     return {"kind": "none", "source": "", "without": 0}
 
 
-def _embedded(videos: pd.DataFrame, name: str) -> set[str]:
+def _embedded(videos: pd.DataFrame, path: Path | None) -> set[str]:
     """The videos that have an embedding, so that it is known who they show; a UserError if the file is gone."""
-    if not name:
+    if path is None:
         return set()
-    path = next((place for place in list_places(name) if place.is_file()), Path(name))
     names = Names(videos["filename"])
     return {names.get(row) or "" for row in read_table(path, ["filename"])["filename"]}
 

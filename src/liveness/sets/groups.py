@@ -3,7 +3,7 @@
 A group is everything that must lie in one fold: the videos of one person, recordings of one scene,
 near-duplicates. The column of subjects, the groups file, the embeddings and the search for near-duplicates
 (sets/duplicates.py) give links; the groups are the connected parts of their union. Reads the files that
-``folds.groups`` and ``folds.embeddings`` name; writes nothing.
+``folds.groups`` and ``folds.embeddings`` name, or data/<set>/embeddings.csv; writes nothing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from liveness.base.errors import UserError
 from liveness.base.files import CONFIGS, natural_key
 from liveness.base.names import Names, few, find_column, loose, one_spelling
 from liveness.base.tables import list_places, read_table
-from liveness.sets.identities import Link, find_links, read_embeddings
+from liveness.sets.identities import Link, embeddings_path, find_links, link_persons, read_embeddings
 from liveness.sets.labels import RawSet
 
 LEFT_OUT = "left out"
@@ -206,23 +206,26 @@ def read_links(data: Data, raw: RawSet, quiet: bool = False) -> tuple[dict[str, 
     return dict.fromkeys(left_out, f"left out by {path.name}"), [part for part in links if len(part) > 1]
 
 
-def read_identities(data: Data, raw: RawSet, quiet: bool = False) -> list[Link] | None:
-    """Who is the same person by the embeddings file; None where the configuration names none."""
-    if not data.folds.embeddings:
-        return None
-    path = next((place for place in list_places(data.folds.embeddings) if place.is_file()), None)
+def read_identities(data: Data, raw: RawSet, folder: Path, quiet: bool = False) -> list[Link] | None:
+    """Who is the same person by the embeddings, the user's or those in data/<set>; None where there shall be none."""
+    config = data.folds
+    path = embeddings_path(config.identities, config.embeddings, folder)
     if path is None:
-        raise UserError(
-            f"folds.embeddings={data.folds.embeddings}: no such file; expected a csv of filename and numbers"
-        )
+        return None
+    if not path.is_file():
+        raise UserError(f"folds.embeddings={config.embeddings}: no such file; expected a csv of filename and numbers")
     filenames = [video.name for video in raw.videos]
     embeddings = read_embeddings(path, filenames, raw.unlabelled)
-    links = find_links(embeddings, data.folds.embedding_similarity)
+    if config.identities:
+        links = link_persons(embeddings, config.identity_similarity)
+    else:
+        links = find_links(embeddings, config.embedding_similarity)
     if not quiet:
         without = len(filenames) - len(embeddings.filenames)
         weakest = f", the weakest at {min(link.similarity for link in links):.3f}" if links else ""
+        persons = f" of {len(embeddings.filenames) - len(links)} persons" if config.identities else ""
         print(
-            f"identities: {path.name}: {len(embeddings.filenames)} videos; {len(links)} links{weakest}; "
+            f"identities: {path.name}: {len(embeddings.filenames)} videos{persons}; {len(links)} links{weakest}; "
             f"{without} videos have no embedding"
         )
     return links

@@ -1,8 +1,11 @@
 """A set as it came: which videos it has, and what the label file or the folders say about them.
 
-Reads raw/<set>/{label.csv,videos/*} (or the videos beside label.csv); without a label file
+Reads raw/<set>/{label.csv,videos/*,images/*} (or the videos beside label.csv); without a label file
 raw/<set>/{live,spoof}/*; for the set "train" also raw/label.csv + train_video/*; else
 data/<set>/{labels.csv,videos/}. Sets with neither are sets without labels. Writes nothing.
+
+Still images are videos of one frame. They belong to the set where the label file names them, or where
+there is no video.
 """
 
 import os
@@ -15,7 +18,17 @@ import pandas as pd
 
 from liveness.base.config import nearest
 from liveness.base.errors import UserError
-from liveness.base.files import VIDEO_ENDINGS, find_videos, natural_key, plain_name, require_distinct_stems, workspace
+from liveness.base.files import (
+    IMAGE_ENDINGS,
+    IMAGES_FOLDER,
+    VIDEO_ENDINGS,
+    is_still,
+    look_through,
+    natural_key,
+    plain_name,
+    require_distinct_stems,
+    workspace,
+)
 from liveness.base.names import Names, clean, find_column, loose, one_spelling
 from liveness.base.tables import NAME_COLUMNS, read_table, table_text, wrong_separator
 
@@ -61,31 +74,57 @@ class RawSet:
 def find_set(name: str) -> RawSet:
     """Find the set ``name`` in one of its layouts and check its labels; a UserError if it is not whole."""
     plain_name(name, "name of the set")
-    label_file, folder = _locate(name)
-    videos = find_videos(folder)
-    if label_file is None and not videos:
-        classes = _class_folders(folder)
+    label_file, folders = _locate(name)
+    folder = folders[0]
+    there = _files_in(folders)
+    videos = _without_images(there)
+    if label_file is None and (not videos or is_still(videos[0])):
+        classes = next((classes for path in folders if (classes := _class_folders(path))), None)
         if classes:
             return _set_of_folders(name, classes)
+    labels = None if label_file is None else read_labels(label_file)
+    if labels is not None:
+        videos = _with_named_images(videos, there, list(labels["filename"]))
     require_distinct_stems(videos)
     if not videos:
-        endings = ", ".join(VIDEO_ENDINGS)
-        raise UserError(f"{folder}: no video in it; expected files ending in {endings}{_within(folder)}")
+        raise UserError(f"{folder}: no video in it; expected files ending in {_endings()}{_within(folder)}")
     _check_letters(videos)
-    if label_file is None:
+    if label_file is None or labels is None:
         beside = [path.name for paths in (_class_folders(folder) or {}).values() for path in paths]
         notes = [f"{folder}: {', '.join(beside)} are not read, since videos lie beside them"] if beside else []
-        return RawSet(name, videos, None, None, [], notes, [folder])
-    labels = read_labels(label_file)
+        return RawSet(name, videos, None, None, [], notes, folders)
     names = Names(path.name for path in videos)
-    labels["filename"], notes = _as_on_disk(list(labels["filename"]), names, label_file, folder)
+    labels["filename"], notes = _as_on_disk(list(labels["filename"]), names, label_file, folders)
     by_name = {path.name: path for path in videos}
     order = {path.name: i for i, path in enumerate(videos)}
     labels = labels.sort_values("filename", key=lambda column: column.map(order)).reset_index(drop=True)
     named = set(labels["filename"])
     others = [path.name for path in videos if path.name not in named]
     mine = [by_name[filename] for filename in labels["filename"]]
-    return RawSet(name, mine, labels, label_file, others, notes, [folder])
+    return RawSet(name, mine, labels, label_file, others, notes, folders)
+
+
+def _files_in(folders: list[Path]) -> list[Path]:
+    """The videos and still images of some folders, natural order."""
+    found = [path for folder in folders for path in look_through(folder, images=True)[0]]
+    return sorted(found, key=lambda path: natural_key(path.name))
+
+
+def _without_images(files: list[Path]) -> list[Path]:
+    """The videos; where there is none, the images."""
+    return [path for path in files if not is_still(path)] or files
+
+
+def _with_named_images(videos: list[Path], there: list[Path], named: list[str]) -> list[Path]:
+    """``videos`` and those images that a label file names and that are no video by that name."""
+    names, chosen = Names(path.name for path in videos), set(videos)
+    images = Names(path.name for path in there if path not in chosen)
+    meant = {images.get(name) for name in named if names.get(name) is None}
+    return [path for path in there if path in chosen or path.name in meant]
+
+
+def _endings() -> str:
+    return ", ".join((*VIDEO_ENDINGS, *IMAGE_ENDINGS))
 
 
 def _check_letters(videos: list[Path]) -> None:
@@ -96,12 +135,12 @@ def _check_letters(videos: list[Path]) -> None:
             raise UserError(f"{path.parent}: {name!r}: a line break, a control character or no UTF-8; rename it")
 
 
-def _as_on_disk(named: list[str], names: Names, where: Path, folder: Path) -> tuple[list[str], list[str]]:
+def _as_on_disk(named: list[str], names: Names, where: Path, folders: list[Path]) -> tuple[list[str], list[str]]:
     """The names of a label file as the files have them, and notes; a UserError names those that are no video."""
     absent = [name for name in named if names.get(name) is None]
     if absent:
         more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
-        raise UserError(f"{where}: {absent[0]!r}{more} {_why_absent(absent[0], names, folder)}")
+        raise UserError(f"{where}: {absent[0]!r}{more} {_why_absent(absent[0], names, folders)}")
     found = [names.get(name) or name for name in named]
     seen: dict[str, str] = {}
     for name, path in zip(named, found, strict=True):
@@ -115,22 +154,25 @@ def _as_on_disk(named: list[str], names: Names, where: Path, folder: Path) -> tu
     return found, [f"{where.name} names {len(bare)} videos without their ending: {name} is {path}"]
 
 
-def _why_absent(name: str, names: Names, folder: Path) -> str:
-    """Why a name of the label file is no video of ``folder``, and what to do."""
-    other = next((path.name for path in sorted(folder.iterdir()) if clean(path.name) == clean(name)), None)
-    if other is not None and Path(other).suffix.lower() == ".gif":
-        gif, mp4 = (shlex.quote(str(folder / file)) for file in (other, f"{Path(other).stem}.mp4"))
+def _why_absent(name: str, names: Names, folders: list[Path]) -> str:
+    """Why a name of the label file is no video of ``folders``, and what to do."""
+    there = [path for folder in folders for path in sorted(folder.iterdir())]
+    other = next((path for path in there if clean(path.name) == clean(name)), None)
+    if other is not None and other.suffix.lower() == ".gif":
+        gif, mp4 = shlex.quote(str(other)), shlex.quote(str(other.with_suffix(".mp4")))
         return (
             f"is a GIF, which is not read; make a video of it and name that in the label file: ffmpeg -i {gif} "
             f"-vf 'scale=trunc(iw/2)*2:trunc(ih/2)*2' -pix_fmt yuv420p {mp4} (or delete its row)"
         )
     if other is not None:
-        endings = ", ".join(VIDEO_ENDINGS)
-        return f"is there as {other!r}, whose ending is none of {endings}; rename or convert it, or delete its row"
+        return (
+            f"is there as {other.name!r}, whose ending is none of {_endings()}; rename or convert it, or delete its row"
+        )
     near = names.near_miss(name)
+    where = " and ".join(map(str, folders))
     if near:
-        return f"is not there, but {near}; expected the names as the files in {folder} have them"
-    return f"is not there; expected every named video in {folder}"
+        return f"is not there, but {near}; expected the names as the files in {where} have them"
+    return f"is not there; expected every named video in {where}"
 
 
 def read_labels(path: Path) -> pd.DataFrame:
@@ -207,7 +249,7 @@ def _class_folders(folder: Path) -> dict[int, list[Path]] | None:
 
 def _set_of_folders(name: str, classes: dict[int, list[Path]]) -> RawSet:
     """A set whose labels are the folders' names; a folder within that of the attacks names their species."""
-    rows: list[tuple[Path, int, str]] = []
+    found: list[tuple[Path, int, str]] = []
     folders: list[Path] = []
     for label, parents in classes.items():
         for parent in parents:
@@ -216,12 +258,15 @@ def _set_of_folders(name: str, classes: dict[int, list[Path]]) -> RawSet:
                 raise UserError(f"{inner[0]}: a folder among the live videos; expected them directly in {parent}")
             species = {parent: "", **{path: path.name.strip() for path in inner}}
             folders += species
-            rows += [(path, label, kind) for where, kind in species.items() for path in find_videos(where)]
-    rows.sort(key=lambda row: natural_key(row[0].name))
-    videos = [path for path, _, _ in rows]
+            found += [(path, label, kind) for where, kind in species.items() for path in _files_in([where])]
+    found.sort(key=lambda row: natural_key(row[0].name))
+    videos = _without_images([path for path, _, _ in found])
+    rows = [row for row in found if is_still(row[0]) == is_still(videos[0])]
     for label, parents in classes.items():
         if not any(row[1] == label for row in rows):
-            raise UserError(f"{parents[0]}: no video in it; expected files ending in {', '.join(VIDEO_ENDINGS)}")
+            images = "; its images are not read, since the set has videos (a label file can name both)"
+            also = images if any(row[1] == label for row in found) else ""
+            raise UserError(f"{parents[0]}: no video in it; expected files ending in {_endings()}{also}")
     try:
         require_distinct_stems(videos)
     except UserError as error:
@@ -290,21 +335,22 @@ def other_sets(name: str) -> str:
     return f"; the sets that are there: {some}{nearest(name, list(found))}"
 
 
-def _locate(name: str) -> tuple[Path | None, Path]:
-    """The label file (None: no labels) and the folder of the videos of a set."""
+def _locate(name: str) -> tuple[Path | None, list[Path]]:
+    """The label file (None: no labels) and the folder of a set's videos, then that of its images, where it has one."""
     root = workspace()
     folder = root / "raw" / name
     if folder.is_dir():
-        videos = folder / "videos"
-        return _label_file(folder), videos if videos.is_dir() else folder
+        videos, images = folder / "videos", folder / IMAGES_FOLDER
+        first = videos if videos.is_dir() else folder
+        return _label_file(folder), [first, images] if images.is_dir() else [first]
     if name == "train" and (root / "raw" / "label.csv").is_file():
         for videos in (root / "train_video", root / "raw" / "train_video"):
             if videos.is_dir():
-                return root / "raw" / "label.csv", videos
+                return root / "raw" / "label.csv", [videos]
         raise UserError(f"{root}/raw/label.csv is there, its videos are not; expected {root}/train_video/*.mp4")
     prepared = root / "data" / name
     if (prepared / "videos").is_dir():
-        return _label_file(prepared), prepared / "videos"
+        return _label_file(prepared), [prepared / "videos"]
     raise UserError(
         f"no set {name!r}: expected {folder}/label.csv with {folder}/videos/, or data/{name}/videos/"
         + (", or raw/label.csv with train_video/" if name == "train" else "")

@@ -19,11 +19,13 @@ from tqdm import tqdm
 
 from liveness.base.config import Data
 from liveness.base.errors import UserError
-from liveness.base.files import held, list_unscored, unscored_files, workspace, write_bytes, write_text
+from liveness.base.files import STILL, held, list_unscored, look_through, workspace, write_bytes, write_text
 from liveness.base.names import few
 from liveness.base.tables import table_text
+from liveness.frames.embedder import require_embedder
 from liveness.frames.notes import count_notes, with_notes
 from liveness.frames.workers import Failed, run_tasks
+from liveness.sets.embedding import embed_set
 from liveness.sets.extract import (
     ExtractTask,
     extract,
@@ -38,6 +40,7 @@ from liveness.sets.extract import (
     what_is_missing,
 )
 from liveness.sets.groups import column_notes, find_subjects, read_identities, read_links
+from liveness.sets.identities import EMBEDDINGS
 from liveness.sets.labels import RawSet, find_set
 from liveness.sets.set_tables import VIDEO_COLUMNS, TableSources, make_tables
 from liveness.sets.settings import describe_settings
@@ -96,7 +99,11 @@ def _prepare(data: Data, folder: Path, strict: bool, version: int) -> None:
     if long := names_too_long(raw):
         _warn(f"{len(long)} videos are left out, {next(iter(long.values()))}: {few(list(long))}")
         left_out |= long
-    identities = read_identities(data, raw)
+    identities = None
+    if not data.folds.identities:
+        identities = read_identities(data, raw, folder)
+    elif not (folder / EMBEDDINGS).is_file():
+        require_embedder()  # before the work, not after it
     videos = [path for path in raw.videos if path.name not in left_out]
     if raw.unlabelled:
         _warn(f"{len(raw.unlabelled)} videos are not in {raw.label_file} and are left aside: {few(raw.unlabelled)}")
@@ -108,11 +115,18 @@ def _prepare(data: Data, folder: Path, strict: bool, version: int) -> None:
 
 
 def _note_unread(raw: RawSet) -> None:
-    """One note of what lies in the set's folders, may be meant as a video, and is none by its name."""
+    """One note of what lies in the set's folders, may be meant as a video, and is none by its name or an image that
+    the set is without."""
     inner = {folder.name for folder in raw.folders}
-    left = [one for folder in raw.folders for one in unscored_files(folder) if one[0] not in inner]
+    known = {*(path.name for path in raw.videos), *raw.unlabelled}
+    left = []
+    for folder in raw.folders:
+        files, others = look_through(folder, images=True)
+        left += [one for one in others if one[0] not in inner]
+        left += [(path.name, STILL) for path in files if path.name not in known]
     if left:
-        tqdm.write(f"note: {len(left)} beside the videos are not read: {list_unscored(left)}", file=sys.stderr)
+        how = "; images belong to it where a label file names them" if any(why == STILL for _, why in left) else ""
+        tqdm.write(f"note: {len(left)} beside the videos are not read: {list_unscored(left)}{how}", file=sys.stderr)
 
 
 def _bring_up_to_date(
@@ -132,6 +146,9 @@ def _bring_up_to_date(
     sources.records = _collect_records(tasks)
     _report(sources, strict)
     _link_videos(sources.raw, folder)
+    if data.folds.identities:
+        embed_set(sources.records, data, folder)
+        sources.identities = read_identities(data, sources.raw, folder)
     _write_tables(sources, describe_settings(data, version), folder)
 
 

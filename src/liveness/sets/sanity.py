@@ -12,6 +12,7 @@ from liveness.base.errors import UserError
 from liveness.base.files import sweep, workspace
 from liveness.base.tables import read_table, table_text
 from liveness.sets.dealing import deal_set
+from liveness.sets.embedding import find_unembedded
 from liveness.sets.extract import (
     damaged_files,
     find_version,
@@ -23,6 +24,7 @@ from liveness.sets.extract import (
 )
 from liveness.sets.folds import check_folds, fold_set, split_tables, write_split
 from liveness.sets.groups import read_identities, read_links
+from liveness.sets.identities import EMBEDDINGS
 from liveness.sets.labels import RawSet, find_set, other_sets
 from liveness.sets.preparation import WHY, names_too_long, prepare_set
 from liveness.sets.set_tables import TableSources, make_tables
@@ -85,10 +87,11 @@ def check_set(folder: Path, raw: RawSet, data: Data) -> tuple[list[Trouble], set
             records[video.name] = record
     troubles += _check_links(folder, raw) + _check_labels(folder, raw)
     troubles += _check_strays(folder, records)
-    if all(video.name in records or video.name in left_out for video in raw.videos):
-        expected = make_tables(
-            TableSources(raw, records, left_out, links, read_identities(data, raw, True), data.folds)
-        )
+    unembedded = find_unembedded(records, folder) if data.folds.identities else []
+    troubles += [("embedding", f"{name}: no row in {folder / EMBEDDINGS} that fits its frames") for name in unembedded]
+    if not unembedded and all(video.name in records or video.name in left_out for video in raw.videos):
+        identities = read_identities(data, raw, folder, quiet=True)
+        expected = make_tables(TableSources(raw, records, left_out, links, identities, data.folds))
         troubles += [t for name in expected for t in _compare(folder / f"{name}.csv", expected[name])]
     if raw.labels is not None:
         troubles += _check_dealt(folder, data.folds)

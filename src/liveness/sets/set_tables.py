@@ -11,7 +11,7 @@ import pandas as pd
 
 from liveness.base.config import Folds
 from liveness.base.files import natural_key
-from liveness.frames.notes import with_notes
+from liveness.frames.notes import IMAGE, with_notes
 from liveness.sets.duplicates import Pair, find_pairs
 from liveness.sets.extract import notes_of_record
 from liveness.sets.groups import find_subjects, join, name_groups
@@ -147,6 +147,7 @@ def _video_table(sources: TableSources, extra: pd.DataFrame, groups: dict[str, s
     for filename in filenames:
         record = sources.records.get(filename) or {"status": "left_out", "reason": sources.left_out[filename]}
         info = record.get("info") or {}
+        timed = bool(info) and IMAGE not in record.get("notes", ())
         rows.append(
             {
                 "filename": filename,
@@ -155,10 +156,10 @@ def _video_table(sources: TableSources, extra: pd.DataFrame, groups: dict[str, s
                 "status": record["status"],
                 "reason": with_notes(record["reason"], notes_of_record(record)),
                 "frames": info.get("frames", ""),
-                "fps": round(info["fps"], 3) if info else "",
+                "fps": round(info["fps"], 3) if timed else "",
                 "width": info.get("width", ""),
                 "height": info.get("height", ""),
-                "duration": round(info["duration"], 3) if info else "",
+                "duration": round(info["duration"], 3) if timed else "",
                 "group": groups[filename],
                 "species": extra.at[filename, "species"] if "species" in extra else "",
                 "codec": info.get("codec", ""),

@@ -29,6 +29,7 @@ from liveness.sets.dataset import PreparedSet, load_set, split_set
 from liveness.training import tracking
 from liveness.training.runs import clear_run, describe_run, find_run_weights, lock_run, same_run
 from liveness.training.samples import require_share
+from liveness.training.start import count_frozen, list_stages
 from liveness.training.task import checkpoint_activations
 
 
@@ -66,7 +67,11 @@ def check_member(
     require_share(len(rows), recipe.train, distributed.size())
     fresh = restart or not (folder / "last.pt").is_file()
     parameters = _check_model(
-        json.dumps(to_dict(recipe.model)), recipe.view.size, fresh, recipe.train.checkpoint_activations
+        json.dumps(to_dict(recipe.model)),
+        recipe.view.size,
+        fresh and not recipe.train.init,
+        recipe.train.checkpoint_activations,
+        recipe.train.freeze,
     )
     states = 2 if fresh else 1  # a new last.pt is written beside the one before it
     freed = (folder / "last.pt").stat().st_size if restart and (folder / "last.pt").is_file() else 0
@@ -89,15 +94,18 @@ def _require_frames_that_fit(view: View, prepared: PreparedSet) -> None:
 
 
 @lru_cache(maxsize=8)  # the members of a recipe share it
-def _check_model(model: str, size: int, fresh: bool, activations: bool) -> int:
-    """The number of parameters, once the model builds, takes images of that size and its pretrained file fits."""
+def _check_model(model: str, size: int, pretrained: bool, activations: bool, freeze: str) -> int:
+    """The number of parameters, once the model builds, takes images of that size, has the stages that are frozen and
+    its pretrained file fits."""
     config = from_dict(Model, json.loads(model), "model")
-    if fresh and config.pretrained:
+    if pretrained and config.pretrained:
         pretrained_path(config)  # before the model is built, which takes seconds
     found = build_without_weights(config, size) or build(config, size)
     if activations:
         checkpoint_activations(found, config.name)
-    if fresh:
+    if freeze != "none":
+        count_frozen(freeze, len(list_stages(found)))
+    if pretrained:
         check_pretrained(found, config)
     return count_parameters(found)
 

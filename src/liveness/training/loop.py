@@ -299,11 +299,14 @@ def _forward_backward(state: State, networks: _Networks, share: Share, batch: An
 
 def _apply(state: State, lr: float) -> None:
     """Apply the gradients that the step's shares have left."""
-    clip = state.task.config.clip_grad
+    task, clip = state.task, state.task.config.clip_grad
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
-    if clip:
+    if clip or task.changes_gradients:
         state.scaler.unscale_(state.optimizer)
+    if task.changes_gradients:
+        task.change_gradients(state.step / task.steps_per_epoch)
+    if clip:
         nn.utils.clip_grad_norm_(state.parameters(), clip)
     state.scaler.step(state.optimizer)
     state.scaler.update()

@@ -31,7 +31,7 @@ from liveness.evaluation import metrics
 from liveness.evaluation.combine import video_scores
 from liveness.frames.contract import make_contract
 from liveness.members.trained import OOF_COLUMNS, write_oof
-from liveness.members.weights import describe_member, load_pretrained, save_member
+from liveness.members.weights import describe_member, save_member
 from liveness.models.backend import TorchBackend
 from liveness.models.batches import batches_for
 from liveness.models.build import build, count_parameters
@@ -43,6 +43,7 @@ from liveness.training import loop, lr_finder, passing, tracking
 from liveness.training.augment import Policy
 from liveness.training.runs import describe_run, drop_state, find_run_weights, same_run
 from liveness.training.samples import TrainingFrames
+from liveness.training.start import Start, list_provenance
 from liveness.training.task import Supervised, Task
 
 GPU_CACHE_GIB = 16.0  # of decoded frames, where train.cache_gib leaves it open: all of the challenge's set
@@ -72,6 +73,7 @@ class Run:
     state: loop.State
     videos: HeldOutVideos  # of the fold that is held out
     log: tracking.Log
+    trained_on: list[str]  # videos
     asked: Asked = lambda: False
     oof: pd.DataFrame | None = None  # the held-out fold's scores
     oof_epoch: int = 0  # by the weights of which epoch
@@ -108,11 +110,12 @@ def train_member(
         if distributed.rank() == 0:
             tracking.record_start(folder / "runs.json", described, device, distributed.size())
         decoded = open_cache(recipe.train, prepared, device)
-        state = start_or_resume(make_task(recipe, prepared, rows, decoded), recipe, device, folder / "last.pt")
+        start = Start(recipe, fold, name)
+        state = start_or_resume(make_task(recipe, prepared, rows, decoded), start, device, folder / "last.pt")
         if distributed.rank() == 0:  # not before: a start that failed must not claim the folder
             write_text(folder / "config.json", json.dumps(described, indent=1, sort_keys=True) + "\n")
         videos = HeldOutVideos(prepared, held_out, recipe.view, decoded)
-        run = Run(recipe, prepared, described, folder, state, videos, log)
+        run = Run(recipe, prepared, described, folder, state, videos, log, sorted(set(rows.filename)))
         _say(f"{name_run(described)}: {_summary(run, rows)}")
         run.asked = listen()
         if not _train(run):
@@ -153,7 +156,7 @@ def find_lr(recipe: Recipe, fold: int, name: str, folder: Path) -> float:
     prepared = load_set(name, recipe.frames)
     rows, _ = split_set(prepared, fold, recipe.view)
     task = make_task(recipe, prepared, rows)
-    load_pretrained(task.model, recipe.model, say=_whisper)
+    Start(recipe, fold, name).load(task, _whisper)
     with memory_told(recipe):
         return lr_finder.choose_lr(task, pick_device(), folder)
 
@@ -197,12 +200,12 @@ def make_task(
     return Supervised(recipe, build(recipe.model, recipe.view.size), frames)
 
 
-def start_or_resume(task: Task, recipe: Recipe, device: torch.device, last: Path) -> loop.State:
+def start_or_resume(task: Task, start: Start, device: torch.device, last: Path) -> loop.State:
     """The state of a fresh run, or the one in ``last`` where it is there."""
     fresh = not last.is_file()
-    if fresh:
-        load_pretrained(task.model, recipe.model, say=_whisper)
-    lr = recipe.train.lr
+    if fresh or start.is_kept:
+        start.load(task, _whisper)
+    lr = start.recipe.train.lr
     if lr == "auto":
         lr = lr_finder.choose_lr(task, device, last.parent) if fresh else loop.saved_lr(last)
     state = loop.start_state(task, device, lr)
@@ -290,12 +293,18 @@ def _complete(run: Run) -> Outcome:
     """Make the member of a training that has run to its end."""
     state, recipe, prepared = run.state, run.recipe, run.prepared
     weights, model, oof = find_run_weights(run.described), state.kept_model(), run.oof
-    # An earlier epoch is kept, or this process began after the last one.
-    if oof is None or run.oof_epoch != state.kept_epoch:
+    tuning = state.task.tuning
+    if tuning is not None:
+        tuning.interpolate(model)
+    # An earlier epoch is kept, this process began after the last one, or these weights have not been judged.
+    if oof is None or run.oof_epoch != state.kept_epoch or recipe.train.keep_init:
         oof = score_held_out(model, state.device, run.videos, prepared, recipe)
     whole = with_holdout(oof, model, state.device, prepared, recipe)
     if distributed.rank() == 0:
-        finish(model, whole, prepared, run.described | {"epoch": state.kept_epoch, "lr": state.lr}, run.folder)
+        earlier = Start(recipe, run.described["fold"], prepared.name).describe()
+        about: dict[str, Any] = {"epoch": state.kept_epoch, "lr": state.lr}
+        about["trained_on"] = list_provenance(prepared, run.trained_on, earlier)
+        finish(model, whole, prepared, run.described | about, run.folder)
         drop_state(recipe, run.folder)
     distributed.barrier()
     _say(f"{name_run(run.described)}: {weights}")

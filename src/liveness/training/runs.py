@@ -16,15 +16,18 @@ from liveness.base.config import Recipe, to_dict
 from liveness.base.errors import UserError
 from liveness.members.names import weights_path
 from liveness.sets.dataset import PreparedSet
+from liveness.training.start import check_start
 
 # Of a recipe: what may differ between two starts of one run without changing what is trained.
 _FREE = ("recipe.train.workers", "recipe.train.keep_state", "recipe.train.cache_gib", "recipe.tracker")
 
 
 def describe_run(recipe: Recipe, fold: int, prepared: PreparedSet, naive: bool) -> dict[str, Any]:
-    """What a run is: config.json, and the beginning of the member's description."""
+    """What a run is: config.json, and the beginning of the member's description. A UserError for a ``train.init`` that
+    it cannot go on from."""
     described = {"recipe": to_dict(recipe), "fold": fold, "data": prepared.name, "data_hash": prepared.digest}
-    return described | ({"naive": True} if naive else {})
+    source = check_start(recipe, fold, prepared)
+    return described | ({"naive": True} if naive else {}) | ({"init": source} if source else {})
 
 
 def find_run_weights(described: dict[str, Any]) -> Path:

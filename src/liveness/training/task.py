@@ -27,6 +27,7 @@ from liveness.models.drop_path import replace_drop_path
 from liveness.models.losses import class_weights, sample_losses
 from liveness.training.augment import derive_seed
 from liveness.training.samples import Key, Share, TrainingFrames, count_steps, load_batches, plan_shares
+from liveness.training.start import FineTuning
 
 
 class Task(ABC):
@@ -40,6 +41,7 @@ class Task(ABC):
         """model: becomes the member. beside: what is trained with it and is no part of the member."""
         self.config: Train = recipe.train
         self.networks: dict[str, nn.Module] = {"model": model, **(beside or {})}
+        self.tuning: FineTuning | None = None  # set when the model is at its start
         self._drop_path = [replace_drop_path(network) for network in self.networks.values()]
         if self.config.checkpoint_activations:
             checkpoint_activations(model, recipe.model.name)
@@ -65,6 +67,16 @@ class Task(ABC):
         processes' shares of the step over ``share.batch``.
 
         networks: those of the task by name, as they are to be called (compiled, distributed)."""
+
+    @property
+    def changes_gradients(self) -> bool:
+        """Whether ``change_gradients`` has anything to do."""
+        return self.tuning is not None and self.tuning.works
+
+    def change_gradients(self, epoch: float) -> None:
+        """Gradients at their true scale, summed over all processes, before the step at a time in epochs."""
+        if self.tuning is not None:
+            self.tuning.change_gradients(epoch)
 
     def after_step(self) -> None:
         """The optimiser has made a step, equal on every process."""
