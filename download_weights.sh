@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Download weights into weights/, each file checked before it gets its name.
 #
-#   bash download_weights.sh [pretrained|zalo2022_published]...        (default: both)
+#   bash download_weights.sh [pretrained|zalo2022_published|minifasnet]...   (default: the first two)
 #
+#   minifasnet           two small networks of minivision-ai (Apache-2.0, 4 MB) that score your own videos without any
+#                        training, converted to weights/minifasnet/*.safetensors (bash predict.sh my_videos)
 #   pretrained           the two ImageNet ConvNeXt files that training of the ensemble zalo2022 starts from
 #   zalo2022_published   the eight trained members that the 1st place published, converted to
 #                        weights/zalo2022_published/*.safetensors (ENSEMBLE=zalo2022_published bash predict.sh)
@@ -19,13 +21,13 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 for part in "$@"; do
   case $part in
     -h | --help) usage; exit 0 ;;
-    pretrained | zalo2022_published) ;;
-    *) misuse "unknown weights $part: expected pretrained or zalo2022_published" ;;
+    pretrained | zalo2022_published | minifasnet) ;;
+    *) misuse "unknown weights $part: expected pretrained, zalo2022_published or minifasnet" ;;
   esac
 done
 
 pick_python
 for part in "$@"; do
   run "$PY" -m liveness.download weights "$part"
-  [[ $part != zalo2022_published ]] || run "$PY" -m liveness.convert zalo2022_published
+  [[ $part == pretrained ]] || run "$PY" -m liveness.convert "$part"
 done

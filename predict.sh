@@ -9,8 +9,8 @@
 # OUTPUT   gets submission.csv (fname,liveness_score) and predictions.csv (status, reason, times)
 #          (default: /result if it exists or the videos are in /data, else result/); until all videos
 #          are scored, the finished rows are in predictions.partial.csv, and the same command continues
-# Settings ENSEMBLE (a name in configs/ensemble; default zalo2022), DATA (weights/<set>/; default:
-#          the ensemble's), NGPU (default: all GPUs), PYTHON. More: python -m liveness.predict -h
+# Settings ENSEMBLE (a name in configs/ensemble; default: zalo2022, or minifasnet where only that is there),
+#          DATA (weights/<set>/; default: the ensemble's), NGPU (default: all GPUs), PYTHON. More: python -m liveness.predict -h
 
 [ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh
@@ -19,7 +19,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 [[ ${1:-} != -h && ${1:-} != --help ]] || { usage; exit; }
 
 pick_python
-set -- liveness.predict --ensemble "${ENSEMBLE:-zalo2022}" ${DATA:+--data "$DATA"} "$@"
+set -- liveness.predict ${ENSEMBLE:+--ensemble "$ENSEMBLE"} ${DATA:+--data "$DATA"} "$@"
 count=$(gpus)
 if ((count > 1)); then
   NNODES=1 launch "$@" # on this machine, since all write into one folder

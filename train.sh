@@ -9,7 +9,7 @@
 # Writes   runs/<set>/, weights/<set>/<recipe>_fold<k>.safetensors, weights/<set>/ENSEMBLE.json,
 #          result/report_<set>_ENSEMBLE.{html,json}, and the same as result/report.{html,json}
 # Settings DATA (the set; default: the ensemble's), NGPU, NNODES, NODE_RANK, MASTER_ADDR,
-#          DRY_RUN=1 (print the commands), PYTHON
+#          GRACE_SECONDS (between SIGTERM and the kill, where a scheduler sets it), DRY_RUN=1 (print the commands), PYTHON
 
 [ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh

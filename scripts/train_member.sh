@@ -7,7 +7,7 @@
 # FOLD is a number (fold0 counts as 0). --restart deletes what an earlier run of the member left, as soon as it is
 # known that the new one will train.
 # Settings DATA (the set in data/; default: the recipe's), NGPU, NNODES, NODE_RANK, MASTER_ADDR,
-#          DRY_RUN=1 (print the command), PYTHON
+#          GRACE_SECONDS (between SIGTERM and the kill, where a scheduler sets it), DRY_RUN=1 (print the command), PYTHON
 
 [ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh

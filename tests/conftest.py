@@ -26,14 +26,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     place = {f"test_{name}.py": number for number, name in enumerate(FIRST)}
     items.sort(key=lambda item: place.get(item.path.name, len(FIRST)))
     if not config.getoption("--full"):
-        left_out = [item for item in items if "full" in item.keywords]
+        left_out = [item for item in items if item.get_closest_marker("full")]
         if left_out:
             config.hook.pytest_deselected(items=left_out)
-            items[:] = [item for item in items if "full" not in item.keywords]
+            items[:] = [item for item in items if not item.get_closest_marker("full")]
     if not config.getoption("--extras"):
-        for item in (item for item in items if "extras" in item.keywords):
+        for item in (item for item in items if item.get_closest_marker("extras")):
             item.add_marker(pytest.mark.skip(reason="needs optional packages; run with --extras"))
-    on_gpu = [item for item in items if "gpu" in item.keywords]
+    # Not by item.keywords, which hold the names of folders too: of a checkout in a folder "gpu" all would be skipped.
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu:
         import torch
 

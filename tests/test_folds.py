@@ -150,7 +150,7 @@ def test_a_sets_holdout_is_in_neither_table_and_is_kept(tmp_path, capsys):
     fold_set(folder, Folds(n=3, holdout=0.2))
     assert "kept" in capsys.readouterr().out and (folder / "folds.csv").read_bytes() == before
     fold_set(folder, Folds(n=3))
-    assert "number, seed or holdout of the folds changed" in capsys.readouterr().out
+    assert "number, seed, holdout or way of the folds changed" in capsys.readouterr().out
     assert (pd.read_csv(folder / "folds.csv")["fold"] >= 0).all()
 
 

@@ -26,7 +26,7 @@ GROUPS = {
         "check_gpu": "try what training and prediction need of this machine's GPUs",
     },
     "Evaluation": {
-        "evaluate": "out-of-fold error of an ensemble, with intervals; writes its thresholds",
+        "evaluate": "error of an ensemble with intervals, out of fold (writes its thresholds) or --on another set",
         "report": "the page about it",
         "search": "which members are worth their time: subsets and cascades",
         "shift": "how much worse an ensemble gets on stressed videos",

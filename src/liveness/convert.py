@@ -1,11 +1,14 @@
-"""Turn published two-class checkpoints into members of this project.
+"""Turn published checkpoints into members of this project.
 
     python -m liveness.convert zalo2022_published
+    python -m liveness.convert minifasnet
 
 Reads   configs/ensemble/<name>.yaml and, for each of its members,
-        weights/<set>/original/<model name>_fold<k>.pth (Meta's key names, index 1 = live)
+        weights/<set>/original/<model name>_fold<k>.pth (two classes in Meta's key names, index 1 = live), or
+        weights/minifasnet/*.pth under their authors' names (three classes, index 1 = live)
 Writes  weights/<set>/<recipe>_fold<k>.safetensors: timm's names, one logit, and the preprocessing
         that its recipe describes. A member of the same original (by its digest) and recipe is left alone.
+        Beside those of minifasnet comes NOTICE.txt, their licence.
 """
 
 import argparse
@@ -21,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m liveness.convert", description="Convert two-class checkpoints.")
+    parser = argparse.ArgumentParser(prog="python -m liveness.convert", description="Convert published checkpoints.")
     parser.add_argument("ensemble", help="a name in configs/ensemble whose originals were downloaded")
     return parser.parse_args(argv)
 

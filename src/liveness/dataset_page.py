@@ -8,9 +8,11 @@ pictures and plots inside. Equal input gives equal bytes. Sets without labels ha
 """
 
 import argparse
+import sys
 
 from liveness.base.errors import run
 from liveness.base.files import plain_name, workspace, write_text
+from liveness.evaluation.cameras import tell_cues
 from liveness.evaluation.format import counted
 from liveness.pages.dataset import render_dataset_page
 from liveness.pages.dataset_tables import read_set_tables
@@ -23,6 +25,8 @@ def main() -> None:
     tables = read_set_tables(folder)
     path = folder / "dataset.html"
     write_text(path, render_dataset_page(tables))
+    if text := tell_cues(tables.cues or []):
+        print(f"warning: {text}", file=sys.stderr)
     print(f"{path}: {counted(len(tables.videos), 'video')}, {path.stat().st_size / 1e6:.1f} MB")
 
 

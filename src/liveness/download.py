@@ -1,9 +1,10 @@
 """Fetch weights and data sets: resumed, checked, whole or not at all.
 
-    python -m liveness.download weights [pretrained] [zalo2022_published]
+    python -m liveness.download weights [pretrained] [zalo2022_published] [minifasnet]
     python -m liveness.download data [train] [public_test] [public_test_2] [private_test]
 
-Weights go to weights/*.pth and weights/zalo2022_published/original/*.pth, sets to raw/<set>/.
+Weights go to weights/*.pth, weights/zalo2022_published/original/*.pth and weights/minifasnet/*.pth, sets to
+raw/<set>/.
 A file grows as <name>.partial, which a later run continues; it gets its name only after its
 content was checked. Digests are written to weights/digests.json and raw/digests.json the first
 time, and compared ever after. Files that are already there (also those put there by hand) are

@@ -35,7 +35,8 @@ def parse() -> argparse.Namespace:
         "input", type=Path, nargs="?", help="a folder of videos or images, or one (default: /data or data/)"
     )
     parser.add_argument("output", type=Path, nargs="?", help="where the csv files go (default: /result or result/)")
-    parser.add_argument("--ensemble", default="zalo2022", metavar="NAME", help="a name in configs/ensemble")
+    parser.add_argument("--ensemble", default="", metavar="NAME",
+                        help="a name in configs/ensemble (default: zalo2022; minifasnet if alone there)")  # fmt: skip
     parser.add_argument("--members", nargs="+", default=[], metavar="RECIPE:FOLD", help="only these members")
     parser.add_argument("--data", default="", metavar="SET", help="weights/<SET> (default: the ensemble's)")
     parser.add_argument("--point", default="eer", metavar="NAME",

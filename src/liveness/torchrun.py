@@ -4,34 +4,54 @@
 
 The arguments are torchrun's own (python -m torch.distributed.run). A process that failed has printed
 its one line already; torchrun would bury it under a traceback of its own. Exit code: that of the first
-process that failed, 128 + the signal where a signal ended it. A single process on one machine is started without
-torch, whose import takes seconds; torchrun's habits hold for it too.
+process that failed, 128 + the signal where a signal ended it. Processes that are to end get the time that they
+have asked for (training/saving.py), not the 30 s of torchrun. A single process on one machine is started without torch,
+whose import takes seconds (base/alone.py).
 """
 
 import logging
 import os
 import signal
-import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
-from liveness.base.launch import LAUNCHER
+from liveness.base.alone import read_grace, run_alone, tell_end
+from liveness.base.launch import GRACE_FILE, LAUNCHER
 
-PATIENCE = 30  # seconds that torchrun gives its processes between SIGTERM and SIGKILL
-ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+
+def give_grace(asked: Path) -> None:
+    """Wait for processes that are to end as long as they have asked for in a file, at least torch's own 30 s."""
+    from torch.distributed.elastic.multiprocessing.api import PContext
+
+    close = PContext.close
+
+    def close_in_time(self: PContext, death_sig: signal.Signals | None = None, timeout: int = 30) -> None:
+        close(self, death_sig, max(timeout, read_grace(asked)))
+
+    PContext.close = close_in_time  # type: ignore[method-assign]
 
 
 def main() -> None:
     os.environ[LAUNCHER] = str(os.getpid())  # what its processes know it by
     split = sys.argv.index("-m") if "-m" in sys.argv else len(sys.argv)
     options, command = sys.argv[1:split], sys.argv[split:]
-    if "--standalone" in options and options[-2:] == ["--nproc_per_node", "1"] and command:
-        sys.exit(run_alone(command))
+    with tempfile.TemporaryDirectory(prefix="liveness-") as folder:
+        asked = Path(folder) / "grace"
+        os.environ[GRACE_FILE] = str(asked)
+        if command and "--standalone" in options and options[-2:] == ["--nproc_per_node", "1"]:
+            sys.exit(run_alone(command, asked))
+        run_several(asked)
 
+
+def run_several(asked: Path) -> None:
+    """What torch's own torchrun does; the process ends with the exit code of the first process that failed."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    give_grace(asked)
     try:
         torchrun(sys.argv[1:])
     except ChildFailedError as error:
@@ -39,41 +59,6 @@ def main() -> None:
         sys.exit(tell_end(rank, failure.exitcode))
     except SignalException as error:
         sys.exit(128 + error.sigval)
-
-
-def run_alone(command: list[str]) -> int:
-    """The exit code of one process, ``python -u -m MODULE …``, to which SIGTERM and ctrl-C are handed on as SIGTERM."""
-    came: list[int] = []
-    process: subprocess.Popen[bytes] | None = None
-
-    def hand_on(number: int, _: object) -> None:
-        came.append(number)
-        if process is not None:
-            process.terminate()
-        signal.alarm(PATIENCE)
-
-    def lose_patience(*_: object) -> None:
-        if process is not None:
-            process.kill()
-
-    signal.signal(signal.SIGALRM, lose_patience)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, hand_on)
-    process = subprocess.Popen([sys.executable, "-u", *command], env={**os.environ, **ALONE})
-    if came:  # before there was a process
-        process.terminate()
-    code = process.wait()
-    return 128 + came[0] if came else tell_end(0, code)
-
-
-def tell_end(rank: int, code: int) -> int:
-    """The exit code for one of a process (negative: ended by a signal, which is told)."""
-    if code >= 0:
-        return code
-    name = signal.Signals(-code).name
-    hint = " (the kernel does this when memory runs out)" if name == "SIGKILL" else ""
-    print(f"error: the process of rank {rank} was ended by {name}{hint}; the job is over", file=sys.stderr)
-    return 128 - code
 
 
 if __name__ == "__main__":

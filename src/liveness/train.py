@@ -6,11 +6,11 @@
 goes by <recipe>_naive, with its weights in weights/<set>/naive/.
 
 Reads   data/<set>/ (prepare_data.sh) and weights/<pretrained>.
-Writes  runs/<set>/<recipe>_fold<k>/: config.json, metrics.csv, oof.csv; last.pt (resume) until it is finished
-        weights/<set>/<recipe>_fold<k>.safetensors
+Writes  runs/<set>/<recipe>_fold<k>/ (docs/files.md) and weights/<set>/<recipe>_fold<k>.safetensors
 
-A run that was stopped continues: after SIGTERM or ctrl-C (exit code 143) from the very step, after a crash from the
-last whole epoch; both end with the bytes of an undisturbed run. A finished run is left as it is. Under torchrun every
+A run that was stopped continues: after SIGTERM or ctrl-C (exit code 143) from the very step if it could be saved in
+time (GRACE_SECONDS), else and after a crash from the last whole epoch; both end with the bytes of an undisturbed run.
+--restart throws an earlier run away, once all that can be known says that the new one will train. Under torchrun every
 process trains on its part of each global batch; rank 0 alone writes and speaks, errors come from every rank.
 """
 
@@ -39,10 +39,10 @@ def parse() -> argparse.Namespace:
 
 
 def fold_number(text: str) -> int:
-    digits = text.removeprefix("fold")  # as the files say it: fold0
-    if not digits.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number, as 0")
-    return int(digits)
+    """``0``; also as the files say it: ``fold0``."""
+    if (digits := text.removeprefix("fold")).isdecimal():
+        return int(digits)
+    raise argparse.ArgumentTypeError(f"{text!r}: expected a number, as 0")
 
 
 def main() -> int:
@@ -50,19 +50,19 @@ def main() -> int:
     launch.die_with_torchrun()
     recipe = load_recipe(arguments.config, arguments.override)
     name = plain_name(arguments.data or recipe.data, "DATA")
-    if arguments.naive:
-        recipe.name += "_naive"
+    recipe.name += "_naive" if arguments.naive else ""
 
     from liveness.base import distributed
     from liveness.training.checks import claim_run
     from liveness.training.member import train_member
 
-    rank, _, _ = distributed.start()
+    rank = distributed.start()[0]
     try:
+        distributed.follow_rank_0(STOPPED)
         with claim_run(recipe, arguments.fold, name, arguments.naive, arguments.restart) as folder:
             outcome = train_member(recipe, arguments.fold, name, folder, arguments.naive, note_signals)
         if outcome.stopped and rank == 0:
-            os._exit(STOPPED)  # the other ranks wait in a collective: leaving the group in good order would hang
+            os._exit(STOPPED)  # leaving the group in good order would wait for the others
     finally:
         distributed.stop()
     return STOPPED if outcome.stopped else 0

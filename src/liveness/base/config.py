@@ -12,81 +12,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
+from liveness.base.bounds import added_later, bounded, choice, probability
 from liveness.base.errors import UserError
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What a value, or each number of a list, may be. ``size``: least and most entries of a list."""
-
-    least: float = -math.inf
-    most: float = math.inf
-    above: float = -math.inf
-    below: float = math.inf
-    choices: tuple[str, ...] = ()
-    size: tuple[int, float] = (0, math.inf)
-    pair: bool = False  # a list [low, high] with low <= high
-
-    def admits(self, value: Any) -> bool:
-        if self.choices:
-            return value in self.choices
-        if isinstance(value, list):
-            low, high = (2, 2) if self.pair else self.size
-            in_order = not self.pair or value == sorted(value)
-            return low <= len(value) <= high and in_order and all(self._holds(v) for v in value)
-        return self._holds(value)
-
-    def _holds(self, number: float) -> bool:
-        return self.least <= number <= self.most and self.above < number < self.below
-
-    def expected(self) -> str:
-        """The bound in words, to stand behind "expected"."""
-        if self.choices:
-            return f"one of {', '.join(word or 'nothing' for word in self.choices)}"
-        if self.pair:
-            low = "low" if self.least == -math.inf else f"{self.least:g} <= low"
-            high = "high" if self.most == math.inf else f"high <= {self.most:g}"
-            return f"[low, high] with {low} <= {high}"
-        if self.size == (3, 3):
-            return "three numbers"
-        text = self._range()
-        return f"at least one number, each {text}" if self.size[0] else text
-
-    def _range(self) -> str:
-        if self.above > -math.inf:
-            low = f"above {self.above:g}"
-            if self.below < math.inf:
-                return f"{low}, below {self.below:g}"
-            return low if self.most == math.inf else f"{low}, at most {self.most:g}"
-        if self.most == math.inf and self.below == math.inf:
-            return f"at least {self.least:g}"
-        return f"{self.least:g} to {f'below {self.below:g}' if self.below < math.inf else f'{self.most:g}'}"
-
-
-def bounded(default: Any, **bound: Any) -> Any:
-    """A field of a schema whose value has to lie within ``Bound(**bound)``; a list is copied for each instance."""
-    metadata = {"bound": Bound(**bound)}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def choice(default: str, *others: str) -> Any:
-    """A field that takes one of several words, the first by default."""
-    return bounded(default, choices=(default, *others))
-
-
-def added_later(default: Any, **bound: Any) -> Any:
-    """A field that ``to_dict`` leaves out at its default, as if it had never been added.
-
-    Files that hold a configuration (prepare.json, a member's contract) thus keep their bytes, and with them their
-    digests, unless the new setting is used; ``from_dict`` reads both.
-    """
-    return field(default=default, metadata={"added_later": True} | ({"bound": Bound(**bound)} if bound else {}))
-
-
-def probability(default: float = 0.0) -> Any:
-    return bounded(default, least=0, most=1)
 
 
 @dataclass
@@ -114,7 +41,9 @@ class Detector:
 class Folds:
     """How videos are dealt into folds."""
 
-    n: int = bounded(5, least=2)
+    n: int = bounded(5, least=2)  # not with by=camera, which deals as many as there are cameras
+    # camera: fold k holds out the k-th camera that the column camera names (sets/cameras.py).
+    by: str = added_later("group", choices=("group", "camera"))
     seed: int = 42
     test: int = bounded(0, least=0)  # the fold that the _test tables hold; the _train tables hold the others
     # Share of the groups that no member sees, fold -1: to choose thresholds on; 0 = none.
@@ -156,7 +85,8 @@ class View:
     kind: str = choice("frame", "face")
     size: int = bounded(224, least=16)  # the input is size x size
     resize: str = choice("stretch", "short_side")  # stretch: both sides to size | short_side: keep the aspect ratio
-    interpolation: str = choice("bicubic", "bilinear")  # PIL's, with antialiasing
+    interpolation: str = choice("bicubic", "bilinear", "cv2_linear")  # PIL's, with antialiasing; OpenCV's, without
+    # What is subtracted and divided by, in the order of `channels` and in units of `white`.
     mean: list[float] = bounded([0.485, 0.456, 0.406], size=(3, 3))
     std: list[float] = bounded([0.229, 0.224, 0.225], size=(3, 3))
     # face: side of the square crop over the longer side of the box. Prediction averages the
@@ -166,6 +96,11 @@ class View:
     # Scoring only: central crops (share of the view's sides) and mirrored views whose scores are averaged in.
     crops: list[float] = field(default_factory=list)  # besides the whole view
     mirror: bool = False  # every view counts once more, left and right exchanged
+    # face: a square, its border replicated where the frame ends | box_inside: the box's own shape, pushed back into
+    # the frame, and shrunk where the frame is too small (boxes.find_window)
+    cut: str = added_later("square", choices=("square", "box_inside"))
+    channels: str = added_later("rgb", choices=("rgb", "bgr"))
+    white: float = added_later(1.0, above=0)  # the value of a full channel before mean and std: 1, or 255
 
 
 @dataclass
@@ -210,6 +145,8 @@ class Train:
     cache_gib: float = added_later(-1.0, least=-1)
     keep_state: bool = False  # keep last.pt when the member is finished: 16 bytes per parameter
     seed: int = 69
+    # camera: a sample's camera is drawn first, then its class, half and half, then the sample (training/samples.py).
+    balance: str = added_later("none", choices=("none", "camera"))
     # Fine-tuning (training/start.py, docs/fine_tuning.md).
     init: str = added_later("")  # go on from a trained member: RECIPE:FOLD, RECIPE (the same fold), SET/RECIPE:FOLD
     freeze: str = added_later("none")  # none | backbone (all but the classifier) | stages:N (the first N stages)
@@ -374,6 +311,17 @@ def _check_frames(plan: FramePlan, where: str) -> None:
 
 
 def _check_data(data: Data, where: str) -> None:
+    if data.folds.by == "camera":
+        n, usual = data.folds.n, Folds().n
+        require(
+            n == usual, f"{where}: folds.n={n} with folds.by=camera, which has a fold for each camera; leave it out"
+        )
+        require(
+            data.folds.holdout == 0,
+            f"{where}: folds.holdout={data.folds.holdout:g} with folds.by=camera: a holdout is drawn from all cameras, "
+            "so that its thresholds would be those of cameras that the members know; expected 0",
+        )
+        return  # sets/folds.py knows how many cameras there are, and so whether folds.test is one
     require(
         data.folds.test < data.folds.n,
         f"{where}: folds.test={data.folds.test}; expected a fold, 0 to {data.folds.n - 1}",

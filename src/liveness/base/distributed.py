@@ -4,6 +4,8 @@ torchrun starts every training process, also a single one; a process that was st
 counts as rank 0 of 1, and every function below works there without a process group.
 """
 
+import os
+import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+STOP, LEFT = "stop", "left"  # words of ``tell``: the training was asked to stop; rank 0 has saved what it could
+
+_over = threading.Event()  # this process leaves the group in good order
 _store: "torch.distributed.Store | None" = None  # where the processes meet; None in one that is alone
 
 
@@ -51,6 +56,29 @@ def stop() -> None:
 
     if dist.is_initialized():
         dist.destroy_process_group()
+    _over.set()
+
+
+def follow_rank_0(code: int, interval: float = 0.5) -> None:
+    """From now on a process that is not rank 0 ends with this exit code as soon as rank 0 has left (``LEFT``), or is
+    gone after a ``STOP``. It need not wait for the time limit of a collective that rank 0 will never join."""
+    if rank() != 0 and _store is not None:
+        _over.clear()
+        threading.Thread(target=_follow, args=(_store.clone(), code, interval), daemon=True).start()
+
+
+def _follow(store: "torch.distributed.Store", code: int, interval: float) -> None:
+    asked = False
+    while not _over.wait(interval):
+        try:
+            left = store.check([f"told/{LEFT}"])
+            asked = asked or store.check([f"told/{STOP}"])
+        except RuntimeError:  # the store has gone with rank 0's node; without a STOP that is another's affair
+            if not asked:
+                return
+            left = True
+        if left and not _over.is_set():
+            os._exit(code)  # the thread that trains may be deep in a collective, where no exception reaches it
 
 
 def rank() -> int:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 LAUNCHER = "LIVENESS_TORCHRUN"  # liveness.torchrun's process id, for its children
+GRACE_FILE = "LIVENESS_GRACE_FILE"  # where they tell it how many seconds they need to end
 
 
 def by_torchrun(environ: Mapping[str, str], parent: int, proc: Path = Path("/proc")) -> bool:
@@ -30,6 +31,19 @@ def by_torchrun(environ: Mapping[str, str], parent: int, proc: Path = Path("/pro
 
 # Asked once: a process whose torchrun has died is still the one that it was.
 BY_TORCHRUN = by_torchrun(os.environ, os.getppid())
+
+
+def by_ours() -> bool:
+    """Whether the torchrun that started this process is liveness.torchrun."""
+    return BY_TORCHRUN and LAUNCHER in os.environ
+
+
+def ask_for_grace(seconds: float) -> None:
+    """Tell liveness.torchrun how long its processes may take to end after SIGTERM; nothing under another launcher."""
+    if by_ours() and (path := os.environ.get(GRACE_FILE)):
+        side = f"{path}.new"
+        Path(side).write_text(f"{seconds:g}")
+        os.replace(side, path)
 
 
 def die_with_parent() -> None:

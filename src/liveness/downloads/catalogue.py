@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from liveness.base.files import workspace
+from liveness.members.published import ORIGINALS
 
 PRETRAINED_URL = "https://dl.fbaipublicfiles.com/convnext"
 DATA_URL = "https://dl-challenge.zalo.ai/liveness-detection"
 DRIVE_URL = "https://drive.usercontent.google.com/download"
+
+# Minivision's repository as it stood when the digests in members/published.py were taken.
+MINIFASNET_URL = (
+    "https://raw.githubusercontent.com/minivision-ai/Silent-Face-Anti-Spoofing/"
+    "b6d5f04ad78778917853b25c778acef6d5626d15/resources/anti_spoof_models"
+)
 
 PRETRAINED = ("convnext_xlarge_22k_1k_224_ema.pth", "convnext_large_22k_1k_224.pth")
 SETS = ("train", "public_test", "public_test_2", "private_test")
@@ -27,11 +34,11 @@ PUBLISHED = {
     "convnext_xlarge_fold3": "1_K_YPfDqQlg5xR7VRfIXPF6TuwtB6zzP",
     "convnext_xlarge_fold4": "1Df5IoAcCLuPJc7FSxMCZvy_JFLcsRbPM",
 }
-# SHA-256 of files whose source publishes one, by the name used in digests.json. None does so far:
-# every digest is the one of the first download here.
-PUBLISHED_DIGESTS: dict[str, str] = {}
+# SHA-256 of files that are known here, by the name used in digests.json. Of every other file the digest is the one of
+# the first download.
+PUBLISHED_DIGESTS = {f"minifasnet/{original.name}": original.sha256 for original in ORIGINALS.values()}
 # What the verb takes: kind -> names.
-CATALOGUE = {"weights": ("pretrained", "zalo2022_published"), "data": SETS}
+CATALOGUE = {"weights": ("pretrained", "zalo2022_published", "minifasnet"), "data": SETS}
 
 
 @dataclass(frozen=True)
@@ -53,13 +60,18 @@ class DownloadItem:
 
 
 def list_weight_items(name: str) -> list[DownloadItem]:
-    """The files of ``pretrained`` or ``zalo2022_published``, from their source or the mirror."""
+    """The files of ``pretrained``, ``zalo2022_published`` or ``minifasnet``, from their source or the mirror."""
     base, mirror = workspace() / "weights", os.environ.get("LIVENESS_WEIGHTS_URL", "").rstrip("/")
     items = []
     if name == "pretrained":
         for key in PRETRAINED:
             url = f"{mirror or PRETRAINED_URL}/{key}"
             items.append(DownloadItem(key, base, url, url))
+        return items
+    if name == "minifasnet":
+        for original in ORIGINALS.values():
+            url = f"{f'{mirror}/minifasnet' if mirror else MINIFASNET_URL}/{original.name}"
+            items.append(DownloadItem(f"minifasnet/{original.name}", base, url, url))
         return items
     drive = os.environ.get("LIVENESS_DRIVE_URL") or DRIVE_URL
     for member, drive_id in PUBLISHED.items():

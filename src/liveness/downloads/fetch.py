@@ -80,7 +80,8 @@ def _for_each(things: list, work: Callable) -> None:
     for line in failures:
         print(f"error: {line}", file=sys.stderr)
     if failures:
-        raise UserError(f"{len(failures)} of {len(things)} failed; the others are in place")
+        rest = "; the others are in place" if len(failures) < len(things) else ""
+        raise UserError(f"{len(failures)} of {len(things)} failed{rest}")
 
 
 def _is_there(folder: Path) -> bool:

@@ -41,7 +41,6 @@ def fetch_item(item: DownloadItem) -> None:
             _transfer(item, partial)
             check_new_file(item, partial)
             os.replace(partial, item.target)
-            _tag_file(partial).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(describe_disk_error(error, partial)) from error
     print(f"{item.key}: done, {item.target.stat().st_size / 1e6:.1f} MB", flush=True)
@@ -60,6 +59,7 @@ def lock_partial(partial: Path) -> Iterator[None]:
         finally:
             if partial.exists() and not partial.stat().st_size:
                 partial.unlink()
+            if not partial.exists():  # finished, refused or never begun: the mark has nothing to go with
                 _tag_file(partial).unlink(missing_ok=True)
 
 

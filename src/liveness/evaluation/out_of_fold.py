@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from liveness.base.errors import UserError
-from liveness.evaluation import calibration, combine, intervals, metrics, report, thresholds
+from liveness.evaluation import calibration, cameras, combine, intervals, metrics, report, thresholds
 
 
 class HeldOut(Protocol):
@@ -77,7 +77,7 @@ def evaluate(
 ) -> Evaluation:
     """Everything that is measured of an ensemble.
 
-    folds: filename, label, group, fold, species ("" for none), with naive members naive_fold too; members and
+    folds: filename, label, group, fold, species, camera ("" for none), with naive members naive_fold too; members and
     naive: finished runs, the latter trained on folds that know no groups; how: the calibration that is asked for;
     groups_are: what the groups are (evaluation/grouping.py); what: the ensemble and set in words, for errors;
     combinations: compare other ways to combine too. A
@@ -89,6 +89,7 @@ def evaluate(
     recipes = {member.name: member.recipe for member in members}
     basis = thresholds.choose_basis(judged.table, judged.calibrated, judged.weights, recipes, species)
     summary["operating_points"] = describe_operating_points(basis, summary)
+    summary |= measure_by_camera(judged, folds, species, summary["pooled"]["threshold"])
     if naive and "naive_fold" not in folds.columns:
         raise UserError(f"{what}: folds.csv has no column naive_fold; run: bash prepare_data.sh SET")
     summary["naive_gap"] = measure_naive_gap(folds, members, naive, judged.how) if naive else None
@@ -141,6 +142,26 @@ def summarise_judged(judged: Judged, species: list[str] | None, groups_are: dict
     summary["calibration"]["withheld"] = judged.withheld
     summary["weights"] = judged.weights
     return summary
+
+
+def measure_by_camera(judged: Judged, folds: pd.DataFrame, species: list[str] | None, threshold: float) -> dict:
+    """``cameras`` of report.json: ``cameras.measure_cameras`` out of fold; {} where no camera is named.
+
+    Where each fold holds out whole cameras the scores are uncalibrated, and the threshold is that of their own EER:
+    a member is calibrated on the fold that it holds out, which is to say on labels of that very camera, and nobody
+    has those of a new one.
+    """
+    home = judged.home & (judged.table["status"] != "not_covered").to_numpy()
+    named = (folds["camera"] if "camera" in folds else pd.Series("", index=folds.index)).to_numpy()
+    table = judged.table.assign(camera=named)
+    whole = bool((table[named != ""].groupby("camera")["fold"].nunique() == 1).all())
+    table, raw = table[home].reset_index(drop=True), whole and judged.how != "none"
+    if raw:
+        table["score"] = judged.raw.to_numpy()[home]
+        scored = table[np.isfinite(table["score"])]
+        threshold = metrics.eer(scored["label"], scored["score"]).threshold
+    found = cameras.measure_cameras(table, threshold, _of_rows(species, home))
+    return {"cameras": {**found, "held_out": whole, "uncalibrated": raw}} if found else {}
 
 
 def _of_rows(species: list[str] | None, rows: np.ndarray) -> list[str] | None:

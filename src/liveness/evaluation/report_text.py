@@ -1,6 +1,9 @@
 """The report as the text that a person reads: what evaluation/report.py measured, in words and aligned columns."""
 
+import textwrap
+
 from liveness.evaluation import grouping
+from liveness.evaluation.cameras import tell_cues, tell_worst
 from liveness.evaluation.format import (
     NO_FIGURE,
     align_columns,
@@ -14,8 +17,16 @@ from liveness.evaluation.format import (
     plain_range,
 )
 
+_WIDTH = 100  # columns of a report
 
-def render_ways(combinations: dict[str, list[dict]]) -> str:
+
+def render_combinations(summary: dict, members: dict[str, tuple[str, int]]) -> str:
+    """What ``evaluate --combinations`` adds; members: name -> (recipe, fold)."""
+    ways = _render_ways(summary["combinations"])
+    return f"{ways}\n{_render_weights(summary['learned_weights'], members, summary['ensemble'])}"
+
+
+def _render_ways(combinations: dict[str, list[dict]]) -> str:
     """The comparisons of ``compare_ways`` as text, a table for each kind."""
     head = ("videos", "EER", "AUC", "EER less ours", "95 % interval", "AUC less ours", "95 % (DeLong)", "verdict")
     lines = []
@@ -38,7 +49,7 @@ def render_ways(combinations: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
-def render_weights(learned: dict[str, dict[str, float]], members: dict[str, tuple[str, int]], ensemble: str) -> str:
+def _render_weights(learned: dict[str, dict[str, float]], members: dict[str, tuple[str, int]], ensemble: str) -> str:
     """How to use what was learned: the lines of the ensemble's file, members without a part left out.
 
     members: name -> (recipe, fold).
@@ -79,10 +90,39 @@ def render_report(summary: dict, title: str) -> str:
     ]
     lines += [f"  warning: {summary['warning']}"] if summary["warning"] else []
     lines += ["", *_measures(summary), "", *_coverage(summary), "", *_parts(summary), ""]
+    lines += [*_cameras(summary), ""] if summary.get("cameras") else []
     lines += [*_calibration(summary["calibration"], pooled), "", *_points(summary["operating_points"]), ""]
     if summary.get("naive_gap"):
         lines += [*_naive_gap(summary["naive_gap"], grouping.noun(groups_are)), ""]
     return "\n".join(lines)
+
+
+def _cameras(summary: dict) -> list[str]:
+    """A line per camera, the worst one, how far their thresholds lie apart, and what tells the classes there."""
+    found = summary["cameras"]
+    scores = "uncalibrated scores, since calibration saw the camera" if found["uncalibrated"] else "scores"
+    rows: list[tuple[str, ...]] = [
+        ("camera", "videos", "EER", "95 % interval", "at", "APCER", "95 % interval", "BPCER", "95 % interval")
+    ]
+    for row in found["rows"]:
+        sides = [cell for side in ("apcer", "bpcer") for cell in _rate_and_limits(row[side])]
+        equal = (percent(row["eer"]), percent_range(row["eer_interval"]), plain(row["threshold"]))
+        rows.append((row["camera"] or "not named", str(row["videos"]), *equal, *sides))
+    lines = [*_wrap(tell_worst(found)), *align_columns(rows)]
+    lines += _wrap(f"at: threshold of the camera's own EER; APCER and BPCER at {plain(found['threshold'])} ({scores})")
+    if found["spread"]:
+        low, high, many = (found["spread"][key] for key in ("low", "high", "cameras"))
+        lines.append(f"  the cameras' own thresholds lie between {plain(low)} and {plain(high)} ({many} cameras)")
+    text = tell_cues(summary.get("cues", []))
+    return lines + (_wrap(f"warning: {text}") if text else [])
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="    ")
+
+
+def _rate_and_limits(rate: dict) -> tuple[str, str]:
+    return percent(rate["value"]), percent_range(rate["interval"])
 
 
 def _calibration(found: dict, pooled: dict) -> list[str]:

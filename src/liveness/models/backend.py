@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from liveness.base.config import View
-from liveness.models.device import autocast, one_thread
+from liveness.models.device import autocast, one_thread, without_tf32
 
 if TYPE_CHECKING:
     import torch
@@ -44,12 +44,13 @@ class Backend(Protocol[_Batch]):
 class TorchBackend:
     """A torch model as a ``Backend``."""
 
-    def __init__(self, model: "torch.nn.Module", device: "torch.device", amp: bool = True) -> None:
-        """The model is moved to the device; ``amp``: in mixed precision there, if it is a GPU."""
+    def __init__(self, model: "torch.nn.Module", device: "torch.device", amp: bool = True, exact: bool = False) -> None:
+        """The model is moved to the device. If that is a GPU, ``amp``: in mixed precision there; ``exact``: in
+        float32 without TF32."""
         import torch
 
         self.model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self.device, self.amp = device, amp
+        self.device, self.amp, self.exact = device, amp and not exact, exact
 
     def to_batch(self, views: np.ndarray, view: View) -> "torch.Tensor":
         """As ``Backend.to_batch``; the tensor stays in the main memory."""
@@ -70,7 +71,8 @@ class TorchBackend:
         """As ``Backend.forward``; on the CPU the batch may be smaller."""
         import torch
 
-        with torch.inference_mode(), autocast(self.device, self.amp):
+        proper = without_tf32() if self.exact and self.device.type == "cuda" else contextlib.nullcontext()
+        with torch.inference_mode(), autocast(self.device, self.amp), proper:
             return torch.sigmoid(self.model(batch).double()).flatten()
 
     def _place(self, part: "torch.Tensor") -> "torch.Tensor":

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from liveness.models.backend import MOST_VIEWS, Backend, pad
+from liveness.models.backend import MOST_VIEWS, Backend
+from liveness.models.device import empty_for
 
 if TYPE_CHECKING:
     import torch
@@ -119,10 +120,18 @@ class _Submitted:
 class _Batch:
     """A batch that the GPU works on. ``slots``: whose views lie in it, one after the other, and how many."""
 
-    scores: "torch.Tensor"  # models x MOST_VIEWS, on the GPU
+    scores: "torch.Tensor"  # models x MOST_VIEWS, in page-locked memory; there when ``ended``
     slots: list[tuple[_Submitted, int]]
     begun: "torch.cuda.Event"
     ended: "torch.cuda.Event"
+
+
+@dataclass
+class _Staged:
+    """A buffer of MOST_VIEWS views in page-locked memory. ``copied``: its last copy to the GPU is over."""
+
+    views: "torch.Tensor"
+    copied: "torch.cuda.Event"
 
 
 class GpuBatches:
@@ -134,6 +143,7 @@ class GpuBatches:
         self._pending: dict[tuple, deque[_Submitted]] = {}  # not yet all in a batch; by the models that they are for
         self._backends: dict[tuple, Sequence[Backend]] = {}
         self._running: deque[_Batch] = deque()
+        self._staged: dict[tuple, deque[_Staged]] = {}  # page-locked buffers by the shape of a view
 
     def submit(self, backends: Sequence[Backend], views: "torch.Tensor") -> list["Future[Scored]"]:
         """As ``Batches.submit``; a future is done when its batch was full and is computed, or after ``flush``."""
@@ -160,8 +170,9 @@ class GpuBatches:
             self._finish_batch()
 
     def close(self) -> None:
-        """As ``Batches.close``."""
-        self._pending.clear()
+        """As ``Batches.close``; the models are let go of, and so are the buffers."""
+        for held in (self._pending, self._backends, self._staged):
+            held.clear()
         self._running.clear()
 
     def __enter__(self) -> "GpuBatches":
@@ -174,15 +185,36 @@ class GpuBatches:
         import torch
 
         parts, slots = self._fill(self._pending[key])
-        batch = pad(torch.cat(parts)).pin_memory().to(self._device, non_blocking=True)
-        batch = batch.contiguous(memory_format=torch.channels_last)
+        batch = self._send(parts).contiguous(memory_format=torch.channels_last)
         begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begun.record()
         scores = torch.stack([backend.forward(batch) for backend in self._backends[key]])
+        # Behind this batch: asked for later, the copy would queue behind the next one and wait for that too.
+        fetched = empty_for(self._device, tuple(scores.shape), scores.dtype).copy_(scores, non_blocking=True)
         ended.record()
-        self._running.append(_Batch(scores, slots, begun, ended))
+        self._running.append(_Batch(fetched, slots, begun, ended))
         while len(self._running) > 1:  # the GPU works on the newest while this process fetches the one before
             self._finish_batch()
+
+    def _send(self, parts: list["torch.Tensor"]) -> "torch.Tensor":
+        """The parts and zeros up to MOST_VIEWS on their way to the GPU, through one of two buffers in turn: the copy
+        out of one may still be going on while the other is filled."""
+        import torch
+
+        shape = (MOST_VIEWS, *parts[0].shape[1:])
+        staged = self._staged.setdefault(shape, deque())
+        if len(staged) < 2:
+            buffer = _Staged(empty_for(self._device, shape, parts[0].dtype), torch.cuda.Event())
+        else:
+            buffer = staged.popleft()
+            buffer.copied.synchronize()
+        filled = sum(map(len, parts))
+        torch.cat(parts, out=buffer.views[:filled])
+        buffer.views[filled:].zero_()
+        batch = buffer.views.to(self._device, non_blocking=True, copy=True)
+        buffer.copied.record()
+        staged.append(buffer)
+        return batch
 
     def _fill(self, pending: deque[_Submitted]) -> tuple[list["torch.Tensor"], list[tuple[_Submitted, int]]]:
         """At most MOST_VIEWS of the pending views, and whose they are."""
@@ -200,7 +232,8 @@ class GpuBatches:
 
     def _finish_batch(self) -> None:
         batch = self._running.popleft()
-        scores, place = batch.scores.cpu().numpy(), 0
+        batch.ended.synchronize()
+        scores, place = batch.scores.numpy(), 0
         per_view = batch.begun.elapsed_time(batch.ended) / sum(count for _, count in batch.slots)
         for one, count in batch.slots:
             one.scores.append(scores[:, place : place + count])

@@ -32,6 +32,9 @@ def build(config: Model, size: int, fits: bool = False) -> "torch.nn.Module":
     Errors: UserError for a name that timm does not know or arguments that it does not take.
     """
     timm = load_timm()
+    from liveness.models import minifasnet  # noqa: F401  (timm knows its models from then on)
+    from liveness.models.head import keep_head_in_float32
+
     if not timm.is_model(config.name):
         raise UserError(f"model.name={config.name!r}: timm has no such model{nearest(config.name, timm.list_models())}")
     kwargs = dict(config.kwargs)
@@ -48,7 +51,9 @@ def build(config: Model, size: int, fits: bool = False) -> "torch.nn.Module":
         )
     if not fits:
         _require_fit(config.name, kwargs, size)
-    _calm_head(model)
+    heads = _heads_of(model)
+    _calm_heads(model, heads)
+    keep_head_in_float32(model, heads)
     if config.freeze_norm:
         _freeze_norm(model)
     return model
@@ -83,14 +88,19 @@ def _require_fit(name: str, kwargs: dict[str, Any], size: int) -> None:
         raise UserError(f"model {name} cannot take view.size={size}: {first_line(error)[:160]}") from error
 
 
-def _calm_head(model: "torch.nn.Module") -> None:
+def _heads_of(model: "torch.nn.Module") -> list[str]:
+    """The names of a timm model's classifiers: one, or two where it was distilled."""
+    about: Any = model.pretrained_cfg  # timm's
+    heads = about["classifier"]
+    return [heads] if isinstance(heads, str) else list(heads)
+
+
+def _calm_heads(model: "torch.nn.Module", heads: list[str]) -> None:
     """Start the one-logit head near zero, as ConvNeXt's does: some families scale their first weights by
     the number of classes, which with a single one gives losses of 3 and a lost first epoch."""
     import torch
 
-    about: Any = model.pretrained_cfg  # timm's
-    heads = about["classifier"]
-    for name in [heads] if isinstance(heads, str) else heads:
+    for name in heads:
         head = model.get_submodule(name)
         if isinstance(head, torch.nn.Linear | torch.nn.Conv2d):
             torch.nn.init.trunc_normal_(head.weight, std=0.02)

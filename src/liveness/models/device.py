@@ -50,6 +50,42 @@ def autocast(device: "torch.device", enabled: bool = True) -> "torch.autocast":
     return torch.autocast("cuda", dtype=half_type(), enabled=enabled)
 
 
+def full_precision(device: "torch.device") -> "torch.autocast":
+    """No mixed precision for what lies inside, whatever surrounds it."""
+    import torch
+
+    return torch.autocast("cuda" if device.type == "cuda" else "cpu", enabled=False)
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Products and convolutions on a GPU in float32 proper (``set_arithmetic`` lets them round their factors to TF32);
+    for what this process's only computing thread queues inside."""
+    import torch
+
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def to_device(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
+    """A CPU tensor on the device; to a GPU it goes through page-locked memory, so that the host need not wait."""
+    if device.type == "cuda" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def empty_for(device: "torch.device", shape: tuple[int, ...], dtype: "torch.dtype") -> "torch.Tensor":
+    """A CPU tensor for exchange with the device: page-locked for a GPU, so that no copy needs the host to wait."""
+    import torch
+
+    return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+
+
 def half_type() -> "torch.dtype":
     """The half precision that ``autocast`` computes in on this GPU."""
     import torch

@@ -14,12 +14,19 @@ _GOLDEN, _MIX_1, _MIX_2 = -7046029254386353131, -4658895280553007687, -772359229
 
 def _draw_uniform(seeds: torch.Tensor, number: int) -> torch.Tensor:
     """Numbers in [0, 1) from int64 seeds (N,) and the number of a draw: float32 (N,)."""
-    z = seeds + (number + 1) * torch.tensor(_GOLDEN, device=seeds.device)
+    # Wrapped here: a number of Python's goes to a GPU with the call, a tensor of one would be copied there first, and
+    # the host would wait for it in every block.
+    z = seeds + _wrap((number + 1) * _GOLDEN)
     # The right shifts are logical: what the sign bit drags in is masked away.
     z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * _MIX_1
     z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * _MIX_2
     z = z ^ ((z >> 31) & 0x1FFFFFFFF)
     return ((z >> 40) & 0xFFFFFF).to(torch.float32) / (1 << 24)
+
+
+def _wrap(number: int) -> int:
+    """A whole number as a signed one of 64 bits has it, whose products wrap."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 class SampleDropPath(torch.nn.Module):

@@ -6,6 +6,7 @@ import pandas as pd
 from liveness.base.config import Folds
 from liveness.base.errors import UserError
 from liveness.base.files import natural_key
+from liveness.evaluation.cameras import tell_cues
 from liveness.evaluation.format import counted
 from liveness.pages.dataset_figures import describe_set, format_share, get_setting
 from liveness.pages.dataset_tables import LABEL_KINDS, LabelKind, SetTables
@@ -36,6 +37,8 @@ def render_dataset_page(tables: SetTables) -> str:
         "sheets": [_lay_contact_sheet(tables, kind, pictures) for kind in tables.kinds],
     }
     parts["attention"] = _list_attention(parts)
+    if text := tell_cues(tables.cues or []):
+        parts["attention"].append(("cameras", text))
     parts["nothing"] = _list_empty_sections(parts)
     return make_environment().get_template("dataset.html").render(parts)
 

@@ -8,6 +8,7 @@ import pandas as pd
 from liveness.base.config import Detector
 from liveness.base.files import natural_key
 from liveness.evaluation import grouping, metrics
+from liveness.evaluation.cameras import CUES
 from liveness.evaluation.format import plain
 from liveness.pages.dataset_tables import LABEL_KINDS, SetTables
 from liveness.pages.distributions import Measure, count_bars, draw_bars, round_as_shown
@@ -34,6 +35,7 @@ def describe_set(tables: SetTables) -> dict:
         "about": _describe_preparation(tables),
         "folds": _tabulate_folds(tables),
         "species": _tabulate_species(tables),
+        "cameras": _tabulate_cameras(tables),
         "groups": _tabulate_groups(tables),
         "leak": _find_leaks(tables),
         "formats": [_count_values(tables, title, values, enough) for title, values in _list_formats(tables.videos)],
@@ -200,6 +202,19 @@ def _tabulate_species(tables: SetTables) -> dict | None:
         per_fold = [int((mine["fold"] == fold).sum()) for fold in folds]
         rows.append({"label": names.get(label, label), "name": species, "folds": per_fold, "videos": len(mine)})
     return {"folds": folds, "rows": rows, "all": len(counts)}
+
+
+def _tabulate_cameras(tables: SetTables) -> list[dict]:
+    """Videos of each camera by label and fold, and the cues that alone tell its labels apart; [] without cameras."""
+    if tables.cues is None:
+        return []
+    rows = []
+    for name, mine in sorted(tables.videos.groupby("camera"), key=lambda item: (not item[0], natural_key(item[0]))):
+        told = [f"{CUES[cue['cue']]} ({plain(cue['auc'], 2)})" for cue in tables.cues if cue["camera"] == name]
+        labels = [int((mine["label"] == kind.label).sum()) for kind in tables.kinds]
+        folds = ", ".join(sorted(set(mine["fold"]) - {""}, key=natural_key))
+        rows.append({"name": name, "videos": len(mine), "labels": labels, "folds": folds, "cues": ", ".join(told)})
+    return rows
 
 
 def _tabulate_groups(tables: SetTables) -> dict:

@@ -13,9 +13,12 @@ from liveness.base.errors import UserError
 from liveness.base.files import natural_key
 from liveness.base.machine import cores
 from liveness.base.tables import read_table
+from liveness.evaluation.cameras import measure_cues
 from liveness.evaluation.combine import HOLDOUT
 from liveness.frames.notes import IMAGE, parse_notes
 from liveness.pages.page import read_image, spread_evenly
+from liveness.sets.cameras import has_cameras
+from liveness.sets.cues import read_cues
 
 _BRIGHTNESS_FRAMES = 3  # stored frames of a video that are measured
 
@@ -39,8 +42,8 @@ LABEL_KINDS = (
 class SetTables:
     """The tables of a prepared set.
 
-    ``videos``: labels_video.csv without those left out, natural order, with fold, naive_fold ("" =
-    in none) and brightness; ``boxes``: labels_bbox.csv; ``pairs``: duplicates.csv.
+    ``videos``: labels_video.csv without those left out, natural order, with camera ("" where none is named), fold,
+    naive_fold ("" = in none) and brightness; ``boxes``: labels_bbox.csv; ``pairs``: duplicates.csv.
     """
 
     name: str
@@ -52,6 +55,7 @@ class SetTables:
     about: dict
     kinds: list[LabelKind]
     missing_frames: int = 0
+    cues: list[dict] | None = None  # of ``cameras.measure_cues``; None where no camera is named
 
 
 def read_set_tables(folder: Path) -> SetTables:
@@ -71,7 +75,7 @@ def read_set_tables(folder: Path) -> SetTables:
         for column in numbers:
             table[column] = pd.to_numeric(table[column], errors="coerce")
     boxes["confidence"] = pd.to_numeric(boxes["confidence"], errors="coerce")
-    for column in ("species", "codec", "rotation"):
+    for column in ("species", "codec", "rotation", "camera"):
         if column not in videos:
             videos[column] = ""
     _add_notes(videos, int(about.get("version", 1)))
@@ -83,6 +87,8 @@ def read_set_tables(folder: Path) -> SetTables:
     kinds = [kind for kind in LABEL_KINDS if (videos["label"] == kind.label).any()]
     tables = SetTables(folder.name, folder, videos, left_out, boxes, _read_pairs(folder, videos), about, kinds)
     _measure_brightness(tables)
+    if has_cameras(videos):
+        tables.cues = measure_cues(read_cues(folder))
     return tables
 
 

@@ -7,18 +7,17 @@ what its slider moves.
 import numpy as np
 import pandas as pd
 
-from liveness.base.files import natural_key
-from liveness.evaluation import grouping, metrics
+from liveness.evaluation import decisions, grouping, metrics
+from liveness.evaluation.cameras import tell_cues, tell_worst
 from liveness.evaluation.format import counted, percent
 from liveness.evaluation.intervals import FEW_GROUPS, clopper_pearson
 from liveness.members.names import parse_member_name
 from liveness.pages.sources import Sources, read_frame_scores, select_holdout, select_out_of_fold
+from liveness.pages.videos import list_worst
 
 _BINS = 40  # of the score histogram
 _RELIABILITY_BINS = 15  # as in metrics.calibration_error
 _LEAST_SHARED = 10  # videos that two members must both have scored for a correlation
-_MOST_WORST = 12  # videos of each class ...
-_LEAST_WORST = 6  # ... of which so many are shown even if they are on the right side
 _POINT_WORDS = {
     "eer": "equal errors",
     "apcer1": "APCER ≤ 1 %",
@@ -46,7 +45,9 @@ def collect_figures(sources: Sources) -> dict:
         "splits": [describe_split(name, rows) for name, rows in parts.items() if rows["label"].nunique() == 2],
         "correlation": together,
         "shipped": {key: (sources.thresholds or {}).get(key) for key in ("split", "alike", "frames")},
-        "worst": _list_worst(sources),
+        "worst": _show_worst(sources),
+        "conditions": _measure_conditions(sources),
+        "videos": _list_videos(sources),
         "shift": sources.shift,
         "search": sources.search,
         "runs": _describe_runs(sources),
@@ -55,7 +56,12 @@ def collect_figures(sources: Sources) -> dict:
 
 
 def _write_headline(summary: dict) -> str:
-    """What the error is and how sure, for a reader who knows none of the terms."""
+    """What the error is and how sure, for a reader who knows none of the terms; the worst camera first."""
+    over_all = _write_pooled_headline(summary)
+    return f"{tell_worst(summary['cameras'])} {over_all}" if summary.get("cameras") else over_all
+
+
+def _write_pooled_headline(summary: dict) -> str:
     pooled, counts = summary["pooled"], summary["counts"]
     low, high = pooled[pooled["headline"]]["eer"]["interval"]
     many = f"{counted(counts['attack'], 'attack')} and {counted(counts['live'], 'live video')}"
@@ -92,6 +98,13 @@ def _list_warnings(sources: Sources, points: list[dict]) -> list[str]:
     counts, silent = summary["counts"], summary["non_response"]
     groups_are = summary["grouping"]
     noun = grouping.noun(groups_are)
+    found += [text] if (text := tell_cues(summary.get("cues", []))) else []
+    cameras = summary.get("cameras") or {}
+    if cameras.get("uncalibrated"):
+        found.append(
+            "Each member’s calibration was fitted on the camera that it holds out, which flatters the figures over all "
+            "for a camera that nobody has labels of; those by camera are of uncalibrated scores."
+        )
     if counts["groups"] < FEW_GROUPS:
         text = f"Few {noun}s ({counts['groups']}): the intervals are too narrow to speak for other {noun}s."
         found.append(text)
@@ -101,7 +114,8 @@ def _list_warnings(sources: Sources, points: list[dict]) -> list[str]:
     if any(point["approximate"] for point in points):
         found.append(
             "The thresholds are approximate: these videos were scored by one member or two, a new video is by all; the "
-            "difference is corrected for, on assumptions. A holdout (folds.holdout) gives exact ones."
+            "difference is corrected for, on assumptions."
+            + ("" if cameras.get("held_out") else " A holdout (folds.holdout) gives exact ones.")
         )
     if counts["videos"] < counts["in_set"]:
         left = counts["in_set"] - counts["videos"]
@@ -125,13 +139,18 @@ def _list_operating_points(sources: Sources) -> list[dict]:
     return [
         {
             **point,
-            "title": _POINT_WORDS.get(point["name"], point["name"]),
+            "title": title_point(point["name"]),
             "approximate": point.get("approximate", True),
             "split": point.get("split", "out of fold"),
             **_get_sides(point),
         }
         for point in usable
     ]
+
+
+def title_point(name: str) -> str:
+    """An operating point in words: ``APCER ≤ 5 %``."""
+    return _POINT_WORDS.get(name, name)
 
 
 def _get_sides(point: dict) -> dict:
@@ -213,33 +232,25 @@ def _correlate(a: np.ndarray, b: np.ndarray) -> float | None:
     return float(np.corrcoef(a[both], b[both])[0, 1])
 
 
-def _list_worst(sources: Sources) -> list[dict]:
-    """Attacks with the highest scores and live videos with the lowest: the wrong ones, at least a few."""
+def _show_worst(sources: Sources) -> list[dict]:
+    """``list_worst`` of the out-of-fold scores at the threshold of the EER, with the scores of their frames."""
+    found = list_worst(select_out_of_fold(sources.table), sources.summary["pooled"]["threshold"])
+    frames = read_frame_scores(sources, [video["filename"] for video in found])
+    return [video | {"frames": frames.get(video["filename"], {})} for video in found]
+
+
+def _measure_conditions(sources: Sources) -> list[dict]:
+    """Errors by condition out of fold, at the threshold of the EER; videos without a score are in none."""
     rows = select_out_of_fold(sources.table)
-    threshold = sources.summary["pooled"]["threshold"]
-    found = []
-    for label, name in ((0, "attack"), (1, "live")):
-        mine = rows[rows["label"] == label].copy()
-        mine["order"] = mine["score"] if label else -mine["score"]
-        mine["key"] = [natural_key(filename) for filename in mine["filename"]]
-        for place, row in enumerate(mine.sort_values(["order", "key"]).head(_MOST_WORST).itertuples(index=False)):
-            wrong = bool((row.score >= threshold) != bool(label))
-            if wrong or place < _LEAST_WORST:
-                found.append(
-                    {
-                        "filename": row.filename,
-                        "label": name,
-                        "score": row.score,
-                        "wrong": wrong,
-                        "group": row.group,
-                        "fold": row.fold,
-                        "species": row.species if label == 0 else "",
-                    }
-                )
-    chosen = read_frame_scores(sources, [video["filename"] for video in found])
-    for video in found:
-        video["frames"] = chosen.get(video["filename"], {})
-    return found
+    decided = rows.assign(decision=np.where(rows["score"] >= sources.summary["pooled"]["threshold"], "live", "attack"))
+    return decisions.measure_conditions(decided, sources.conditions.loc[rows.index])
+
+
+def _list_videos(sources: Sources) -> list[dict]:
+    """Every video of the evaluation with its score, None where it has none, and its conditions."""
+    shown = sources.table[["filename", "label", "score", "status", "species", "group", "fold"]]
+    joined = pd.concat([shown, sources.conditions.drop(columns="filename")], axis=1)
+    return joined.to_dict("records")
 
 
 def _describe_runs(sources: Sources) -> list[dict]:

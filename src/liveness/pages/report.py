@@ -1,30 +1,21 @@
 """The report as a page: the figures of ``pages.figures`` put into words, tables, plots and pictures."""
 
-import base64
-import hashlib
 import json
 from pathlib import Path
 
-from markupsafe import Markup
-
-from liveness.base.tables import read_table
 from liveness.evaluation import grouping
-from liveness.evaluation.format import (
-    of_total,
-    percent,
-    percent_range,
-    percentage_points,
-    percentage_points_range,
-    plain,
-    plain_range,
-)
-from liveness.evaluation.intervals import clopper_pearson
+from liveness.evaluation.cameras import CUES, tell_worst
+from liveness.evaluation.format import percent, percent_range, plain
 from liveness.pages import charts
-from liveness.pages.page import TEMPLATES, make_environment, make_thumbnail, spread_evenly
+from liveness.pages.panels import embed_script, lay_panel, make_report_environment
 from liveness.pages.report_laboratory import round_reach, tabulate_search, tabulate_shift
+from liveness.pages.videos import WorstPictures, tabulate_conditions
 
-_MOST_FRAMES = 3  # thumbnails of a worst video, besides its face
 _MOST_SILENT = 60
+_CONDITIONS_WORDS = "Out of fold, at the threshold of the EER; videos without a score are in no row."
+_WORST_WORDS = (
+    "The scores are out of fold. Under a frame: its score from the members that held the video out, before calibration."
+)
 _OPTIONAL = (
     # Key of ``page``, of the reason in found["absent"], and what the section would show.
     ("correlation", "correlation", "How far members go wrong together"),
@@ -36,19 +27,7 @@ _OPTIONAL = (
 
 def render_report_page(found: dict, folder: Path, evaluated: str) -> str:
     """The whole page as HTML. found: of ``figures``; folder: data/<set>, where the frames lie; evaluated: when."""
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    env = make_environment()
-    env.filters.update(
-        pct=percent,
-        pct_range=percent_range,
-        plain=plain,
-        plain_range=plain_range,
-        points=percentage_points,
-        points_range=percentage_points_range,
-        of=of_total,
-        cut=_write_threshold,
-    )
+    env = make_report_environment()
     pictures = WorstPictures(folder)
     optional = {
         "correlation": _tabulate_correlation(found["correlation"]),
@@ -62,12 +41,19 @@ def render_report_page(found: dict, folder: Path, evaluated: str) -> str:
         limits=_get_limits,
         facts=_list_facts(found["evaluation"]),
         noun=grouping.noun(found["evaluation"]["grouping"]),
-        script=Markup(script),
-        script_digest=digest,
-        payload=_make_payload(found),
-        panels=[_lay_panel(part, found["operating_points"]) for part in found["splits"]],
+        **embed_script(found, f"videos_{found['data']}_{found['ensemble']}.csv"),
+        panels=[lay_panel(part, found["operating_points"]) for part in found["splits"]],
+        conditions=tabulate_conditions(found["conditions"], bool(found["evaluation"].get("cameras"))),
+        rows_file=f"runs/{found['data']}/{found['ensemble']}/oof_video.csv",
+        cut_at=found["evaluation"]["pooled"]["threshold"],
+        conditions_words=_CONDITIONS_WORDS,
+        worst_words=_WORST_WORDS,
+        abstains=False,
+        silent_all=len(found["evaluation"]["non_response"]["videos"]),
         parts=_tabulate_parts(found["evaluation"]),
         species=_tabulate_species(found["evaluation"]),
+        cameras=_tabulate_cameras(found["evaluation"].get("cameras")),
+        cues=[row | {"name": CUES[row["cue"]]} for row in found["evaluation"].get("cues", [])],
         calibration=_tabulate_calibration(found["evaluation"]),
         withheld=(found["evaluation"].get("calibration") or {}).get("withheld"),
         **optional,
@@ -91,11 +77,6 @@ def _list_digests(found: dict) -> list[tuple[str, str]]:
     return [(name, digest[:12]) for name, digest in (found["evaluation"].get("weights_sha256") or {}).items()]
 
 
-def _write_threshold(value: float | None) -> str:
-    """A score with three digits, with more near 0 and 1, where scores crowd."""
-    return plain(value, 3 if value is None or 0.01 <= value <= 0.99 else 5)
-
-
 def _get_limits(summary: dict) -> dict:
     return {name: value["interval"] for name, value in summary["pooled"][summary["pooled"]["headline"]].items()}
 
@@ -115,68 +96,6 @@ def _list_facts(summary: dict) -> list[tuple[str, str]]:
         *groups,
         ("without a score", str(len(summary["non_response"]["videos"]))),
     ]
-
-
-def _make_payload(found: dict) -> Markup:
-    """What the script needs, as JSON that cannot end its element: every split's scores and intervals.
-
-    upper[n][k] is Clopper and Pearson's upper limit for k errors of n; the lower one is
-    1 - upper[n][n - k].
-    """
-    splits = []
-    for part in found["splits"]:
-        attack = list(part["scores"]["attack"].items())
-        totals = {part["live"], part["attack"], *(len(scores) for _, scores in attack)}
-        upper = {n: [round(clopper_pearson(k, n)[1], 8) for k in range(n + 1)] for n in totals}
-        splits.append({"live": part["scores"]["live"], "attack": attack, "upper": upper})
-    points = [
-        {
-            "name": p["name"],
-            "title": p["title"],
-            "threshold": p["threshold"],
-            "between": p.get("threshold_interval"),
-        }
-        for p in found["operating_points"]
-    ]
-    text = json.dumps({"splits": splits, "points": points}, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
-
-
-def _lay_panel(part: dict, points: list[dict]) -> dict:
-    """A split's table at the start, where its own errors are equal, and its plots."""
-    start = part["threshold"]
-    attack = part["scores"]["attack"]
-    passed = {name: sum(score >= start for score in scores) for name, scores in attack.items()}
-    missed = sum(score < start for score in part["scores"]["live"])
-    rows = [("bpcer", "BPCER: live turned away", _rate_cells(missed, part["live"]))]
-    rows += [("species", f"APCER, {name}", _rate_cells(passed[name], len(attack[name]))) for name in attack]
-    if len(attack) > 1:
-        rows.append(("pooled", "APCER, all attacks together", _rate_cells(sum(passed.values()), part["attack"])))
-    worst = max(sorted(passed), key=lambda name: passed[name] / len(attack[name]))
-    half = (sum(passed.values()) / part["attack"] + missed / part["live"]) / 2
-    return {
-        "name": part["name"],
-        "part": part,
-        "start": start,
-        "rows": rows,
-        "worst": f"{worst}: {percent(passed[worst] / len(attack[worst]))}" if len(attack) > 1 else "",
-        "hter": percent(half),
-        "confusion": [part["live"] - missed, missed, sum(passed.values()), part["attack"] - sum(passed.values())],
-        "points": points,
-        "approximate": part["name"] != "holdout" and any(point["approximate"] for point in points),
-        "histogram": charts.draw_histogram(part),
-        "det": charts.draw_det(part, points),
-        "roc": charts.draw_roc(part, points),
-        "reliability": charts.draw_reliability(part),
-        # The slider lies under the histogram's axis.
-        "left": 100 * charts.LEFT / charts.WIDTH,
-        "right": 100 * (charts.WIDTH - charts.RIGHT) / charts.WIDTH,
-    }
-
-
-def _rate_cells(errors: int, total: int) -> list[str]:
-    """Value, interval, counts: as the script writes them."""
-    return [percent(errors / total), percent_range(list(clopper_pearson(errors, total))), f"{errors} of {total}"]
 
 
 def _tabulate_parts(summary: dict) -> dict[str, dict]:
@@ -211,6 +130,18 @@ def _tabulate_species(summary: dict) -> list[dict]:
         {"name": name, **rate, "picture": charts.draw_whisker(rate["value"], rate["interval"], most)}
         for name, rate in ordered
     ]
+
+
+def _tabulate_cameras(found: dict | None) -> dict | None:
+    """The rows by camera, the worst first; None where no camera is named."""
+    if not found:
+        return None
+    most = round_reach([row["eer_interval"] for row in found["rows"]])
+    rows = [
+        row | {"picture": charts.draw_whisker(row["eer"], row["eer_interval"], most), "name": row["camera"]}
+        for row in found["rows"]
+    ]
+    return found | {"rows": rows, "headline": tell_worst(found), "most": most}
 
 
 def _tabulate_correlation(found: dict) -> dict | None:
@@ -282,39 +213,3 @@ def _flatten(values: dict, prefix: str = "") -> list[tuple[str, str]]:
         else:
             found.append((f"{prefix}{key}", json.dumps(value, ensure_ascii=False)))
     return found
-
-
-class WorstPictures:
-    """Thumbnails of the worst videos: stored frames with the face's box, and one face."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._frames: dict[str, list] = {}
-        self._ids: dict[str, str] = {}
-        boxes, videos = folder / "labels_bbox.csv", folder / "labels_video.csv"
-        if boxes.is_file() and videos.is_file():
-            listed = read_table(videos, ["filename", "video_id"])
-            self._ids = dict(zip(listed["filename"], listed["video_id"], strict=True))
-            table = read_table(boxes, ["filename", "video_id", "frame_id", "face", "x", "y", "w", "h"])
-            for row in table.itertuples(index=False):
-                self._frames.setdefault(row.video_id, []).append(row)
-
-    def of_video(self, video: dict) -> list[dict]:
-        """Up to three frames and a face, each {src, width, height, alt, caption}."""
-        rows = self._frames.get(self._ids.get(video["filename"], ""), [])
-        shown = []
-        for row in spread_evenly(rows, _MOST_FRAMES):
-            box = [float(row.x), float(row.y), float(row.w), float(row.h)] if row.face == "1" else None
-            made = make_thumbnail(self._folder / "frames" / row.filename, box)
-            score = video["frames"].get(row.frame_id)
-            caption = f"frame {row.frame_id}" + ("" if score is None else f": {score:.2f}")
-            shown += (
-                [made | {"alt": f"Frame {row.frame_id} of {video['filename']}", "caption": caption}] if made else []
-            )
-        faces = [row for row in rows if row.face == "1"]
-        if faces:
-            row = faces[len(faces) // 2]
-            made = make_thumbnail(self._folder / "faces" / "crop" / row.filename)
-            alt = f"Face in frame {row.frame_id} of {video['filename']}"
-            shown += [made | {"alt": alt, "caption": f"face, frame {row.frame_id}"}] if made else []
-        return shown

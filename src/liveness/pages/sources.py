@@ -18,6 +18,7 @@ from liveness.base.tables import read_table
 from liveness.evaluation import grouping, metrics
 from liveness.members.names import operating_path
 from liveness.pages.page import read_written_time
+from liveness.sets.labelled import read_conditions
 
 _LABORATORY_VERSION = 1  # of shift.json and search.json
 _NEEDED = ("counts", "pooled", "at_eer_threshold", "operating_points", "non_response", "folds", "members", "data_hash")
@@ -37,6 +38,7 @@ class Sources:
     summary: dict
     table: pd.DataFrame
     members: list[str]
+    conditions: pd.DataFrame  # of read_conditions, rows as in table
     thresholds: dict | None = None
     shift: dict | None = None
     search: dict | None = None
@@ -68,7 +70,8 @@ def read_sources(ensemble: str, data: str) -> Sources:
         raise UserError(f"{folder / 'report.json'}: has no {', '.join(lacking)}; make it anew with: {again}")
     summary.setdefault("grouping", dict(grouping.UNKNOWN_GROUPS))  # of an evaluation that did not say yet
     table["species"] = _read_species(workspace() / "data" / data / "labels_video.csv", table)
-    found = Sources(ensemble, data, summary, table, members)
+    conditions = read_conditions(workspace() / "data" / data, table["filename"].tolist())
+    found = Sources(ensemble, data, summary, table, members, conditions)
     _require_agreement(found, folder, again)
     found.thresholds = _read_thresholds(found)
     whole = ensemble.removesuffix("-subset")

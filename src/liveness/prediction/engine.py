@@ -12,6 +12,7 @@ while ``load_weights`` still imports torch and builds the models.
 import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from liveness.models.backend import Backend
 from liveness.models.batches import Batches, batches_for
 from liveness.models.score import Job, Request, score_jobs
 from liveness.prediction import memory
+from liveness.prediction.inputs import note
 from liveness.prediction.operating import Operating, read_operating
 from liveness.prediction.ready import WeightsMissing
 from liveness.prediction.rows import NO_SCORE, Row
@@ -45,7 +47,8 @@ VideoJob = Job[VideoViews]
 
 @dataclass
 class Member:
-    """A model with all that scoring with it takes. ``backend``: the model itself, once it is loaded."""
+    """A model with all that scoring with it takes. ``amp``: in mixed precision on a GPU; ``exact``: in float32 there,
+    without TF32; ``backend``: the model itself, once it is loaded."""
 
     name: str
     weight: float
@@ -53,6 +56,7 @@ class Member:
     combine: str
     path: Path
     amp: bool
+    exact: bool = False
     backend: Backend | None = None
 
     def loaded(self) -> Backend:
@@ -89,6 +93,17 @@ class LoadedEnsemble(EnsembleDescription):
     threads: int  # forward passes side by side on the CPU
     resident: bool
     batches: Batches
+
+    def take_turns(self) -> None:
+        """From now on one member at a time: the device's memory has not sufficed for all of them."""
+        note(
+            "out of GPU memory: from here on the members take turns, which gives the same scores and is slower "
+            "(--memory turns begins so)"
+        )
+        self.batches.close()
+        self.members = [replace(member, backend=None) for member in self.members]
+        self.resident, self.batches = False, batches_for(self.device, self.threads)
+        memory.give_back()
 
     def close(self) -> None:
         """Give the scoring threads back."""
@@ -165,8 +180,10 @@ def _describe(path: Path, description: dict, recipe: str, fold: int, weight: flo
             f"{path}: made with another face detector than {detector_path(detector.name).name} of this environment"
         )
     wanted = make_request(plan, view, detector, contract["jpeg_quality"], contract["version"])
-    amp = description["recipe"]["train"]["amp"]
-    return Member(member_name(recipe, fold), weight, wanted, contract["combine"], path, amp)
+    # Converted members promise the original's scores, which mixed precision does not keep.
+    exact = "converted_from" in description
+    amp = description["recipe"]["train"]["amp"] and not exact
+    return Member(member_name(recipe, fold), weight, wanted, contract["combine"], path, amp, exact)
 
 
 def load_weights(described: EnsembleDescription, mode: str = "resident") -> LoadedEnsemble:
@@ -181,11 +198,19 @@ def load_weights(described: EnsembleDescription, mode: str = "resident") -> Load
     device, threads = pick_device(launch.local_rank()), share_of_cores(ranks)
     sizes = [memory.weight_bytes(member.path, device, member.amp) for member in described.members]
     resident = mode == "resident" or (mode == "auto" and memory.fits(sizes, device, ranks, threads))
-    members = [replace(m, backend=_load_backend(m, device)) if resident else m for m in described.members]
-    return LoadedEnsemble(
-        described.name, members, described.operating, described.cascade,
+    loaded = LoadedEnsemble(
+        described.name, described.members, described.operating, described.cascade,
         device=device, threads=threads, resident=resident, batches=batches_for(device, threads),
     )  # fmt: skip
+    try:
+        if resident:
+            loaded.members = [replace(member, backend=_load_backend(member, device)) for member in described.members]
+        return loaded
+    except RuntimeError as error:
+        if not memory.is_short(error):
+            raise
+    loaded.take_turns()  # here: while the error is at hand, it holds what has been loaded
+    return loaded
 
 
 def _load_backend(member: Member, device: "torch.device") -> Backend:
@@ -196,7 +221,7 @@ def _load_backend(member: Member, device: "torch.device") -> Backend:
     model, _ = load_member(member.path)
     if device.type == "cuda" and member.amp:
         halve(model)
-    return TorchBackend(model, device, member.amp)
+    return TorchBackend(model, device, member.amp, member.exact)
 
 
 # --- scoring ---------------------------------------------------------------------------------------
@@ -255,9 +280,40 @@ def score_video(prepared: VideoViews, loaded: LoadedEnsemble) -> Row:
 
 
 def score_prepared(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iterator[tuple[VideoViews, Row]]:
-    """Score prepared videos, several at a time; yields each with its row as it gets done."""
-    for job in (_score_resident if loaded.resident else _score_in_turns)(videos, loaded):
+    """Score prepared videos, several at a time; yields each with its row as it gets done.
+
+    Where the device's memory does not suffice for all members at once, they take turns from there on.
+    """
+    for job in _score_jobs(iter(videos), loaded):
         yield job.item, _make_row(job, loaded)
+
+
+def _score_jobs(videos: Iterator[VideoViews], loaded: LoadedEnsemble) -> Iterator[VideoJob]:
+    waiting: dict[int, VideoViews] = {}  # those that have gone to the models and have no row yet
+    if loaded.resident:
+        try:
+            for job in _score_resident(_remembered(videos, waiting), loaded):
+                del waiting[id(job.item)]
+                yield job
+            return
+        except RuntimeError as error:
+            if not memory.is_short(error):
+                raise
+        loaded.take_turns()
+    try:
+        yield from _score_in_turns(chain(waiting.values(), videos), loaded)
+    except RuntimeError as error:
+        if not memory.is_short(error):
+            raise
+        raise UserError(
+            "out of GPU memory with one member at a time; end what else computes on this GPU, or NGPU=0 takes the CPU"
+        ) from error
+
+
+def _remembered(videos: Iterator[VideoViews], waiting: dict[int, VideoViews]) -> Iterator[VideoViews]:
+    for views in videos:
+        waiting[id(views)] = views
+        yield views
 
 
 def _score_resident(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iterator[VideoJob]:

@@ -28,6 +28,7 @@ from liveness.base.errors import UserError
 from liveness.members.names import member_name, parse_recipe_fold
 from liveness.prediction.inputs import note, videos_below, warn
 from liveness.prediction.ranks import is_first, join_ranks, wait_for_ranks
+from liveness.prediction.ready import USUAL, default_ensemble
 from liveness.prediction.rows import FILES, PREVIOUS, SCORED, Row, rows_to_table, write_results
 
 if TYPE_CHECKING:
@@ -53,22 +54,28 @@ class Options:
     images: bool = False  # still images are scored beside videos, too
 
 
-def score_videos(
-    paths: Iterable[Path | str], ensemble: str = "zalo2022", data: str = "", workers: int = 0
-) -> "pd.DataFrame":
+def score_videos(paths: Iterable[Path | str], ensemble: str = "", data: str = "", workers: int = 0) -> "pd.DataFrame":
     """Score videos from Python: a DataFrame with the columns of predictions.csv, a row per path, in that order.
 
-    ``ensemble``: a name in configs/ensemble, whose weights lie in weights/<data>/ (default: the
-    ensemble's own). For a loop over videos with one loading: prediction/engine.py.
+    ``ensemble``: a name in configs/ensemble (default: as ``choose_ensemble`` takes it), whose weights lie in
+    weights/<data>/ (default: the ensemble's own). For a loop over videos with one loading: prediction/engine.py.
     """
     from liveness.prediction import engine
 
-    with engine.load_members(load_ensemble(ensemble), data, "auto") as loaded:
+    with engine.load_members(choose_ensemble(ensemble, [], data), data, "auto") as loaded:
         return rows_to_table(engine.score_paths([Path(path) for path in paths], loaded, workers))
 
 
 def choose_ensemble(name: str, members: list[str], data: str) -> Ensemble:
-    """The named ensemble, or an ad-hoc one of the members given as recipe:fold."""
+    """The named ensemble, or an ad-hoc one of the members given as recipe:fold.
+
+    Without a name it is the usual one, or that of the first day where no other is there, and a note says so
+    (prediction/ready.py).
+    """
+    if not name:
+        name = USUAL if members or data else default_ensemble()
+        if name != USUAL:
+            note(f"no ensemble was named, and {name} is the only one there: it scores (ENSEMBLE=NAME takes another)")
     if not members:
         return load_ensemble(name)
     chosen = [EnsembleMember(*parse_recipe_fold(text)) for text in members]

@@ -37,6 +37,24 @@ def fits(sizes: list[int], device: "torch.device", ranks: int = 1, threads: int 
     return ranks * (sum(sizes) + _WORK["cpu"] + threads * _WORK_PER_THREAD) <= free
 
 
+def is_short(error: RuntimeError) -> bool:
+    """Whether an error of torch says that the device's memory does not suffice."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError)
+
+
+def give_back() -> None:
+    """Return to the GPU what this process keeps in reserve of it."""
+    import gc
+
+    import torch
+
+    gc.collect()  # models refer to themselves
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _free_on_gpu(device: "torch.device") -> int:
     import torch
 

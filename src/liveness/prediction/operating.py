@@ -103,6 +103,18 @@ def read_operating(
     return _operating(path, points[point], calibrations, least_frames)
 
 
+def list_points(path: Path) -> list[str]:
+    """The names of the operating points in weights/<set>/<ensemble>.json; "eer" alone where there is no such file.
+
+    A file that cannot be read is left to ``read_operating``, which says what is wrong with it.
+    """
+    try:
+        names = [str(entry["name"]) for entry in json.loads(path.read_text(encoding="utf-8"))["thresholds"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ["eer"]
+    return names or ["eer"]
+
+
 def _without(path: Path, expected: str) -> Operating:
     """Nothing calibrated and decided at 0.5: by design where nothing was ``expected``, else told."""
     if not expected:

@@ -1,4 +1,4 @@
-"""What to do where an ensemble's weights are missing: which ones are there, and the commands that use or make them.
+"""Which ensembles' weights are there: the one to take where none is named, and what to do where weights are missing.
 
 Looks at the names in weights/<set>/ and at configs/ensemble; opens no weights, writes nothing.
 """
@@ -13,6 +13,8 @@ from liveness.members.ensembles import in_weights
 from liveness.members.names import parse_member_name, weights_path
 
 _MOST_SHOWN = 3  # ready ensembles that are named
+USUAL, DAY_ONE = "zalo2022", "minifasnet"  # what is taken where none is named; what needs no training
+_GET_DAY_ONE = f"bash download_weights.sh {DAY_ONE}"
 
 
 class WeightsMissing(UserError):
@@ -27,10 +29,24 @@ class WeightsMissing(UserError):
         return WeightsMissing(self.missing, self.ensemble, self.data, videos)
 
 
+def default_ensemble() -> str:
+    """The ensemble that scores where none is named: USUAL, or DAY_ONE where no other set has a member's file.
+
+    The demo's members do not count: they know drawn faces only, and would score no one's videos.
+    """
+    alone = set(_folders_with_members()) - {"demo"} == {DAY_ONE} and _is_whole(load_ensemble(DAY_ONE), DAY_ONE)
+    return DAY_ONE if alone else USUAL
+
+
+def _folders_with_members() -> list[str]:
+    """The sets that weights/ has at least one member's file of."""
+    return sorted({path.parent.name for path in (workspace() / "weights").glob("*/*_fold*.safetensors")})
+
+
 def ready_ensembles() -> list[tuple[str, str]]:
     """(set, ensemble) wherever all members' files are there, by name."""
     found = []
-    there = sorted({path.parent.name: path.parent for path in (workspace() / "weights").glob("*/*_fold*.safetensors")})
+    there = _folders_with_members()
     for name in names("ensemble") if there else ():
         try:
             found += [(data, name) for data in there if _is_whole(load_ensemble(name), data)]
@@ -53,8 +69,12 @@ def _ways_to_get(missing: list[Path], ensemble: str, data: str, videos: str) -> 
     more = f" (and {len(ready) - _MOST_SHOWN} more)" if len(ready) > _MOST_SHOWN else ""
     there = f"; ready to use: {'; or: '.join(commands)}{more}" if commands else ""
     published = "bash download_weights.sh zalo2022_published"
-    if ensemble == "zalo2022_published":
-        return f"weights missing {shown}{there}; to get them: {published}"
+    if ensemble in ("zalo2022_published", DAY_ONE):
+        get = published if ensemble != DAY_ONE else _GET_DAY_ONE
+        return f"weights missing {shown}{there}; to get them: {get}"
+    if not commands:
+        use = f"ENSEMBLE={DAY_ONE} bash predict.sh {videos}".rstrip()
+        there = f"; the quickest way to scores, without training: {_GET_DAY_ONE}, then {use}"
     train = f"DATA={data} bash train.sh {ensemble}"
     if ensemble not in names("ensemble"):  # members by name
         pairs = [parse_member_name(path.stem) for path in missing]

@@ -51,8 +51,9 @@ class PreparedSet:
     data: Data
     detector_sha256: str
     digest: str  # SHA-256 over the tables that decide what is trained on
-    videos: pd.DataFrame  # filename (index), video_id, label, fold (-1: holdout), group, status, reason
-    frames: pd.DataFrame  # filename, video_id, frame_id, label, fold, face, confidence, x, y, w, h
+    # filename (index), video_id, label, fold (-1: holdout), group, status, reason; camera where folds.csv has it
+    videos: pd.DataFrame
+    frames: pd.DataFrame  # filename, video_id, frame_id, label, fold, (camera,) face, confidence, x, y, w, h
     version: int = NEWEST  # of the contract by whose rules the set was prepared
 
     @property
@@ -101,6 +102,13 @@ def _read_videos(folder: Path, naive: bool) -> pd.DataFrame:
     if other:
         raise UserError(f"{folder}/labels_video.csv: the video_id of {other[0]!r} is not its name; {again}")
     videos["label"], videos["group"] = folds.label, folds.group
+    if "camera" in folds and "camera" in videos and (videos.camera != folds.camera).any():
+        other = videos.index[videos.camera != folds.camera]
+        raise UserError(f"{folder}/folds.csv: another camera than labels_video.csv has for {other[0]!r}; {again}")
+    # Training draws by camera, so that it knows cameras from folds.csv alone, as labels.
+    videos = videos.drop(columns="camera", errors="ignore")
+    if "camera" in folds:
+        videos["camera"] = folds.camera
     videos["fold"] = _naive(folds, folder) if naive else folds.fold
     return videos
 
@@ -114,7 +122,7 @@ def _read_frames(folder: Path, videos: pd.DataFrame) -> pd.DataFrame:
     frames = frames.merge(boxes, on=["video_id", "frame_id"], how="left", validate="1:1")
     by_id = videos.reset_index().set_index("video_id")
     frames = frames[frames.video_id.isin(by_id.index)].copy()
-    for column in ("filename", "label", "fold"):
+    for column in ("filename", "label", "fold", *(["camera"] if "camera" in videos else [])):
         frames[column] = frames.video_id.map(by_id[column])
     return frames
 
@@ -123,6 +131,7 @@ def _read_typed(folder: Path, table: str) -> pd.DataFrame:
     """A table of the set, names as strings and numbers as numbers; an empty label is missing."""
     text = table_text(read_table(folder / table, _COLUMNS[table]))
     strings = {"filename": str, "video_id": str, "status": str, "reason": str, "group": str, "species": str}
+    strings |= {"camera": str}
     return pd.read_csv(io.StringIO(text), dtype=strings, keep_default_na=False, na_values={"label": [""]})
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 from liveness.base.config import Folds
 from liveness.base.errors import UserError
 from liveness.evaluation.combine import HOLDOUT
+from liveness.sets.cameras import deal_cameras, has_cameras
 
 TRIES = 50  # orders that are compared; the best balanced is taken
 DRAWS = 2000  # sets of groups that are compared for the holdout
@@ -76,13 +77,21 @@ def draw_holdout(table: pd.DataFrame, share: float, seed: int) -> np.ndarray:
 
 
 def deal_set(videos: pd.DataFrame, config: Folds) -> pd.DataFrame:
-    """filename, label, group, fold, naive_fold of a labelled set: the holdout (-1), then the folds of the rest."""
+    """filename, label, group, fold, naive_fold of a labelled set: the holdout (-1), then the folds of the rest.
+
+    And camera, where ``videos`` names cameras. With folds.by=camera ``deal_cameras`` deals.
+    """
     folds = videos[["filename", "label", "group"]].copy()
+    if config.by == "camera":
+        folds["fold"], parts = deal_cameras(videos)
+        folds["naive_fold"] = deal_naive(videos, len(parts), config.seed)
+        assert_no_leak(folds["fold"].to_numpy(), folds["group"].to_numpy())
+        return folds.assign(camera=videos["camera"])
     aside = draw_holdout(videos, config.holdout, config.seed)
     for column, way in (("fold", deal_groups), ("naive_fold", deal_naive)):
         folds[column] = HOLDOUT
         folds.loc[~aside, column] = way(videos[~aside], config.n, config.seed)
-    return folds
+    return folds.assign(camera=videos["camera"]) if has_cameras(videos) else folds
 
 
 def deal_naive(table: pd.DataFrame, n: int, seed: int) -> np.ndarray:

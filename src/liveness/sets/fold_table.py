@@ -1,4 +1,4 @@
-"""folds.csv as evaluation reads it: which member held a video out, and the video's label and species.
+"""folds.csv as evaluation reads it: which member held a video out, and the video's label, species and camera.
 
 A set's labels have one home, folds.csv, which the set's digest covers (folds.digest_of_set); the other tables repeat
 them for people. Where labels_video.csv says otherwise, evaluation stops here and training in dataset.load_set.
@@ -12,17 +12,18 @@ from liveness.base.errors import UserError
 from liveness.base.files import show_path, unprepared
 from liveness.base.tables import read_table, whole_numbers
 from liveness.evaluation.combine import HOLDOUT
+from liveness.members.published import told_of_published
 
 
 def read_folds(folder: Path) -> pd.DataFrame:
-    """One row per video of data/<set>/folds.csv: filename, label (0 attack, 1 live), group, fold, species.
+    """One row per video of data/<set>/folds.csv: filename, label (0 attack, 1 live), group, fold, species, camera.
 
-    species is "" where labels_video.csv names none; naive_fold is there where folds.csv has it, -1 for videos of the
-    holdout as in fold. A UserError where a table is not there, not sound, or the two disagree.
+    species and camera are "" where labels_video.csv names none; naive_fold is there where folds.csv has it, -1 for
+    videos of the holdout as in fold. A UserError where a table is not there, not sound, or the two disagree.
     """
     path = folder / "folds.csv"
     if not path.is_file():
-        raise UserError(f"{show_path(path)}: no such file; {unprepared(folder.name)}")
+        raise UserError(told_of_published(folder.name) or f"{show_path(path)}: no such file; {unprepared(folder.name)}")
     table = read_table(path, ["filename", "label", "group", "fold"])
     if len(table) == 0 or (table["label"] == "").all():
         raise UserError(f"{show_path(path)}: no labelled video in it; an evaluation needs labels")
@@ -36,14 +37,14 @@ def read_folds(folder: Path) -> pd.DataFrame:
     if "naive_fold" in table.columns:
         naive = whole_numbers(table, "naive_fold", path)
         table["naive_fold"] = naive.where(table["fold"] != HOLDOUT, HOLDOUT)
-    return _join_species(table, folder)
+    return _join_names(table, folder)
 
 
-def _join_species(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The table with the species of labels_video.csv, which must have the same labels; without that file as it is."""
+def _join_names(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The table with species and camera of labels_video.csv, which must have the same labels; "" without that file."""
     path = folder / "labels_video.csv"
     if not path.is_file():
-        return table.assign(species="")
+        return table.assign(species="", camera="")
     videos = read_table(path, ["filename", "label"]).drop_duplicates("filename").set_index("filename")
     there = videos.reindex(table["filename"])
     labels = pd.to_numeric(there["label"], errors="coerce").to_numpy()
@@ -54,5 +55,5 @@ def _join_species(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
             f"{show_path(path)}: does not have {row['filename']} with label {row['label']}, as folds.csv does; "
             f"deal the folds anew: python -m liveness.make_folds {folder.name}"
         )
-    species = there["species"].fillna("").to_numpy() if "species" in there else ""
-    return table.assign(species=species)
+    found = {name: there[name].fillna("").to_numpy() if name in there else "" for name in ("species", "camera")}
+    return table.assign(**found)

@@ -12,11 +12,12 @@ import pandas as pd
 
 from liveness.base.config import Folds, to_dict
 from liveness.base.errors import UserError
-from liveness.base.files import sha256_of, write_text
-from liveness.base.names import Names
+from liveness.base.files import natural_key, sha256_of, write_text
+from liveness.base.names import Names, few
 from liveness.base.tables import read_table, table_text
 from liveness.evaluation.combine import HOLDOUT
 from liveness.evaluation.grouping import sentence, warn_of_unknown_persons
+from liveness.sets.cameras import has_cameras, list_shared
 from liveness.sets.dealing import assert_no_leak, deal_set
 from liveness.sets.grouping import describe_groups
 from liveness.sets.labels import LABELS, other_sets
@@ -38,13 +39,14 @@ def fold_set(folder: Path, config: Folds, force: bool = False) -> None:
         print(f"{folder.name}: no labels, so no folds")
         return
     videos["label"] = videos["label"].astype(int)
-    # Everything else in ``config`` acts through the groups, which are in the videos' digest.
-    dealt_from = {"folds": _dealing(to_dict(config)), "videos": _digest(videos)}
-    folds = None if force else _existing(folder, videos, dealt_from, config)
+    folds = None if force else _existing(folder, videos, config)
     if folds is None:
         folds = _deal(folder, videos, config)
-        print(f"{folder.name}: {config.n} folds dealt, seed {config.seed}")
-    groups_are = _write(folder, folds, dealt_from, config.test)
+        how = ", each holds out a camera" if config.by == "camera" else f", seed {config.seed}"
+        print(f"{folder.name}: {folds['fold'].max() + 1} folds dealt{how}")
+    if config.by == "camera":
+        _tell_joined(folds, videos)
+    groups_are = _write(folder, folds, videos, config)
     _print_folds(folds)
     print("  " + "; ".join(text for text in (sentence(groups_are), warn_of_unknown_persons(groups_are)) if text))
 
@@ -52,9 +54,13 @@ def fold_set(folder: Path, config: Folds, force: bool = False) -> None:
 def _deal(folder: Path, videos: pd.DataFrame, config: Folds) -> pd.DataFrame:
     """``deal_set``; a UserError where that cannot be says with which number of folds it can."""
     try:
-        return deal_set(videos, config)
+        folds = deal_set(videos, config)
+        if not (folds["fold"] == config.test).any():  # checked by base/config.py for a number of folds that it knows
+            last = folds["fold"].max()
+            raise UserError(f"folds.test={config.test}: expected a fold, 0 to {last}: one for each camera")
+        return folds
     except UserError as error:
-        for n in range(config.n - 1, 1, -1):
+        for n in range(config.n - 1, 1, -1) if config.by == "group" else ():
             try:
                 deal_set(videos, replace(config, n=n))
             except UserError:
@@ -68,7 +74,16 @@ def _deal(folder: Path, videos: pd.DataFrame, config: Folds) -> pd.DataFrame:
 
 def _dealing(config: dict) -> dict:
     """Of the folds' configuration: what decides how groups are dealt."""
-    return {"n": config.get("n"), "seed": config.get("seed"), "holdout": config.get("holdout", 0.0)}
+    found = {"n": config.get("n"), "seed": config.get("seed"), "holdout": config.get("holdout", 0.0)}
+    return found | ({"by": config["by"]} if "by" in config else {})
+
+
+def _dealt_from(videos: pd.DataFrame, config: Folds, cameras: bool) -> dict:
+    """What the folds of ``videos`` follow from. cameras: of folds that say each video's camera.
+
+    Everything else in ``config`` acts through the groups, which are in the videos' digest.
+    """
+    return {"folds": _dealing(to_dict(config)), "videos": _digest(videos, cameras)}
 
 
 def digest_of_set(folder: Path) -> str:
@@ -78,12 +93,12 @@ def digest_of_set(folder: Path) -> str:
     return hashlib.sha256(b"".join((folder / table).read_bytes() for table in TRAINED_ON)).hexdigest()
 
 
-def _digest(videos: pd.DataFrame) -> str:
-    text = table_text(videos[["filename", "label", "group", "species"]])
+def _digest(videos: pd.DataFrame, cameras: bool) -> str:
+    text = table_text(videos[["filename", "label", "group", "species", *(["camera"] if cameras else [])]])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _existing(folder: Path, videos: pd.DataFrame, dealt_from: dict, config: Folds) -> pd.DataFrame | None:
+def _existing(folder: Path, videos: pd.DataFrame, config: Folds) -> pd.DataFrame | None:
     """The folds that are there if they still fit; None to deal anew, with the reason printed."""
     path = folder / "folds.csv"
     if not path.is_file():
@@ -94,10 +109,12 @@ def _existing(folder: Path, videos: pd.DataFrame, dealt_from: dict, config: Fold
         about = {}
     folds = read_table(path, ["filename", "label", "fold"])
     if about.get("folds_sha256") == sha256_of(path):
+        # Folds that were dealt before cameras were known of stay as they are.
+        dealt_from = _dealt_from(videos, config, "camera" in folds and has_cameras(videos))
         then = {"videos": about.get("videos"), "folds": _dealing(about.get("folds", {}))}
         changed = [key for key in ("folds", "videos") if then[key] != dealt_from[key]]
         if changed:
-            what = {"folds": "number, seed or holdout of the folds", "videos": "videos, labels or groups"}
+            what = {"folds": "number, seed, holdout or way of the folds", "videos": "videos, labels, groups or cameras"}
             print(
                 f"{path}: {' and '.join(what[key] for key in changed)} changed since they were dealt: dealing anew. "
                 "Members trained on the old folds do not fit the new ones"
@@ -129,11 +146,14 @@ def _as_in_set(path: Path, folds: pd.DataFrame, videos: pd.DataFrame) -> pd.Data
     if "group" not in folds:
         group_of = dict(zip(videos["filename"], videos["group"], strict=True))
         folds.insert(2, "group", [group_of[name] for name in folds["filename"]])
+    if "camera" not in folds and has_cameras(videos):
+        camera_of = dict(zip(videos["filename"], videos["camera"], strict=True))
+        folds["camera"] = [camera_of[name] for name in folds["filename"]]
     return folds
 
 
 def check_folds(path: Path, folds: pd.DataFrame, videos: pd.DataFrame) -> None:
-    """A UserError unless a folds.csv (strings) covers the set with its labels and parts no group."""
+    """A UserError unless a folds.csv (strings) covers the set with its labels and cameras and parts no group."""
     videos, anew = videos[videos["status"] != "left_out"], _deal_anew(path.parent)
     for name, one, other in (("no row", videos, folds), ("no such video in the set", folds, videos)):
         lost = sorted(set(one["filename"]) - set(other["filename"]))
@@ -147,6 +167,9 @@ def check_folds(path: Path, folds: pd.DataFrame, videos: pd.DataFrame) -> None:
     wrong = joined[joined["label_own"] != joined["label"].astype(str)]
     if len(wrong):
         raise UserError(f"{path}: another label than the set's for {wrong['filename'].iloc[0]!r}; {anew}")
+    if "camera_own" in joined and (joined["camera_own"] != joined["camera"]).any():
+        wrong = joined[joined["camera_own"] != joined["camera"]]
+        raise UserError(f"{path}: another camera than the set's for {wrong['filename'].iloc[0]!r}; {anew}")
     try:
         assert_no_leak(joined["fold"].to_numpy(), joined["group"].to_numpy())
     except UserError as error:
@@ -181,13 +204,16 @@ def _deal_anew(folder: Path) -> str:
     return f"to deal anew: python -m liveness.make_folds {folder.name} --force"
 
 
-def _write(folder: Path, folds: pd.DataFrame, dealt_from: dict, test: int) -> dict:
+def _write(folder: Path, folds: pd.DataFrame, videos: pd.DataFrame, config: Folds) -> dict:
     """The split tables, folds.csv where it changed, and folds.json; returned is what the groups are."""
-    write_split(folder, folds, test)
+    write_split(folder, folds, config.test)
     text, path = table_text(folds), folder / "folds.csv"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
+    dealt_from = _dealt_from(videos, config, "camera" in folds)
     about = dealt_from | {"folds_sha256": sha256_of(path), "groups": describe_groups(folder)}
+    if config.by == "camera" and "camera" in folds:
+        about["cameras"] = {str(fold): names for fold, names in _list_cameras(folds).items()}
     write_text(folder / "folds.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     return about["groups"]
 
@@ -195,8 +221,31 @@ def _write(folder: Path, folds: pd.DataFrame, dealt_from: dict, test: int) -> di
 def _print_folds(folds: pd.DataFrame) -> None:
     """One line per fold: videos, groups, live, attacks."""
     column = "group" if "group" in folds else "filename"
+    cameras = _list_cameras(folds) if hold_whole_cameras(folds) else {}
     for fold, rows in folds.groupby("fold"):
         live = int((rows["label"] == 1).sum())
         groups = rows[column].nunique()
         name = "holdout" if fold == HOLDOUT else f"fold {fold}"
+        name += f" ({few(cameras[fold], 3)})" if fold in cameras else ""
         print(f"  {name}: {len(rows)} videos, {groups} groups, {live} live, {len(rows) - live} attacks")
+
+
+def hold_whole_cameras(folds: pd.DataFrame) -> bool:
+    """Whether every camera named in ``folds`` lies in one fold, and there are several."""
+    if not has_cameras(folds):
+        return False
+    named = folds[folds["camera"] != ""]
+    return bool((named.groupby("camera")["fold"].nunique() == 1).all() and named["camera"].nunique() > 1)
+
+
+def _list_cameras(folds: pd.DataFrame) -> dict[int, list[str]]:
+    """Fold -> the cameras that it has videos of, in natural order."""
+    return {int(fold): sorted(set(rows["camera"]), key=natural_key) for fold, rows in folds.groupby("fold")}
+
+
+def _tell_joined(folds: pd.DataFrame, videos: pd.DataFrame) -> None:
+    """A line for each fold that holds out several cameras, with the groups for which it does."""
+    for fold, names in _list_cameras(folds).items() if has_cameras(folds) else ():
+        if len(names) > 1:
+            shared = "; ".join(list_shared(videos[videos["camera"].isin(names)]))
+            print(f"  {' and '.join(names)} are held out together, in fold {fold}, since they share groups: {shared}")

@@ -24,6 +24,7 @@ ALSO_CALLED = {
     "subject": ("subjects", "subjectid", "subjectno", "person", "persons", "personid", "people", "client", "clientid",
                 "identity", "identities", "user", "userid"),
     "species": ("attack", "attacktype", "spooftype", "pai", "pais", "paispecies", "attackspecies", "instrument"),
+    "camera": ("cameras", "cam", "cameraid", "camid", "device", "deviceid", "sensor", "sensorid", "capturedevice"),
 }  # fmt: skip
 
 
@@ -88,7 +89,7 @@ def column_notes(raw: RawSet, group_column: str, our_columns: Sequence[str]) -> 
     """What is to be said of the label file's columns; a UserError where the group column that was asked for is missing.
 
     Named are columns that are not taken over, since labels_video.csv has others of that name, and near misses
-    of subject and species: who overlooks one has persons on both sides of a fold.
+    of subject, species and camera: who overlooks one has persons on both sides of a fold.
     """
     if raw.labels is None:
         return []
@@ -99,7 +100,11 @@ def column_notes(raw: RawSet, group_column: str, our_columns: Sequence[str]) -> 
             f"folds.group_column={group_column}: {raw.label_file} has only the columns {', '.join(columns)}"
             f"{nearest(group_column, columns)}"
         )
-    for wanted, there in (("subject", named), ("species", find_column(columns, "species"))):
+    for wanted, there in (
+        ("subject", named),
+        ("species", find_column(columns, "species")),
+        ("camera", find_column(columns, "camera")),
+    ):
         near = None if there else _near_miss(columns, wanted)
         if near and wanted == "subject" and group_column:
             notes.append(
@@ -108,6 +113,8 @@ def column_notes(raw: RawSet, group_column: str, our_columns: Sequence[str]) -> 
             )
         elif near and wanted == "species":
             notes.append(f"{raw.label_file}: {near!r} is not used; kinds of attack are read from a column species")
+        elif near and wanted == "camera":
+            notes.append(f"{raw.label_file}: {near!r} is not used; cameras are read from a column camera")
     ours = set(our_columns) - {"filename", "label", "species", named}
     taken = [name for name in columns if name in ours]
     if taken:

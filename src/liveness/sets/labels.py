@@ -36,7 +36,7 @@ __all__ = ["RawSet", "find_set", "other_sets", "read_labels", "read_table", "set
 
 LABEL_FILES = ("label.csv", "labels.csv")
 LABEL_COLUMNS = ("label", "liveness_score")
-OUR_COLUMNS = ("subject", "species")  # what else of a label file is used
+OUR_COLUMNS = ("subject", "species", "camera")  # what else of a label file is used
 LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 # Names of the two folders of a set without a label file; case, blanks, - and _ do not count.
 _CLASS_FOLDERS = {
@@ -179,8 +179,8 @@ def read_labels(path: Path) -> pd.DataFrame:
     """A label file as filename, label (int) and its other columns (strings), in the file's order.
 
     The header names the columns, in any case: fname or filename, liveness_score or label, and if you like
-    subject and species. Rows without any value are skipped. A UserError for missing columns, labels other
-    than 0 and 1, names with a folder in them, names given twice, species that differ only by case or blanks.
+    subject, species and camera. Rows without any value are skipped. A UserError for missing columns, labels other
+    than 0 and 1, names with a folder in them, names given twice, species or cameras that differ only by case or blanks.
     """
     table = read_table(path, [], lines=True)
     lines, table, columns = list(table.index), table.reset_index(drop=True), list(table.columns)
@@ -204,8 +204,9 @@ def read_labels(path: Path) -> pd.DataFrame:
     head = pd.DataFrame({"filename": table[name], "label": [LABELS[v.strip()] for v in table[label]]})
     used = {name, *both, *(find_column(columns, wanted) for wanted in NAME_COLUMNS)}
     rest = table[[c for c in columns if c not in used]].rename(columns={c: to for c, to in ours.items() if c})
-    if "species" in rest:
-        rest["species"] = one_spelling(rest["species"], f"{path}, column species")
+    for column in ("species", "camera"):
+        if column in rest:
+            rest[column] = one_spelling(rest[column], f"{path}, column {column}")
     return pd.concat([head, rest], axis=1)
 
 

@@ -25,6 +25,7 @@ from liveness.base.tables import table_text
 from liveness.frames.embedder import require_embedder
 from liveness.frames.notes import count_notes, with_notes
 from liveness.frames.workers import Failed, run_tasks
+from liveness.sets.cameras import require_cameras
 from liveness.sets.embedding import embed_set
 from liveness.sets.extract import (
     ExtractTask,
@@ -105,6 +106,8 @@ def _prepare(data: Data, folder: Path, strict: bool, version: int) -> None:
     elif not (folder / EMBEDDINGS).is_file():
         require_embedder()  # before the work, not after it
     videos = [path for path in raw.videos if path.name not in left_out]
+    if data.folds.by == "camera" and raw.labels is not None:  # before hours of work, not after
+        require_cameras(raw.labels[~raw.labels["filename"].isin(list(left_out))], "folds.by=camera")
     if raw.unlabelled:
         _warn(f"{len(raw.unlabelled)} videos are not in {raw.label_file} and are left aside: {few(raw.unlabelled)}")
     _note_unread(raw)

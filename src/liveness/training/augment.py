@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from liveness.base.config import Augment, View
-from liveness.frames.contract import resize, to_tensor
+from liveness.frames.contract import resize, to_colour, to_tensor
 
 # Changes of pixels are made at up to this many times the model's resolution (per side): their traces
 # must pass the resize like those of a real video, and full-size frames would take too long.
@@ -64,7 +64,7 @@ class Policy:
         self.steps = _steps(config, size)
         self.rand_augment = None
         if config.rand_augment:
-            grey = tuple(round(255 * value) for value in view.mean)
+            grey = tuple(round(value) for value in to_colour(view.mean, view).tolist())
             hint = {"translate_const": int(size * 0.45), "img_mean": grey}
             self.rand_augment = rand_augment_transform(config.rand_augment, hint)
             for op in self.rand_augment.ops:

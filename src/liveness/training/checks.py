@@ -28,7 +28,8 @@ from liveness.models.device import pick_device
 from liveness.sets.dataset import PreparedSet, load_set, split_set
 from liveness.training import tracking
 from liveness.training.runs import clear_run, describe_run, find_run_weights, lock_run, same_run
-from liveness.training.samples import require_share
+from liveness.training.samples import find_balance, require_share
+from liveness.training.saving import given_seconds
 from liveness.training.start import count_frozen, list_stages
 from liveness.training.task import checkpoint_activations
 
@@ -63,8 +64,10 @@ def check_member(
         return
     pick_device(launch.local_rank())  # a GPU that cannot be used is an error
     tracking.require_tracker(recipe.tracker)
+    given_seconds()
     _require_frames_that_fit(recipe.view, prepared)
     require_share(len(rows), recipe.train, distributed.size())
+    find_balance(recipe, prepared, rows)
     fresh = restart or not (folder / "last.pt").is_file()
     parameters = _check_model(
         json.dumps(to_dict(recipe.model)),

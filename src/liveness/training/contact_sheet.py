@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from liveness.base.config import Recipe
 from liveness.base.errors import UserError
 from liveness.base.files import written_aside
-from liveness.frames.contract import cut_views
+from liveness.frames.contract import cut_views, to_colour
 from liveness.sets.dataset import load_set, read_face, read_frame
 from liveness.training.augment import Policy
 from liveness.training.samples import TrainingFrames
@@ -94,7 +94,7 @@ def to_picture(tensor: torch.Tensor, recipe: Recipe) -> np.ndarray:
     """The tensor (3 x H x W) that the model would see as uint8 RGB (H x W x 3)."""
     mean, std = np.array(recipe.view.mean), np.array(recipe.view.std)
     values = tensor.numpy().transpose(1, 2, 0) * std + mean
-    return np.clip(255 * values + 0.5, 0, 255).astype(np.uint8)
+    return np.clip(to_colour(values, recipe.view) + 0.5, 0, 255).astype(np.uint8)
 
 
 def arrange_tiles(tiles: list[list[Tile]], title: str) -> Image.Image:

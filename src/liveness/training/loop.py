@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from liveness.base.config import Train
 from liveness.base.errors import UserError
 from liveness.base.files import written_aside
 from liveness.models.device import half_type
+from liveness.training.arrivals import Arrivals
 from liveness.training.schedule import ema_decay, learning_rate
 from liveness.training.task import Share, Task
 
@@ -125,9 +126,21 @@ def _make_optimizer(network: nn.Module, config: Train, lr: float) -> torch.optim
     )
 
 
-def save(state: State, path: Path) -> None:
+def count_bytes(state: State) -> int:
+    """The size of last.pt, from the tensors that go into it; AdamW has two numbers a parameter, also before a step."""
+    kept: list[Mapping[str, Any]] = [state.model.state_dict(), state.ema.state_dict() if state.ema is not None else {}]
+    if state.task.config.select == "logloss":
+        kept.append(state.model.state_dict())
+    kept += [part for part in state.task.state_dict().values() if isinstance(part, Mapping)]
+    sizes = [value.nbytes for part in kept for value in part.values() if isinstance(value, torch.Tensor)]
+    return sum(sizes) + 2 * sum(parameter.nbytes for parameter in state.parameters() if parameter.requires_grad)
+
+
+def save(state: State, path: Path, through: Callable[[BinaryIO], Any] = lambda file: file) -> None:
     """Write last.pt: all that resume needs, whole or not at all. For rank 0: the ranks' states are
-    equal after a step."""
+    equal after a step.
+
+    through: what the bytes go through on their way to the file."""
     require_finite(state)
     content = {
         "step": state.step,
@@ -143,8 +156,8 @@ def save(state: State, path: Path) -> None:
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
     }
-    with written_aside(path) as side:
-        torch.save(content, side)
+    with written_aside(path) as side, open(side, "wb") as file:
+        torch.save(content, through(file))
 
 
 def require_finite(state: State) -> None:
@@ -158,23 +171,25 @@ def require_finite(state: State) -> None:
             )
 
 
-def _require_finite_loss(losses: torch.Tensor, step: int) -> None:
-    if not torch.isfinite(losses[0]):
-        raise UserError(
-            f"the loss is not finite in step {step}; train.clip_grad=1, a lower train.lr or train.amp=false may "
-            "help; last.pt keeps what was saved before"
-        )
+def resume(state: State, path: Path, note: Callable[[str], None] = lambda _: None) -> None:
+    """Continue from last.pt, in place: networks, moving average, optimiser, scaler, then the position.
 
-
-def resume(state: State, path: Path) -> None:
-    """Continue from last.pt, in place: networks, moving average, optimiser, scaler, then the position."""
-    content = torch.load(path, map_location=state.device, weights_only=True)
+    note: gets a line where this hardware needs what the one before had not.
+    """
+    # Not onto the device: beside the state that is there already it would take its room a second time.
+    content = torch.load(path, map_location="cpu", weights_only=True)
     state.model.load_state_dict(content["model"])
     state.task.load_state_dict(content.get("task", {}))
     if state.ema is not None:
         state.ema.load_state_dict(content["ema"])
     state.optimizer.load_state_dict(content["optimizer"])
-    state.scaler.load_state_dict(content["scaler"])
+    if state.scaler.is_enabled() and not content["scaler"]:
+        note(
+            "so far this training needed no loss scaling (bf16 or float32); here it computes in fp16 and begins with "
+            f"torch's own scale, {state.scaler.get_scale():g}; steps that overflow are left out while it settles"
+        )
+    else:
+        state.scaler.load_state_dict(content["scaler"])
     state.step, state.history, state.best = content["step"], content["history"], content["best"]
     state.unjudged = content.get("unjudged")
     state.loss, state.samples = content["loss"], content["samples"]
@@ -221,7 +236,7 @@ def _run_epoch(state: State, networks: _Networks, stream: _Stream, stopping: Cal
     started, lr = time.monotonic(), 0.0
     shown = started
     losses = torch.tensor([state.loss, state.samples], dtype=torch.float64, device=state.device)
-    before, pending = state.samples, losses
+    arrivals, before = Arrivals(state.device), state.samples
     end = (state.epoch + 1) * steps
     show = distributed.rank() == 0 and sys.stderr.isatty()
     title = f"epoch {state.epoch + 1}/{config.epochs}"
@@ -230,36 +245,36 @@ def _run_epoch(state: State, networks: _Networks, stream: _Stream, stopping: Cal
     with tqdm(total=end - state.step, desc=title, unit="step", disable=not show, leave=False) as bar:
         while state.step < end:
             lr = learning_rate(config, state.step, steps, state.lr)
-            sums = run_step(state, networks, stream, lr)
-            # One step late: asking at once would make the GPU wait for this process after every step.
-            _require_finite_loss(pending, state.step - 1)
-            pending = sums
-            losses += sums
+            losses += run_step(state, networks, stream, lr)
+            arrivals.send(losses, state.step)
+            arrivals.require_finite()
             bar.update()
-            if show and time.monotonic() - shown > 0.5:  # reading the loss waits for the step
+            if show and time.monotonic() - shown > 0.5:
                 shown = time.monotonic()
-                bar.set_postfix(_gauges(losses, lr, state.device))
+                bar.set_postfix(_gauges(arrivals, lr, state.device))
             if state.step < end and stopping():
-                state.loss, state.samples = losses[0].item(), int(losses[1].item())
+                arrivals.require_finite(late=0)
+                state.loss, state.samples = arrivals.loss, arrivals.samples
                 return None
-    _require_finite_loss(pending, state.step)
+    arrivals.require_finite(late=0)
     require_finite(state)
-    seen = losses[1].item() - before
     state.loss, state.samples = 0.0, 0
     seconds = time.monotonic() - started
     return {
         "epoch": state.epoch,
         "step": state.step,
         "lr": lr,
-        "train_loss": (losses[0] / losses[1]).item(),
+        "train_loss": arrivals.loss / arrivals.samples,
         "seconds": round(seconds, 1),
-        "images_per_second": round(seen / seconds, 1),
+        "images_per_second": round((arrivals.samples - before) / seconds, 1),
     }
 
 
-def _gauges(losses: torch.Tensor, lr: float, device: torch.device) -> dict[str, str]:
+def _gauges(arrivals: Arrivals, lr: float, device: torch.device) -> dict[str, str]:
     """What the bar shows beside its rate and the time left."""
-    gauges = {"loss": f"{(losses[0] / losses[1]).item():.3f}", "lr": f"{lr:.1e}"}
+    gauges = {"lr": f"{lr:.1e}"}
+    if arrivals.samples:
+        gauges = {"loss": f"{arrivals.loss / arrivals.samples:.3f}"} | gauges
     if device.type == "cuda":
         most = torch.cuda.max_memory_allocated(device)
     else:
@@ -278,7 +293,7 @@ def run_step(state: State, networks: _Networks, stream: _Stream, lr: float) -> t
     while not last:
         share, batch = next(stream)
         loss = _forward_backward(state, networks, share, batch)
-        losses += torch.stack([loss.sum(), loss.new_tensor(len(loss))])
+        losses += torch.stack([loss.sum(), loss.new_full((), len(loss))])  # a fill, not a copy from here
         last = share.last
     _apply(state, lr)
     state.task.after_step()

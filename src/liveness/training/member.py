@@ -42,7 +42,8 @@ from liveness.sets.decoded import DecodedFrames, open_decoded
 from liveness.training import loop, lr_finder, passing, tracking
 from liveness.training.augment import Policy
 from liveness.training.runs import describe_run, drop_state, find_run_weights, same_run
-from liveness.training.samples import TrainingFrames
+from liveness.training.samples import TrainingFrames, find_balance
+from liveness.training.saving import Saver
 from liveness.training.start import Start, list_provenance
 from liveness.training.task import Supervised, Task
 
@@ -73,14 +74,12 @@ class Run:
     state: loop.State
     videos: HeldOutVideos  # of the fold that is held out
     log: tracking.Log
+    saver: Saver
     trained_on: list[str]  # videos
     asked: Asked = lambda: False
+    unasked: float = 0.0  # time.monotonic() when no stop had been asked for yet
     oof: pd.DataFrame | None = None  # the held-out fold's scores
     oof_epoch: int = 0  # by the weights of which epoch
-
-    @property
-    def last(self) -> Path:
-        return self.folder / "last.pt"
 
 
 def never() -> Asked:
@@ -115,9 +114,11 @@ def train_member(
         if distributed.rank() == 0:  # not before: a start that failed must not claim the folder
             write_text(folder / "config.json", json.dumps(described, indent=1, sort_keys=True) + "\n")
         videos = HeldOutVideos(prepared, held_out, recipe.view, decoded)
-        run = Run(recipe, prepared, described, folder, state, videos, log, sorted(set(rows.filename)))
+        saver = Saver(state, folder / "last.pt")
+        run = Run(recipe, prepared, described, folder, state, videos, log, saver, sorted(set(rows.filename)))
         _say(f"{name_run(described)}: {_summary(run, rows)}")
-        run.asked = listen()
+        run.saver.begin(_say, _whisper)
+        run.asked, run.unasked = listen(), time.monotonic()
         if not _train(run):
             return Outcome(True, find_run_weights(described), state.epoch, {})
         return _complete(run)
@@ -197,7 +198,7 @@ def make_task(
     np.random.seed(seed)
     torch.manual_seed(seed)
     frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), seed, decoded)
-    return Supervised(recipe, build(recipe.model, recipe.view.size), frames)
+    return Supervised(recipe, build(recipe.model, recipe.view.size), frames, find_balance(recipe, prepared, rows))
 
 
 def start_or_resume(task: Task, start: Start, device: torch.device, last: Path) -> loop.State:
@@ -210,7 +211,7 @@ def start_or_resume(task: Task, start: Start, device: torch.device, last: Path) 
         lr = lr_finder.choose_lr(task, device, last.parent) if fresh else loop.saved_lr(last)
     state = loop.start_state(task, device, lr)
     if not fresh:
-        loop.resume(state, last)
+        loop.resume(state, last, _whisper)
     return state
 
 
@@ -233,7 +234,7 @@ def _train(run: Run) -> bool:
     """Train to the end; False where the training was asked to stop, with its state saved by rank 0."""
     state = run.state
     try:
-        finished = loop.run_epochs(state, lambda row: _judge_epoch(run, row), lambda: _stop_now(run.asked))
+        finished = loop.run_epochs(state, lambda row: _judge_epoch(run, row), lambda: _stop_now(run))
     except Stopped:
         finished = False
     except torch.OutOfMemoryError:
@@ -246,16 +247,30 @@ def _train(run: Run) -> bool:
             raise UserError("another process of this training is gone; last.pt keeps the last whole epoch") from error
         raise
     if not finished:
-        loop.save(state, run.last)
-        epoch = state.epoch if state.unjudged else state.epoch + 1
-        _say(f"stopped in epoch {epoch} after step {state.step}; the same command continues")
+        _leave(run)
+        distributed.tell(distributed.LEFT)  # the others need not wait any longer
     return finished
+
+
+def _leave(run: Run) -> None:
+    """Save the step after which the training was asked to stop, or say why the last whole epoch has to do."""
+    state, saver = run.state, run.saver
+    epoch = state.epoch if state.unjudged else state.epoch + 1
+    stopped = f"stopped in epoch {epoch} after step {state.step}"
+    if saver.save_in_time(run.unasked):
+        _say(f"{stopped}; the same command continues")
+        return
+    kept = f"last.pt keeps epoch {len(state.history)}" if state.history else "no epoch was whole yet"
+    _say(
+        f"{stopped}, which could not be saved in time ({saver.of_whom} gives {saver.given:.0f} s, saving takes about "
+        f"{saver.seconds:.1f} s): {kept}; the same command continues from there"
+    )
 
 
 def _judge_epoch(run: Run, row: dict[str, Any]) -> None:
     """Score the held-out fold after an epoch, complete its row of metrics.csv, and save."""
     recipe, state = run.recipe, run.state
-    stopping = lambda: _stop_now(run.asked)  # noqa: E731
+    stopping = lambda: _stop_now(run)  # noqa: E731
     run.oof = score_held_out(state.best_guess, state.device, run.videos, run.prepared, recipe, stopping)
     run.oof_epoch = row["epoch"]
     row.update(_figures(run.oof, recipe))
@@ -265,26 +280,29 @@ def _judge_epoch(run: Run, row: dict[str, Any]) -> None:
         f"{row['logloss']:.4f}  EER {100 * row['eer']:.1f} %  AUC {row['auc']:.3f}  ({row['seconds']:.0f} s)"
     )
     if distributed.rank() == 0:
-        loop.save(state, run.last)
+        run.saver.save()
         _write_table(run.folder / "metrics.csv", pd.DataFrame(state.history))
         run.log(row)
 
 
-def _stop_now(asked: Asked) -> bool:
+def _stop_now(run: Run) -> bool:
     """Whether to save and leave: rank 0 does when it or any other rank was asked.
 
     A spot instance is told alone that it has to go; where rank 0 runs on another, it hears it here.
     """
-    here = asked()
+    now, here = time.monotonic(), run.asked()
     if here:
-        distributed.tell("stop")
-    return distributed.rank() == 0 and (here or distributed.told("stop"))
+        distributed.tell(distributed.STOP)
+    if distributed.rank() == 0 and (here or distributed.told(distributed.STOP)):
+        return True
+    run.unasked = now
+    return False
 
 
 def _stop_was_told() -> bool:
     """Whether the training was asked to stop; False where the store is gone with rank 0's node."""
     try:
-        return distributed.told("stop")
+        return distributed.told(distributed.STOP)
     except RuntimeError:
         return False
 

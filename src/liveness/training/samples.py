@@ -13,15 +13,16 @@ import pandas as pd
 import torch
 
 from liveness.base import distributed
-from liveness.base.config import Train
+from liveness.base.config import Recipe, Train
 from liveness.base.errors import UserError
+from liveness.base.names import few
 from liveness.frames.contract import cut
-from liveness.sets.dataset import read_face, read_frame
+from liveness.sets.dataset import PreparedSet, read_face, read_frame
 from liveness.sets.decoded import DecodedFrames
 from liveness.training import passing
 from liveness.training.augment import Policy, derive_seed
 
-Key = tuple[int, int]  # (epoch, index) of a sample
+Key = tuple[int, int]  # (epoch, index) of a sample; index + n, index + 2n, … are further draws of it in that epoch
 
 
 class TrainingFrames:
@@ -40,7 +41,7 @@ class TrainingFrames:
     def __getitem__(self, key: Key) -> tuple[torch.Tensor, float]:
         epoch, index = key
         seed = derive_seed(self.seed, epoch, index)
-        sample = self._sample(index, seed)
+        sample = self._sample(index % len(self), seed)
         partner = self.partner(key)
         if partner is None:
             return sample
@@ -63,12 +64,67 @@ class TrainingFrames:
         return tensor, float(label)
 
 
-def batches(n: int, batch: int, seed: int, epoch: int) -> Iterator[list[int]]:
-    """The global batches of one epoch: a seeded permutation of 0..n-1, the rest left out.
+class CameraBalance:
+    """Draws samples so that each camera, and of each camera each class, has an equal part of an epoch.
+
+    The camera is drawn first, then the class, half and half (of a camera of one class always that one), then the
+    sample: none of a camera and class comes again before all of them have come. Cameras are drawn in rounds of all of
+    them, a camera's classes in pairs, so that the parts are equal within one, not on average.
+    """
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        """rows: label and camera of each sample."""
+        self.n = len(rows)
+        labels, cameras = rows["label"].to_numpy(dtype=int), rows["camera"].to_numpy(dtype=str)
+        self.cells = [
+            [cell for label in (0, 1) if len(cell := np.flatnonzero((cameras == camera) & (labels == label)))]
+            for camera in sorted(set(cameras))
+        ]
+        shares = [labels[np.concatenate(cells)].mean() if len(cells) == 1 else 0.5 for cells in self.cells]
+        self.live = float(np.mean(shares))  # share of live samples among those drawn
+
+    def draw(self, seed: int, epoch: int) -> np.ndarray:
+        """The order of an epoch: as many keys' indices as there are samples, a function of (seed, epoch) alone."""
+        rng, rounds = np.random.default_rng([seed, epoch, 1]), -(-self.n // len(self.cells))
+        cameras = rng.permuted(np.tile(np.arange(len(self.cells)), (rounds, 1)), axis=1).ravel()[: self.n]
+        order = np.empty(self.n, dtype=np.int64)
+        for camera, cells in enumerate(self.cells):
+            places = np.flatnonzero(cameras == camera)
+            pairs = np.tile(np.arange(len(cells)), (-(-len(places) // len(cells)), 1))
+            classes = rng.permuted(pairs, axis=1).ravel()[: len(places)]
+            for number, cell in enumerate(cells):
+                mine = places[classes == number]
+                times = np.arange(-(-len(mine) // len(cell)))
+                drawn = rng.permuted(np.tile(cell, (len(times), 1)), axis=1) + self.n * times[:, None]
+                order[mine] = drawn.ravel()[: len(mine)]
+        return order
+
+
+def find_balance(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> CameraBalance | None:
+    """How the recipe draws from the frames ``rows``; None: each once an epoch. A UserError without their cameras."""
+    if recipe.train.balance == "none":
+        return None
+    where = f"data/{prepared.name}: train.balance={recipe.train.balance}"
+    if "camera" not in rows:
+        raise UserError(
+            f"{where}: folds.csv has no column camera; with one in the label file deal the folds anew: "
+            f"python -m liveness.make_folds {prepared.name} --force"
+        )
+    without = rows["filename"][rows["camera"] == ""].unique()
+    if len(without):
+        raise UserError(
+            f"{where}: {len(without)} videos have no camera: {few(list(without), 3)}; name it in the label file's "
+            "column camera, then prepare the set again"
+        )
+    return CameraBalance(rows)
+
+
+def batches(n: int, batch: int, seed: int, epoch: int, balance: CameraBalance | None = None) -> Iterator[list[int]]:
+    """The global batches of one epoch: a seeded permutation of 0..n-1, or what ``balance`` draws, the rest left out.
 
     A set smaller than a batch is one batch.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(n)
+    order = balance.draw(seed, epoch) if balance else np.random.default_rng([seed, epoch]).permutation(n)
     batch = min(batch, n)
     for start in range(0, n - batch + 1, batch):
         yield order[start : start + batch].tolist()
@@ -94,13 +150,13 @@ def require_share(n: int, config: Train, world: int) -> None:
         raise UserError(f"a global batch of {min(config.batch, n)} cannot be dealt to {world} processes; lower NGPU")
 
 
-def plan_shares(n: int, config: Train, first_step: int) -> list[Share]:
+def plan_shares(n: int, config: Train, first_step: int, balance: CameraBalance | None = None) -> list[Share]:
     """This rank's shares of all steps from ``first_step`` to the end of training, in order."""
     rank, world = distributed.rank(), distributed.size()
     require_share(n, config, world)
     plan, step = [], 0
     for epoch in range(config.epochs):
-        for batch in batches(n, config.batch, config.seed, epoch):
+        for batch in batches(n, config.batch, config.seed, epoch, balance):
             step += 1
             if step <= first_step:
                 continue

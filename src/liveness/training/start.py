@@ -206,8 +206,8 @@ class FineTuning:
         if self.config.l2_sp:
             for name, parameter in parameters.items():
                 if parameter.grad is not None:
-                    first = self.first[name].to(parameter.device)
-                    parameter.grad.add_(parameter.detach() - first, alpha=self.config.l2_sp)
+                    self.first[name] = self.first[name].to(parameter.device)  # once: a copy at each step would stall it
+                    parameter.grad.add_(parameter.detach() - self.first[name], alpha=self.config.l2_sp)
 
     @torch.no_grad()
     def interpolate(self, model: nn.Module) -> None:

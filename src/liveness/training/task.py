@@ -22,11 +22,19 @@ from torch import nn
 
 from liveness.base.config import Recipe, Train
 from liveness.base.errors import UserError
-from liveness.models.device import autocast
+from liveness.models.device import autocast, to_device
 from liveness.models.drop_path import replace_drop_path
 from liveness.models.losses import class_weights, sample_losses
 from liveness.training.augment import derive_seed
-from liveness.training.samples import Key, Share, TrainingFrames, count_steps, load_batches, plan_shares
+from liveness.training.samples import (
+    CameraBalance,
+    Key,
+    Share,
+    TrainingFrames,
+    count_steps,
+    load_batches,
+    plan_shares,
+)
 from liveness.training.start import FineTuning
 
 
@@ -95,7 +103,7 @@ class Task(ABC):
     def seed_draws(self, keys: list[Key], device: torch.device) -> None:
         """Before a forward pass of these samples: drop path and dropout draw from their seeds."""
         seeds = [derive_seed(self.config.seed, *key) for key in keys]
-        tensor = torch.tensor(seeds, dtype=torch.int64, device=device)
+        tensor = to_device(torch.tensor(seeds, dtype=torch.int64), device)
         for shared in self._drop_path:
             shared["seeds"] = tensor
         torch.manual_seed(seeds[0])  # for dropout in models that have it
@@ -104,13 +112,17 @@ class Task(ABC):
 class Supervised(Task):
     """Labelled frames, and the recipe's loss between their labels and the model's logits."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, frames: TrainingFrames) -> None:
+    def __init__(
+        self, recipe: Recipe, model: nn.Module, frames: TrainingFrames, balance: CameraBalance | None = None
+    ) -> None:
+        """balance: how samples are drawn, where not each once an epoch."""
         super().__init__(recipe, model)
-        self.frames = frames
+        self.frames, self.balance = frames, balance
         self.class_weights = (1.0, 1.0)  # of attack and of live samples
         if self.config.class_balance:
             # As they are trained on: some of the live samples become attacks.
-            live = (1 - recipe.augment.attack_rate) * sum(int(row.label) == 1 for row in frames.rows)
+            drawn = balance.live * len(frames) if balance else sum(int(row.label) == 1 for row in frames.rows)
+            live = (1 - recipe.augment.attack_rate) * drawn
             self.class_weights = class_weights(live, len(frames) - live)
 
     @property
@@ -119,7 +131,7 @@ class Supervised(Task):
 
     def stream(self, first_step: int, device: torch.device) -> Iterator[tuple[Share, Any]]:
         """Shares with their (images, labels)."""
-        plan = plan_shares(len(self.frames), self.config, first_step)
+        plan = plan_shares(len(self.frames), self.config, first_step, self.balance)
         return zip(plan, load_batches(self.frames, plan, self.config, device), strict=True)
 
     def losses(
@@ -131,8 +143,8 @@ class Supervised(Task):
     ) -> torch.Tensor:
         images, labels = batch
         self.seed_draws(share.keys, device)
-        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-        labels = labels.to(device, torch.float32, non_blocking=True)
+        images = to_device(images, device).contiguous(memory_format=torch.channels_last)
+        labels = to_device(labels, device).float()  # there: changed on the way they would leave the pinned memory
         with autocast(device, self.config.amp):
             logits = networks["model"](images).flatten()
         return sample_losses(logits.float(), labels, self.config, self.class_weights)

@@ -40,9 +40,9 @@
     const attacks = attack.flatMap(([, scores]) => scores).sort((a, b) => a - b);
     const every = [...new Set([...live, ...attacks])].sort((a, b) => a - b);
     const limits = (k, n) => [1 - upper[n][n - k], upper[n][k]];
-    const own = { threshold: Number(panel.dataset.start) };
+    const own = { threshold: Number(panel.dataset.own) };
     const point = (button) => (button.dataset.point === "own" ? own : points[button.dataset.point]);
-    let threshold = own.threshold;
+    let threshold = Number(panel.dataset.start);
 
     function row(name, errors, total) {
       const [low, high] = limits(errors, total);
@@ -71,6 +71,7 @@
         `${Number(threshold.toPrecision(4))}: ${worst} ${percent(rate)}, BPCER ${percent(missed / live.length)}`);
       mark(passed, missed);
       choose();
+      document.dispatchEvent(new CustomEvent("threshold", { detail: { split: Number(panel.dataset.split), threshold } }));
     }
 
     // Which operating point this is, and how many videos prediction would abstain on with it.
@@ -143,7 +144,8 @@
     show();
   }
 
-  document.querySelectorAll("[data-split]").forEach((panel) => start(panel, splits[panel.dataset.split]));
+  // After the other scripts of the page, which listen.
+  setTimeout(() => document.querySelectorAll("[data-split]").forEach((panel) => start(panel, splits[panel.dataset.split])));
 
   // Paper cannot unfold.
   let closed = [];
