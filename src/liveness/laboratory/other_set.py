@@ -33,7 +33,7 @@ from liveness.prediction.operating import Operating, list_points
 from liveness.prediction.rows import NO_SCORE, SCORED, Row
 from liveness.sets.extract import known_records
 from liveness.sets.folds import digest_of_set
-from liveness.sets.grouping import grouping_of
+from liveness.sets.grouping import read_grouping
 from liveness.sets.labelled import raw_videos, read_conditions, read_labelled
 from liveness.sets.shared_videos import find_shared
 from liveness.training.start import find_seen
@@ -94,7 +94,7 @@ def measure_on(name: str, asked: OtherSet) -> tuple[dict[str, Any], Path]:
         "threshold_source": described.operating.source,
         **_describe_weights(described),
         "origin": origin,
-        "grouping": grouping_of(folder),
+        "grouping": read_grouping(folder),
         **summarise_on(table, points, asked.point),
         "conditions": decisions.measure_conditions(table, conditions),
         "milliseconds": _measure_time(table, device),
@@ -151,9 +151,7 @@ def find_origin(described: EnsembleDescription, folder: Path) -> dict[str, Any]:
     if unknown:
         line = f"not known whether {described.name} was trained on any of these videos: {unknown[0]}"
         return found | {"independent": None, "line": line}
-    return found | {
-        "line": f"no video of {folder.name} is in data/{', data/'.join(names)}, by digest or likeness"
-    }
+    return found | {"line": f"no video of {folder.name} is in data/{', data/'.join(names)}, by digest or likeness"}
 
 
 def _describe_weights(described: EnsembleDescription) -> dict[str, Any]:
