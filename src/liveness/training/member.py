@@ -110,9 +110,9 @@ def train_member(
     with memory_told(recipe), tracking.open_tracker(tracker, folder, described, name_run(described)) as log:
         if distributed.rank() == 0:
             tracking.record_start(folder / "runs.json", described, device, distributed.size())
-        decoded = open_cache(recipe.train, prepared, device)
-        start = Start(recipe, fold, name)
-        state = start_or_resume(make_task(recipe, prepared, rows, decoded), start, device, folder / "last.pt")
+        start, task = Start(recipe, fold, name), make_task(recipe, prepared, rows)
+        state = start_or_resume(task, start, device, folder / "last.pt")
+        decoded = task.frames.decoded = open_cache(recipe.train, prepared, device, loop.count_bytes(state))
         if distributed.rank() == 0:  # not before: a start that failed must not claim the folder
             write_text(folder / "config.json", json.dumps(described, indent=1, sort_keys=True) + "\n")
         videos = HeldOutVideos(prepared, held_out, recipe.view, decoded)
@@ -177,30 +177,30 @@ def memory_told(recipe: Recipe) -> Iterator[None]:
         ) from error
 
 
-def open_cache(config: Train, prepared: PreparedSet, device: torch.device) -> DecodedFrames | None:
-    """The decoded frames of the set, as far as ``train.cache_gib`` says; None where there are to be none."""
+def open_cache(config: Train, prepared: PreparedSet, device: torch.device, state: int) -> DecodedFrames | None:
+    """The decoded frames of the set, as far as ``train.cache_gib`` says; None where there are to be none.
+
+    state: bytes of last.pt. Room for two (one is written beside the other) and for the member stays free."""
     gib = config.cache_gib if config.cache_gib >= 0 else GPU_CACHE_GIB if device.type == "cuda" else 0.0
     if not gib:
         return None
     names = [frame_file(row) for row in prepared.frames.itertuples(index=False)]
-    decoded = open_decoded(prepared.folder, names, gib * (1 << 30))
+    decoded = open_decoded(prepared.folder, names, gib * (1 << 30), 2.5 * state)
     if len(decoded) < len(names):
         _whisper(
             f"{len(decoded)} of {len(names)} frames are kept decoded in {show_path(decoded.path.parent)} "
-            f"(train.cache_gib={gib:g}, half of the free disk); the others are decoded each time"
+            f"(train.cache_gib={gib:g}, half of the free disk, room for last.pt); the others are decoded each time"
         )
     return decoded
 
 
-def make_task(
-    recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame, decoded: DecodedFrames | None = None
-) -> Supervised:
+def make_task(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> Supervised:
     """What is learned from the frames ``rows``. The model has its first random weights, equal on every rank."""
     seed = recipe.train.seed
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), seed, decoded)
+    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), seed)
     return Supervised(recipe, build(recipe.model, recipe.view.size), frames, find_balance(recipe, prepared, rows))
 
 
