@@ -20,7 +20,7 @@ from liveness.base import compose
 from liveness.base.compose import load_ensemble
 from liveness.base.errors import UserError
 from liveness.evaluation import decisions
-from liveness.laboratory.other_set import find_origin
+from liveness.laboratory.other_set import _compare, find_origin
 from liveness.prediction.engine import read_ensemble
 from liveness.prediction.folder import score_videos
 
@@ -283,3 +283,17 @@ def test_errors_by_condition_add_up_to_all_videos():
         assert sum(row["live"] + row["attack"] for row in rows) == count
     assert [row["part"] for row in found["camera"]] == ["x", "y", "not known"]
     assert [row["part"] for row in found["face_width"]] == ["not known"]
+
+
+def test_a_comparison_that_the_scores_do_not_allow_costs_no_evaluation(root, capsys):
+    _, found = read(root)
+    earlier = root / "earlier.json"
+    for video in found["videos"]:
+        video["score"] = video["score"] if video["label"] else None
+    earlier.write_text(json.dumps(found))
+    with pytest.raises(UserError, match="not of both classes any with a score there"):
+        evaluate.main(["pair", "--on", "away", "--against", str(earlier)])
+    table = pd.DataFrame(found["videos"]).assign(score=np.nan)
+    for video in found["videos"]:
+        video["score"] = 0.5
+    assert _compare(found, table, earlier) is None and "too few videos have a score now" in capsys.readouterr().err

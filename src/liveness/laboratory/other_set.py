@@ -277,7 +277,11 @@ def _read_earlier(path: Path, on: str, videos: pd.DataFrame) -> dict[str, Any]:
     """An earlier on_<set>.json; a UserError unless it is of this set and shares videos of both classes with it."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        there = {row["filename"]: int(row["label"]) for row in found["videos"] if {"score", "decision"} <= set(row)}
+        found["videos"] = [row for row in found["videos"] if {"score", "decision"} <= set(row)]
+        there = {row["filename"]: int(row["label"]) for row in found["videos"]}
+        scored = {row["filename"] for row in found["videos"] if row["score"] is not None and 0 <= row["score"] <= 1}
+        if len(there) < len(found["videos"]):
+            raise ValueError("a video is there twice")
         names = found["ensemble"], found["on"], found["point"], found["on_sha256"]
     except OSError as error:
         raise UserError(f"--against {path}: cannot be read ({error.strerror})") from error
@@ -291,19 +295,26 @@ def _read_earlier(path: Path, on: str, videos: pd.DataFrame) -> dict[str, Any]:
     other = [row.filename for row in both.itertuples() if there[row.filename] != row.label]
     if other:
         raise UserError(f"--against {path}: has another label for {other[0]}; evaluate that ensemble on {on} again")
-    if both["label"].nunique() < 2:
-        raise UserError(f"--against {path}: {len(both)} videos in common, not of both classes; nothing to compare")
+    if both["label"][both["filename"].isin(scored)].nunique() < 2:
+        raise UserError(
+            f"--against {path}: {len(both)} videos in common, and not of both classes any with a score there; nothing "
+            "to compare"
+        )
     return found
 
 
-def _compare(earlier: dict[str, Any], table: pd.DataFrame, path: Path) -> dict[str, Any]:
-    """This evaluation less the earlier one, paired, over the videos of both."""
+def _compare(earlier: dict[str, Any], table: pd.DataFrame, path: Path) -> dict[str, Any] | None:
+    """This evaluation less the earlier one, paired, over the videos of both; None, with a warning, where those that
+    have a score in both are not of both classes."""
     before = pd.DataFrame(earlier["videos"]).set_index("filename")
     mine = table[table["filename"].isin(before.index)].set_index("filename")
     before = before.loc[mine.index].assign(group=mine["group"])
     before["score"] = pd.to_numeric(before["score"])
-    (row,) = report.compare_ways(before.reset_index(), {"this": mine["score"]})
     both = before["score"].notna() & mine["score"].notna()
+    if before["label"][both].nunique() < 2:
+        print(f"warning: --against {path}: too few videos have a score now to be compared", file=sys.stderr, flush=True)
+        return None
+    (row,) = report.compare_ways(before.reset_index(), {"this": mine["score"]})
     return {
         "file": show_path(path),
         "ensemble": earlier["ensemble"],
