@@ -26,15 +26,15 @@ for tool in shellcheck ruff lint-imports mypy pytest; do
 done
 
 cd "$CODE"
-shellcheck -- *.sh scripts/*.sh .ci/run
-ruff check .
-ruff format --check .
-lint-imports --no-cache --no-logo
-# mypy takes a core for most of a minute, so it runs beside the tests; what it finds is told at the end.
+# mypy takes a core for most of a minute, so it runs beside everything else; what it finds is told at the end.
 types=$(mktemp)
 mypy --no-error-summary >"$types" 2>&1 &
 mypy=$!
 trap 'kill "$mypy" 2>/dev/null || true; rm -f "$types"' EXIT
+shellcheck -- *.sh scripts/*.sh .ci/run
+ruff check .
+ruff format --check .
+lint-imports --no-cache --no-logo
 # A stray setting of the caller must not decide what the tests see.
 unset LIVENESS_ROOT DATA ENSEMBLE NGPU NNODES NODE_RANK MASTER_ADDR DRY_RUN
 # The tests of a file stay together in one process, since they share what they make. One process more than there are

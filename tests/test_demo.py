@@ -94,7 +94,9 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     assert demo(tmp_path, "--clips", "0").returncode == 2
 
 
-@pytest.mark.parametrize("species", ["live", "print", "replay"])
+@pytest.mark.parametrize(
+    "species", ["replay", *(pytest.param(name, marks=pytest.mark.full) for name in ("live", "print"))]
+)
 def test_equal_arguments_give_equal_bytes(tmp_path: Path, species: str) -> None:
     paths = []
     make_clip(Clip(str(tmp_path / "other.mp4"), 6, 2, "live", False, 0))

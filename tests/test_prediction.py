@@ -100,6 +100,7 @@ def test_a_folder_of_videos_becomes_a_submission(run_driver, workspace, clips, m
     assert "load time" in done.stdout and "prediction time" in done.stdout
 
 
+@pytest.mark.full
 def test_without_arguments_data_becomes_result_and_prepared_sets_are_not_scored(run_driver, workspace, clips, members):
     shutil.copytree(clips, workspace / "data")
     prepared = workspace / "data" / "train"

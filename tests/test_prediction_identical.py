@@ -170,6 +170,7 @@ def test_calibrated_scores_are_blended_and_decided(workspace, clips, members):
         assert row.decision == ("live" if row.score >= 0.6 else "attack" if row.score <= 0.4 else "abstain")
 
 
+@pytest.mark.full
 def test_two_processes_give_the_bytes_of_one(run_driver, workspace, clips, members):
     (clips[0].parent / "broken.mp4").write_bytes(b"no video")
     one, two = ["--members", "convnext_xlarge:0", "convnext_large:1"], {"NGPU": "2", "OMP_NUM_THREADS": None}
