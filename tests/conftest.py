@@ -13,8 +13,8 @@ from liveness.base.files import CODE
 
 # Files that take longest, so that none of them is left to a single worker at the end.
 FIRST = ("pipeline", "prediction_resume", "walks", "notebooks", "prepare", "training", "container", "training_options",
-         "prediction", "prediction_identical", "video_reference", "report", "search", "shift", "training_checks", "demo",
-         "thresholds", "intervals", "soup", "other_set", "dataset_page")  # fmt: skip
+         "prediction", "prediction_identical", "video_reference", "report", "search", "shift", "training_checks",
+         "demo", "thresholds", "intervals", "soup", "other_set", "dataset_page")  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
