@@ -19,6 +19,8 @@ from liveness.base.errors import UserError
 from liveness.base.files import CODE
 from liveness.laboratory import shift_figures as figures
 
+pytestmark = pytest.mark.full  # its fixtures train, which takes longer than all tests of figures
+
 NARROW = ["model.kwargs.depths=[1,1,1,1]", "model.kwargs.dims=[8,16,16,16]", "model.pretrained=", "model.drop_path=0"]
 SHORT = ["view.size=32", "train.epochs=1", "train.batch=8", "train.workers=0", "train.lr=3e-2", "augment=none"]
 SOME = ["jpeg", "noise", "shorten", "print"]

@@ -27,6 +27,8 @@ from liveness.members.weights import describe_member, save_member
 from liveness.prediction.engine import load_members, score_paths
 from liveness.training.member import train_member
 
+pytestmark = pytest.mark.full  # its fixtures train, which takes longer than all tests of figures
+
 NARROW = [
     "model.kwargs.depths=[1,1,1,1]",
     "model.kwargs.dims=[8,16,16,16]",
