@@ -104,7 +104,7 @@ def test_too_few_folds_and_a_seen_start_are_refused(root):
 
 
 def test_a_trial_is_a_training_that_never_saw_the_outer_fold(root):
-    """Its figure is that of a member of a set without the outer fold's videos, whose frames are not there to be read."""
+    """Its figure is that of a member of a set without the outer fold's videos; their frames are not there."""
     from liveness.training.member import train_member
 
     recipe = load_recipe("convnext_xlarge", [*NARROW, "train.lr=1e-2", "train.epochs=2"])

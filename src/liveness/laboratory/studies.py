@@ -36,7 +36,7 @@ def require_optuna() -> None:
     try:
         import optuna
     except ModuleNotFoundError as error:
-        raise UserError('tune: the package optuna is missing; install: pip install "liveness[tune]"') from error
+        raise UserError('tune: the package optuna is missing; install: pip install "optuna>=5,<6"') from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
