@@ -18,13 +18,13 @@ from liveness.evaluation.report_text import verdict
 
 def render_comparison(found: dict[str, Any]) -> str:
     """What is printed: a table of costs, a table of errors, what to know before using them."""
-    rows, first = _in_order(found), found["rows"][0]["name"]
+    rows = _in_order(found)
     costs = [("row", "model", "start", "M parameters", "GFLOPs", "ms a video", "of it network")]
     for row in rows:
         ms = (plain(row["milliseconds"], 1), plain(row["milliseconds_network"], 1))
-        size = (f"{row['parameters'] / 1e6:.2f}", f"{row['gflops']:.2f}")
+        size = (f"{row['parameters'] / 1e6:.2f}", f"{row['gflops']:.3g}")
         costs.append((_title(row), f"{row['model']}, {row['size']} px", _start(row), *size, *ms))
-    errors = [("row", "log loss", "95 % interval", "EER", "95 % interval", f"log loss against {first}")]
+    errors = [("row", "log loss", "95 % interval", "EER", "95 % interval", "log loss against the first")]
     for row in rows:
         told = _tell(row, "log_loss") if row["against"] else "(first)"
         limits = plain_range(row["log_loss_interval"]), percent(row["eer"]), percent_range(row["eer_interval"])
@@ -43,7 +43,7 @@ def render_markdown(found: dict[str, Any]) -> str:
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in _in_order(found):
         cells = [_title(row), f"`{row['model']}`, {row['size']} px", _start(row)]
-        cells += [f"{row['parameters'] / 1e6:.2f}", f"{row['gflops']:.2f}", plain(row["milliseconds"], 1)]
+        cells += [f"{row['parameters'] / 1e6:.2f}", f"{row['gflops']:.3g}", plain(row["milliseconds"], 1)]
         cells += [plain(row["log_loss"]), plain_range(row["log_loss_interval"])]
         cells += [percent(row["eer"]), percent_range(row["eer_interval"])]
         cells += [_tell(row, "log_loss"), _tell(row, "eer")] if row["against"] else ["(first)", "(first)"]
@@ -56,7 +56,7 @@ def list_remarks(found: dict[str, Any]) -> list[str]:
     """What a reader must know before using a figure."""
     texts = [f"intervals are by {found['by']}; a difference below 0 is better than the first"]
     if few := warn_of_few_groups(found["groups"], "group"):
-        texts.append(f"{counted(found['groups'], 'group')}: {few}")
+        texts.append(f"{few} ({counted(found['groups'], 'group')})")
     if any(row["apart"] for row in found["rows"]):
         texts.append("rows marked * do not start as the others do, so that they do not compare the architectures alone")
     if found["left_out"]:

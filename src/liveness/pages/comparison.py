@@ -47,7 +47,7 @@ def _lay_row(row: dict[str, Any], reach: dict[str, float]) -> dict[str, Any]:
         "start": row["start"],
         "size": row["size"],
         "parameters": f"{row['parameters'] / 1e6:.2f}",
-        "gflops": f"{row['gflops']:.2f}",
+        "gflops": f"{row['gflops']:.3g}",
         "milliseconds": plain(row["milliseconds"], 1),
         "log_loss": plain(row["log_loss"]),
         "log_loss_range": show_range(row["log_loss_interval"]),
@@ -88,6 +88,6 @@ def _draw_errors(rows: list[dict[str, Any]]) -> Markup | None:
     for row in there:
         if None not in row["log_loss_interval"]:
             plot.line([(row["gflops"], bound) for bound in row["log_loss_interval"]], "whisker")
-        told = f"{row['name']}: {row['gflops']:.2f} GFLOPs, log loss {row['log_loss']:.3f}"
+        told = f"{row['name']}: {row['gflops']:.3g} GFLOPs, log loss {row['log_loss']:.3f}"
         plot.dot(row["gflops"], row["log_loss"], "member" if row["apart"] else "point", told, 4)
     return plot.svg(f"Log loss against operations of {len(there)} rows")
