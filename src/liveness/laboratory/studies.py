@@ -139,8 +139,7 @@ def next_trial(study: "Study", planned: int, space: SearchSpace, defaults: dict[
         fail_dead(study)
         trials = study.get_trials(deepcopy=False)
         finished, running = count_finished(trials), [t for t in trials if t.state == TrialState.RUNNING]
-        if finished >= planned or (running and not any(_is_here(trial) for trial in running)
-                                   and finished + len(running) >= planned):  # fmt: skip
+        if finished >= planned or finished + sum(map(_is_elsewhere, running)) >= planned:
             return None
         if finished + len(running) < planned:
             if not trials and defaults:
@@ -175,11 +174,11 @@ def count_finished(trials: list["FrozenTrial"]) -> int:
 
 
 def list_elsewhere(study: "Study") -> list["FrozenTrial"]:
-    """Trials that run on other machines, or that have not said where."""
+    """Trials that run on other machines."""
     from optuna.trial import TrialState
 
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return [trial for trial in running if not _is_here(trial)]
+    return [trial for trial in running if _is_elsewhere(trial)]
 
 
 def give_up(study: "Study", number: int, why: str) -> None:
@@ -242,6 +241,11 @@ def _is_here(trial: "FrozenTrial") -> bool:
     if process is None or process["host"] != here["host"]:
         return False
     return process["boot"] != here["boot"] or process["space"] == here["space"]
+
+
+def _is_elsewhere(trial: "FrozenTrial") -> bool:
+    """Whether a trial has said that it runs where its process cannot be looked up from here."""
+    return "process" in trial.user_attrs and not _is_here(trial)
 
 
 def is_alive(process: dict[str, Any]) -> bool:
