@@ -1,5 +1,6 @@
 """A nested search: what a trial may see, bad input before anything is trained, studies that outlive their processes."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -248,3 +249,28 @@ def test_a_process_is_told_from_another_that_got_its_number():
     child.wait()
     assert not studies.is_alive({**me, "pid": child.pid})
     assert json.loads(json.dumps(me)) == me
+
+
+@pytest.mark.extras
+def test_a_pruner_ends_trials_that_fall_behind_and_hyperband_works_on_the_same_journal(root, monkeypatch):
+    studies.require_optuna()
+    # Values that are told at once, in place of trainings: what is tested is who is ended.
+    losses = {0: [0.5, 0.4, 0.3], 1: [0.9, 0.8, 0.7]}
+
+    def train(recipe, data, fold, report):
+        number = 0 if recipe.train.lr == 1e-2 else 1
+        for epoch, loss in enumerate(losses[number], 1):
+            report(epoch, loss)
+        return losses[number][-1]
+
+    monkeypatch.setattr(tuning, "train_trial", train)
+    for pruner in ("median", "hyperband"):
+        search = plan(LR, trials=4, override=("train.lr=1e-2",))
+        search.space.pruner, search.space.startup_trials = pruner, 1
+        search = dataclasses.replace(search, name=pruner)
+        with at_home(root):
+            found = tuning.run_search(search)
+        assert found[0].best_trial.number == 0 and studies.count_finished(found[0].trials) == 4
+        if pruner == "median":
+            assert count_states(search) == {"COMPLETE": 1, "PRUNED": 3}
+            assert max(found[0].trials[2].intermediate_values) == 2  # the first epoch is never judged

@@ -91,10 +91,11 @@ def _find_first(there: Any, here: Any, key: str = "") -> str:
 def _make_pruner(space: SearchSpace) -> Any:
     from optuna import pruners
 
+    first = space.warmup_epochs + 1  # the first epoch after which a trial may end; epochs are reported from 1
     if space.pruner == "median":
-        return pruners.MedianPruner(n_startup_trials=space.startup_trials, n_warmup_steps=space.warmup_epochs)
+        return pruners.MedianPruner(n_startup_trials=space.startup_trials, n_warmup_steps=first)
     if space.pruner == "hyperband":
-        return pruners.HyperbandPruner(min_resource=max(1, space.warmup_epochs))
+        return pruners.HyperbandPruner(min_resource=first)
     return pruners.NopPruner()
 
 
