@@ -27,7 +27,7 @@ from liveness.base.files import write_json, write_text  # noqa: E402
 from liveness.base.tables import table_text  # noqa: E402
 from liveness.laboratory import day_one  # noqa: E402
 from liveness.members.names import member_name, weights_path  # noqa: E402
-from liveness.members.weights import digests_of  # noqa: E402
+from liveness.members.weights import digest_files  # noqa: E402
 
 POINTS = ("eer", "apcer1", "apcer5")
 
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         learnt = [day_one.learn_decision(table, plan, point) for point in POINTS]
         paths = {member_name(m.recipe, m.fold): weights_path(ensemble.data, m.recipe, m.fold) for m in ensemble.members}
         about = day_one.describe_decision(learnt, plan.weights, table)
-        write_json(args.operating, {**about, "weights_sha256": digests_of(paths)}, sort_keys=True)
+        write_json(args.operating, {**about, "weights_sha256": digest_files(paths)}, sort_keys=True)
     return 0
 
 

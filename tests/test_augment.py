@@ -14,7 +14,7 @@ from liveness.base.errors import UserError
 from liveness.frames.contract import resize, to_tensor
 from liveness.frames.video import jpeg_encode
 from liveness.simulation.recompress import reencode
-from liveness.training.augment import Policy, seed_of, seeded
+from liveness.training.augment import Policy, derive_seed, seeded
 from liveness.training.samples import TrainingFrames, batches
 
 VIEW = View(size=48)
@@ -121,6 +121,17 @@ def test_every_option_works_and_keeps_the_picture_recognisable(change):
     if not {"hflip", "vflip", "crop_scale"} & set(change):
         for draw in draws:
             assert np.corrcoef(draw.flatten(), plain.flatten())[0, 1] > 0.6
+
+
+def test_an_erased_box_holds_noise_of_a_picture_whatever_a_full_channel_is():
+    view = View(size=64, channels="bgr", white=255.0, mean=[0.0] * 3, std=[1.0] * 3)
+    plain, _ = Policy(Augment(), view)(picture(64, 64), 1, 0)
+    for seed in range(6):
+        tensor, _ = Policy(Augment(erase=1.0), view)(picture(64, 64), 1, seed)
+        changed = (tensor != plain).any(dim=0)
+        box = tensor[:, changed]
+        assert 0.01 < changed.float().mean() < 0.5
+        assert abs(box.mean() - 127.5) < 15 and 50 < box.std() < 80
 
 
 def test_what_was_not_drawn_leaves_the_preprocessing_of_prediction():
@@ -290,7 +301,7 @@ def test_mixup_and_cutmix_together_are_at_most_every_sample():
 
 
 def test_seeds_differ_by_run_epoch_and_sample():
-    assert len({seed_of(s, e, i) for s in range(5) for e in range(5) for i in range(40)}) == 1000
+    assert len({derive_seed(s, e, i) for s in range(5) for e in range(5) for i in range(40)}) == 1000
 
 
 @pytest.mark.parametrize(("n", "batch"), [(10, 3), (7, 7), (5, 16), (100, 1)])

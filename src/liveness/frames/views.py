@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from liveness.base.config import Detector, FramePlan, View, to_dict
-from liveness.base.files import digest_of
+from liveness.base.files import digest_file
 from liveness.frames.contract import cut_scales, finish_views
 from liveness.frames.rules import NEWEST
 
@@ -52,14 +52,14 @@ class VideoViews:
     views: dict[str, np.ndarray] = field(default_factory=dict)
     frames_of: dict[str, list[int]] = field(default_factory=dict)
     milliseconds: float = 0.0
-    state: str = ""  # of the file, as ``state_of`` gives it
+    state: str = ""  # of the file, as ``find_state`` gives it
     measures: dict[str, float] | None = None  # quality.MEASURES, medians; None where nobody asked, or without a face
 
 
 def prepare_task(task: tuple[Path, list[ViewRequest]]) -> VideoViews:
     """``prepare_video`` for a pool of workers. What no one foresaw costs this video, not all others."""
     try:
-        state = state_of(task[0])  # before: what is replaced from here on is told by it
+        state = find_state(task[0])  # before: what is replaced from here on is told by it
         video = prepare_video(*task)
         video.state = state
         return video
@@ -69,10 +69,10 @@ def prepare_task(task: tuple[Path, list[ViewRequest]]) -> VideoViews:
         return VideoViews(task[0], "crashed", " ".join(f"{type(error).__name__}: {error}".split()))
 
 
-def state_of(path: Path) -> str:
+def find_state(path: Path) -> str:
     """What changes when a video is replaced, whatever its time of change says: the digest of its file."""
     try:
-        return digest_of(path) if path.is_file() else "gone"
+        return digest_file(path) if path.is_file() else "gone"
     except OSError:
         return "gone"
 

@@ -166,11 +166,11 @@ def _score_folder(
 ) -> dict[str, Row] | int:
     """Every video's row by file name; or the exit code where this process has nothing more to say."""
     from liveness.prediction.engine import read_ensemble
-    from liveness.prediction.partial import Partial, fingerprint_of
+    from liveness.prediction.partial import Partial, make_fingerprint
 
     described = read_ensemble(ensemble, options.data, options.point)
     _tell_of_what_is_lost(described, options.data or ensemble.data, options.strict)
-    partial = Partial(output, fingerprint_of(described, {}))
+    partial = Partial(output, make_fingerprint(described, {}))
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         with join_ranks():

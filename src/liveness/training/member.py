@@ -41,8 +41,8 @@ from liveness.sets.dataset import HeldOutVideos, PreparedSet, frame_file, list_h
 from liveness.sets.decoded import DecodedFrames, open_decoded
 from liveness.training import loop, lr_finder, passing, tracking
 from liveness.training.augment import Policy
-from liveness.training.runs import describe_run, drop_state, same_run, weights_of
-from liveness.training.samples import TrainingFrames, balance_of
+from liveness.training.runs import describe_run, drop_state, find_run_weights, same_run, tell_changes
+from liveness.training.samples import TrainingFrames, find_balance
 from liveness.training.saving import Saver
 from liveness.training.start import Start, list_provenance
 from liveness.training.task import Supervised, Task
@@ -75,7 +75,7 @@ class Run:
     videos: HeldOutVideos  # of the fold that is held out
     log: tracking.Log
     saver: Saver
-    trained_on: list[str]  # videos
+    trained_on: dict[str, list[str]]  # of list_provenance; taken at the start, as the source may go while this trains
     asked: Asked = lambda: False
     unasked: float = 0.0  # time.monotonic() when no stop had been asked for yet
     oof: pd.DataFrame | None = None  # the held-out fold's scores
@@ -101,26 +101,29 @@ def train_member(
     prepared = load_set(name, recipe.frames, naive)
     rows, held_out = split_set(prepared, fold, recipe.view)
     described = describe_run(recipe, fold, prepared, naive)
-    if same_run(folder, described, weights_of(described)):
+    if same_run(folder, described, find_run_weights(described)):
         return _pass_over(recipe, described, folder)
+    if changes := tell_changes(folder, described):
+        _whisper(changes)
     device = pick_device(launch.local_rank())
     tracker = recipe.tracker if distributed.rank() == 0 else "none"
-    with memory_told(recipe), tracking.open_tracker(tracker, folder, described, title_of(described)) as log:
+    with memory_told(recipe), tracking.open_tracker(tracker, folder, described, name_run(described)) as log:
         if distributed.rank() == 0:
             tracking.record_start(folder / "runs.json", described, device, distributed.size())
-        decoded = open_cache(recipe.train, prepared, device)
-        start = Start(recipe, fold, name)
-        state = start_or_resume(make_task(recipe, prepared, rows, decoded), start, device, folder / "last.pt")
+        start, task = Start(recipe, fold, name), make_task(recipe, prepared, rows)
+        state = start_or_resume(task, start, device, folder / "last.pt")
+        decoded = task.frames.decoded = open_cache(recipe.train, prepared, device, loop.count_bytes(state))
         if distributed.rank() == 0:  # not before: a start that failed must not claim the folder
             write_text(folder / "config.json", json.dumps(described, indent=1, sort_keys=True) + "\n")
         videos = HeldOutVideos(prepared, held_out, recipe.view, decoded)
         saver = Saver(state, folder / "last.pt")
-        run = Run(recipe, prepared, described, folder, state, videos, log, saver, sorted(set(rows.filename)))
-        _say(f"{title_of(described)}: {_summary(run, rows)}")
+        seen = list_provenance(prepared, rows.filename, start.describe()) if distributed.rank() == 0 else {}
+        run = Run(recipe, prepared, described, folder, state, videos, log, saver, seen)
+        _say(f"{name_run(described)}: {_summary(run, rows)}")
         run.saver.begin(_say, _whisper)
         run.asked, run.unasked = listen(), time.monotonic()
         if not _train(run):
-            return Outcome(True, weights_of(described), state.epoch, {})
+            return Outcome(True, find_run_weights(described), state.epoch, {})
         return _complete(run)
 
 
@@ -135,15 +138,15 @@ def _whisper(text: str) -> None:
         print(f"note: {text}", file=sys.stderr, flush=True)
 
 
-def title_of(described: dict[str, Any]) -> str:
+def name_run(described: dict[str, Any]) -> str:
     """What a run is called in lines that people read."""
     return f"{described['recipe']['name']} fold {described['fold']} of {described['data']}"
 
 
 def _pass_over(recipe: Recipe, described: dict[str, Any], folder: Path) -> Outcome:
     """Leave a finished member as it is."""
-    weights = weights_of(described)
-    _say(f"{title_of(described)}: already trained, {weights}")
+    weights = find_run_weights(described)
+    _say(f"{name_run(described)}: already trained, {weights}")
     if distributed.rank() == 0:
         drop_state(recipe, folder)
     about = describe_member(weights)
@@ -174,31 +177,31 @@ def memory_told(recipe: Recipe) -> Iterator[None]:
         ) from error
 
 
-def open_cache(config: Train, prepared: PreparedSet, device: torch.device) -> DecodedFrames | None:
-    """The decoded frames of the set, as far as ``train.cache_gib`` says; None where there are to be none."""
+def open_cache(config: Train, prepared: PreparedSet, device: torch.device, state: int) -> DecodedFrames | None:
+    """The decoded frames of the set, as far as ``train.cache_gib`` says; None where there are to be none.
+
+    state: bytes of last.pt. Room for two (one is written beside the other) and for the member stays free."""
     gib = config.cache_gib if config.cache_gib >= 0 else GPU_CACHE_GIB if device.type == "cuda" else 0.0
     if not gib:
         return None
     names = [frame_file(row) for row in prepared.frames.itertuples(index=False)]
-    decoded = open_decoded(prepared.folder, names, gib * (1 << 30))
+    decoded = open_decoded(prepared.folder, names, gib * (1 << 30), 2.5 * state)
     if len(decoded) < len(names):
         _whisper(
             f"{len(decoded)} of {len(names)} frames are kept decoded in {show_path(decoded.path.parent)} "
-            f"(train.cache_gib={gib:g}, half of the free disk); the others are decoded each time"
+            f"(train.cache_gib={gib:g}, half of the free disk, room for last.pt); the others are decoded each time"
         )
     return decoded
 
 
-def make_task(
-    recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame, decoded: DecodedFrames | None = None
-) -> Supervised:
+def make_task(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> Supervised:
     """What is learned from the frames ``rows``. The model has its first random weights, equal on every rank."""
     seed = recipe.train.seed
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), seed, decoded)
-    return Supervised(recipe, build(recipe.model, recipe.view.size), frames, balance_of(recipe, prepared, rows))
+    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), seed)
+    return Supervised(recipe, build(recipe.model, recipe.view.size), frames, find_balance(recipe, prepared, rows))
 
 
 def start_or_resume(task: Task, start: Start, device: torch.device, last: Path) -> loop.State:
@@ -310,7 +313,7 @@ def _stop_was_told() -> bool:
 def _complete(run: Run) -> Outcome:
     """Make the member of a training that has run to its end."""
     state, recipe, prepared = run.state, run.recipe, run.prepared
-    weights, model, oof = weights_of(run.described), state.kept_model(), run.oof
+    weights, model, oof = find_run_weights(run.described), state.kept_model(), run.oof
     tuning = state.task.tuning
     if tuning is not None:
         tuning.interpolate(model)
@@ -319,13 +322,11 @@ def _complete(run: Run) -> Outcome:
         oof = score_held_out(model, state.device, run.videos, prepared, recipe)
     whole = with_holdout(oof, model, state.device, prepared, recipe)
     if distributed.rank() == 0:
-        earlier = Start(recipe, run.described["fold"], prepared.name).describe()
-        about: dict[str, Any] = {"epoch": state.kept_epoch, "lr": state.lr}
-        about["trained_on"] = list_provenance(prepared, run.trained_on, earlier)
+        about = {"epoch": state.kept_epoch, "lr": state.lr, "trained_on": run.trained_on}
         finish(model, whole, prepared, run.described | about, run.folder)
         drop_state(recipe, run.folder)
     distributed.barrier()
-    _say(f"{title_of(run.described)}: {weights}")
+    _say(f"{name_run(run.described)}: {weights}")
     return Outcome(False, weights, state.kept_epoch, _figures(oof, recipe))
 
 
@@ -426,7 +427,7 @@ def finish(model: torch.nn.Module, oof: pd.DataFrame, prepared: PreparedSet, des
     of_fold = oof[oof.fold == described["fold"]]
     figures = {key: value if math.isfinite(value) else None for key, value in _figures(of_fold, recipe).items()}
     contract = make_contract(recipe, prepared.data, prepared.detector_sha256, prepared.version)
-    path = weights_of(described)
+    path = find_run_weights(described)
     held_out = {"videos": of_fold.filename.nunique(), **figures}
     # How many folds there are: a member that is lost is missed then, where an ensemble takes all of them.
     described = {**described, "folds": prepared.n_folds, "contract": contract, "held_out": held_out}

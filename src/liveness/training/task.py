@@ -25,7 +25,7 @@ from liveness.base.errors import UserError
 from liveness.models.device import autocast, to_device
 from liveness.models.drop_path import replace_drop_path
 from liveness.models.losses import class_weights, sample_losses
-from liveness.training.augment import seed_of
+from liveness.training.augment import derive_seed
 from liveness.training.samples import (
     CameraBalance,
     Key,
@@ -102,7 +102,7 @@ class Task(ABC):
 
     def seed_draws(self, keys: list[Key], device: torch.device) -> None:
         """Before a forward pass of these samples: drop path and dropout draw from their seeds."""
-        seeds = [seed_of(self.config.seed, *key) for key in keys]
+        seeds = [derive_seed(self.config.seed, *key) for key in keys]
         tensor = to_device(torch.tensor(seeds, dtype=torch.int64), device)
         for shared in self._drop_path:
             shared["seeds"] = tensor
@@ -112,13 +112,15 @@ class Task(ABC):
 class Supervised(Task):
     """Labelled frames, and the recipe's loss between their labels and the model's logits."""
 
+    balance: CameraBalance | None = None  # also of a subclass that sets up its networks itself
+    class_weights = (1.0, 1.0)  # of attack and of live samples
+
     def __init__(
         self, recipe: Recipe, model: nn.Module, frames: TrainingFrames, balance: CameraBalance | None = None
     ) -> None:
         """balance: how samples are drawn, where not each once an epoch."""
         super().__init__(recipe, model)
         self.frames, self.balance = frames, balance
-        self.class_weights = (1.0, 1.0)  # of attack and of live samples
         if self.config.class_balance:
             # As they are trained on: some of the live samples become attacks.
             drawn = balance.live * len(frames) if balance else sum(int(row.label) == 1 for row in frames.rows)
