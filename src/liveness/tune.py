@@ -1,12 +1,9 @@
 """Search a recipe's hyperparameters with Optuna, nested: no video that the result is reported on chose anything.
 
     python -m liveness.tune efficientnet_lite0 --trials 20 --data mine
-    python -m liveness.tune efficientnet_lite0 --trials 20 --data mine --space optimisation --folds 0 1
 
-The same command continues a search, and started again beside it, here or on a machine that shares the workspace, joins
-it. Reads configs/tune/<space>.yaml and data/<set>/; writes runs/<set>/tune_<recipe>/{journal.log,trials.csv,tune.json},
-the members <recipe> and <recipe>_tuned, and result/tune_<set>_<recipe>.html. optuna-dashboard reads the journal.
-Needs liveness[tune]. See docs/tuning.md.
+The same command continues a search, or joins it, here or on a machine that shares the workspace. Writes
+runs/<set>/tune_<recipe>/, members and result/tune_<set>_<recipe>.html. Needs liveness[tune]; see docs/tuning.md.
 """
 
 import argparse

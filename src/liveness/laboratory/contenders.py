@@ -143,12 +143,12 @@ def _is_made(row: Contender, data: str, fold: int) -> bool:
 
 def _is_same(row: Contender, data: str, fold: int) -> bool:
     from liveness.sets.dataset import load_set
-    from liveness.training.runs import describe_run, same_run, weights_of
+    from liveness.training.runs import describe_run, same_run
 
     recipe = row.load(fold)
     described = describe_run(recipe, fold, load_set(data, recipe.frames), naive=False)
     try:
-        return same_run(run_folder(data, row.name, fold), described, weights_of(described))
+        return same_run(run_folder(data, row.name, fold), described, weights_path(data, row.name, fold))
     except UserError:
         return False
 

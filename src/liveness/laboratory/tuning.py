@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from liveness.base.compose import load_recipe, names
-from liveness.base.config import Recipe
+from liveness.base.config import Recipe, to_dict
 from liveness.base.errors import UserError
 from liveness.base.experiments import Dimension, SearchSpace
 from liveness.base.files import plain_name, workspace, write_json, write_text
@@ -82,6 +82,7 @@ def check_search(search: Search) -> None:
     from liveness.training.checks import check_member
 
     recipe = search.load()
+    _require_labels_alone(recipe)
     count = load_set(search.data, recipe.frames).n_folds
     if count < LEAST_FOLDS:
         raise UserError(
@@ -97,6 +98,7 @@ def check_search(search: Search) -> None:
         for value in _list_extremes(item):
             text = studies.write_override(item, value)
             try:
+                _require_labels_alone(search.load([text]))
                 check_member(search.load([text]), search.folds[0], search.data, untouched)
             except UserError as error:
                 raise UserError(f"tune {search.space.name}: {text}: {error}") from error
@@ -107,6 +109,16 @@ def _list_extremes(item: Dimension) -> list[Any]:
     if item.choices:
         return item.choices
     return [int(end) if item.whole else end for end in (item.low, item.high) if end is not None]
+
+
+def _require_labels_alone(recipe: Recipe) -> None:
+    """A UserError for a task that learns from other weights or videos too, which may be of the inner or outer fold."""
+    task = to_dict(recipe.train).get("task", "supervised")
+    if task != "supervised":
+        raise UserError(
+            f"train.task={task}: a teacher or an unlabelled set may have to do with the folds that a search holds out; "
+            "expected supervised"
+        )
 
 
 def _check_start(recipe: Recipe, fold: int, search: Search) -> None:
@@ -226,13 +238,13 @@ def train_trial(recipe: Recipe, data: str, fold: int, report: Callable[[int, flo
 
     use_all_cores()
     whole, device = load_set(data, recipe.frames), pick_device()
-    decoded = open_cache(recipe.train, whole, device)
     prepared, inner = leave_out(whole, fold)
     rows, held_out = split_set(prepared, inner, recipe.view)
-    videos = HeldOutVideos(prepared, held_out, recipe.view, decoded)
     with memory_told(recipe), tempfile.TemporaryDirectory(prefix="tune-") as scratch:
-        task = make_task(recipe, prepared, rows, decoded)
+        task = make_task(recipe, prepared, rows)
         state = start_or_resume(task, Start(recipe, fold, data), device, Path(scratch) / "last.pt")
+        decoded = task.frames.decoded = open_cache(recipe.train, whole, device, loop.count_bytes(state))
+        videos = HeldOutVideos(prepared, held_out, recipe.view, decoded)
 
         def judge(row: dict[str, Any]) -> None:
             oof = score_held_out(state.best_guess, device, videos, prepared, recipe)
