@@ -21,6 +21,7 @@ GROUPS = {
         "members": "list the members of an ensemble, or check that all can be trained",
         "find_lr": "learning-rate range test of a recipe",
         "train": "train one member, then score the fold that was held out",
+        "tune": "search a recipe's hyperparameters, nested, in studies that several machines can join",
         "soup": "average the weights of several members of one fold",
         "convert": "turn published checkpoints into members",
         "check_gpu": "try what training and prediction need of this machine's GPUs",
@@ -28,6 +29,7 @@ GROUPS = {
     "Evaluation": {
         "evaluate": "error of an ensemble with intervals, out of fold (writes its thresholds) or --on another set",
         "report": "the page about it",
+        "compare": "one table of recipes or variants: cost, out-of-fold error, paired difference to the first",
         "search": "which members are worth their time: subsets and cascades",
         "shift": "how much worse an ensemble gets on stressed videos",
     },

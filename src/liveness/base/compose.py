@@ -11,9 +11,10 @@ from typing import Any
 
 from liveness.base.config import Augment, Data, Ensemble, FramePlan, Recipe, check, nearest, require
 from liveness.base.errors import UserError
+from liveness.base.experiments import ComparedRows, SearchSpace, check_space
 from liveness.base.files import CONFIGS, prepared_sets
 
-SCHEMAS = {"recipe": Recipe, "data": Data, "ensemble": Ensemble}
+SCHEMAS = {"recipe": Recipe, "data": Data, "ensemble": Ensemble, "compare": ComparedRows, "tune": SearchSpace}
 
 
 def names(group: str) -> list[str]:
@@ -49,6 +50,26 @@ def load_ensemble(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Ens
     ensemble = _load("ensemble", name, list(overrides))
     check_ensemble(ensemble)
     return ensemble
+
+
+def load_rows(name: str) -> ComparedRows:
+    """configs/compare/<name>.yaml; a UserError where a row's recipe is not in configs/recipe."""
+    found, recipes = _load("compare", name, []), names("recipe")
+    require(found.rows, f"compare {name}: rows is empty; expected a list of recipe, name, overrides")
+    for row in found.rows:
+        require(
+            row.recipe in recipes,
+            f"compare {name}: no recipe {row.recipe!r} in configs/recipe{nearest(row.recipe, recipes)}",
+        )
+        require(row.name or not row.overrides, f"compare {name}: {row.recipe} with overrides needs a name of its own")
+    return found
+
+
+def load_space(name: str) -> SearchSpace:
+    space = _load("tune", name, [])
+    check(space, f"tune {name}")
+    check_space(space, f"tune {name}")
+    return space
 
 
 def check_ensemble(ensemble: Ensemble) -> None:

@@ -269,6 +269,29 @@ def compare_eer(
     return _comparison(difference, float(draws.std()), Interval(low, high, method), labels.size, -1)
 
 
+def compare_log_loss(
+    labels, scores_a, scores_b, groups=None, level: float = 0.95, replicates: int = REPLICATES
+) -> Comparison:
+    """Paired bootstrap of the difference in log loss: the mean over videos of what each gains or loses.
+
+    Arguments as in ``compare_eer``; scores are probabilities. Percentile limits, their tails widened for few groups;
+    nan limits for a single group.
+    """
+    labels, scores_a = metrics.check_scores(labels, scores_a)
+    gains = metrics.log_losses(labels, scores_b) - metrics.log_losses(labels, scores_a)
+    difference = float(gains.mean()) if gains.size else float("nan")
+    if not np.isfinite(difference) or (groups is not None and len(set(groups)) < 2):
+        return Comparison("cannot be told apart", difference, Interval(float("nan"), float("nan"), "none"), None)
+    rng, found = np.random.default_rng(SEED), []
+    for count in _chunks(scores_a.size, replicates):
+        drawn = draw_counts(labels, groups, count, rng)
+        found.append(drawn @ gains / drawn.sum(axis=1))
+    draws, tail = np.concatenate(found), _tail(groups, level)
+    low, high = (float(value) for value in np.quantile(draws, [tail, 1 - tail]))
+    method = "paired bootstrap by video" if groups is None else "paired bootstrap by group"
+    return _comparison(difference, float(draws.std()), Interval(low, high, method), labels.size, -1)
+
+
 def compare_auc(labels, scores_a, scores_b, level: float = 0.95) -> Comparison:
     """Difference in AUC by DeLong's test (1988; midranks of Sun and Xu 2014); videos independent."""
     difference, error = delong(labels, scores_a, scores_b)
