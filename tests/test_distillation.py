@@ -1,5 +1,6 @@
 """Distillation and species: the losses against computations by hand, who may teach, and exact resuming."""
 
+import functools
 import json
 import math
 import shutil
@@ -40,6 +41,7 @@ from liveness.training.augment import Policy
 from liveness.training.start import Start
 from liveness.training.teachers import check_teacher, find_teachers
 
+recipe_of = functools.cache(lambda name, override: load_recipe(name, override))
 SAME = "model.name=convnext_large"  # whatever the recipe: another name for a run of the same architecture
 SPECIES = ["train.species_weight=0.5"]
 
@@ -120,7 +122,7 @@ def test_an_attack_is_the_class_that_the_teacher_finds_most_probable_among_the_a
 def test_what_is_tapped_is_what_the_classifier_makes_the_logit_of(name):
     size = 80 if "mini" in name else 32
     narrow = NARROW[:3] if "conv" in name else ["model.pretrained="]
-    model = build(load_recipe(name, narrow).model, size).eval()
+    model = build(recipe_of(name, tuple(narrow)).model, size).eval()
     images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         before = model(images)
@@ -198,7 +200,14 @@ TEACH = ["train.task=distil", "train.teacher=convnext_large"]
 
 def task_of(root: Path, *override: str):
     with at_home(root):
-        recipe = load_recipe("convnext_xlarge", [*NARROW, SAME, *override])
+        recipe = recipe_of(
+            "convnext_xlarge",
+            (
+                *NARROW,
+                SAME,
+                *override,
+            ),
+        )
         prepared = load_set("tiny", recipe.frames)
         task = member.make_task(recipe, prepared, split_set(prepared, 0, recipe.view)[0])
         task.begin(0, "tiny")
@@ -208,7 +217,18 @@ def task_of(root: Path, *override: str):
 def begun(root: Path, *override: str) -> loop.State:
     with at_home(root):
         task = task_of(root, *override)
-        Start(load_recipe("convnext_xlarge", [*NARROW, SAME, *override]), 0, "tiny").load(task, print)
+        Start(
+            recipe_of(
+                "convnext_xlarge",
+                (
+                    *NARROW,
+                    SAME,
+                    *override,
+                ),
+            ),
+            0,
+            "tiny",
+        ).load(task, print)
         return loop.start_state(task, torch.device("cpu"), task.config.lr)
 
 
@@ -229,7 +249,16 @@ def test_the_loss_is_made_of_its_parts(trained):
     state = begun(trained, *TEACH, *options, "train.label_smoothing=0")
     found, (images, labels) = share_losses(state)
     with torch.no_grad():
-        teacher = build(load_recipe("convnext_large", [*NARROW, SAME]).model, 32)
+        teacher = build(
+            recipe_of(
+                "convnext_large",
+                (
+                    *NARROW,
+                    SAME,
+                ),
+            ).model,
+            32,
+        )
         teacher.load_state_dict(load_file(weights(trained)))
         says = [
             (network.forward_head(network.forward_features(images), pre_logits=True), network(images)[:, 0])
@@ -247,7 +276,7 @@ def test_species_of_samples_are_those_of_the_table_and_of_simulated_attacks(trai
     task = task_of(trained, *SPECIES, "augment.attack_rate=0.5")
     species = task.species
     assert species.classes == ["live", "print", "Replay"]
-    keys = [(epoch, index) for epoch in range(3) for index in range(len(task.frames))]
+    keys = [(epoch, index) for epoch in range(2) for index in range(len(task.frames))]
     counts = dict.fromkeys(range(-1, 3), 0)
     for key, place in zip(keys, species.find(task.frames, keys), strict=True):
         row, label = task.frames.rows[key[1]], task.frames[key][1]
@@ -255,7 +284,7 @@ def test_species_of_samples_are_those_of_the_table_and_of_simulated_attacks(trai
         assert (place == 0) == (label == 1)
         if int(row.label) == 0:
             assert species.classes[place] == ("print" if int(row.video_id) < 6 else "Replay")
-    assert counts[-1] == 0 and min(counts[0], counts[1], counts[2]) > 5
+    assert counts[-1] == 0 and min(counts[0], counts[1], counts[2]) > 3
     mixed = task_of(trained, *SPECIES, "augment.mixup=1")
     assert set(mixed.species.find(mixed.frames, keys)) == {-1}
 
@@ -265,13 +294,13 @@ def test_the_second_head_learns_species_and_is_no_part_of_the_member(trained):
     known = math.log(3) * 0.5  # of a head that is near zero
     assert (loss - plain).detach().numpy() == pytest.approx(known, rel=0.6)
     path = weights(trained)
-    assert "species" not in describe_member(path) or "weight" not in "".join(describe_member(path)["species"])
     assert not [name for name in load_file(path) if "species" in name]
     head = path.parent / "species" / path.name
     assert load_file(head)["weight"].shape == (3, 16)
     assert describe_member(head)["member_sha256"] == describe_member(path)["weights_sha256"]
 
 
+@pytest.mark.full
 def test_a_head_of_species_tells_them_after_training(trained):
     """Frames of 'Replay' are given another colour: the averaged head, on the member's features, knows it."""
     root = trained.parent / "coloured"
@@ -305,7 +334,16 @@ def test_species_are_distilled_decoupled(trained):
     known = state.task.species.find(state.task.frames, share.keys)
     head = load_file(weights(trained).parent / "species" / weights(trained).name)
     with torch.no_grad():
-        teacher = build(load_recipe("convnext_large", [*NARROW, SAME]).model, 32)
+        teacher = build(
+            recipe_of(
+                "convnext_large",
+                (
+                    *NARROW,
+                    SAME,
+                ),
+            ).model,
+            32,
+        )
         teacher.load_state_dict(load_file(weights(trained)))
         mine, theirs = (
             n.eval().forward_head(n.forward_features(images), pre_logits=True) for n in (state.model, teacher)
@@ -325,7 +363,7 @@ def test_three_classes_of_the_networks_themselves_are_distilled_decoupled(traine
         "model.pretrained=",
         "augment=none",
     ]
-    view += ["model.freeze_norm=false", "frames.plan=positions", "train.label_smoothing=0"]
+    view += ["model.freeze_norm=false", "frames.plan=positions", "frames.count=3", "train.label_smoothing=0"]
     torch.manual_seed(9)
     recipe = load_recipe("minifasnet_v2", view)
     teacher = build(recipe.model, 80).eval()
@@ -335,7 +373,13 @@ def test_three_classes_of_the_networks_themselves_are_distilled_decoupled(traine
         about = {"recipe": to_dict(recipe), "fold": 0, "contract": contract, "data": "elsewhere"}
         save_member(weights(trained, "three", data="elsewhere"), teacher.state_dict(), about)
         teach = ["train.task=distil", "train.teacher=elsewhere/three", "train.distil=dkd", "train.distil_weight=1"]
-        recipe = load_recipe("minifasnet_v2", [*view, *teach])
+        recipe = recipe_of(
+            "minifasnet_v2",
+            (
+                *view,
+                *teach,
+            ),
+        )
         assert check_teacher(recipe, 0, prepared, None)
         task = member.make_task(recipe, prepared, split_set(prepared, 0, recipe.view)[0])
         task.begin(0, "tiny")
@@ -386,10 +430,10 @@ DISTIL = [*NARROW, SAME, "train.task=distil"]
     [
         (["train.teacher=convnext_large:1"], "was trained on '0.mp4' or on its group (4 such videos), which fold 0"),
         (["train.teacher=convnext_large:7"], "train.teacher=convnext_large:7: weights/tiny/convnext_large_fold7"),
-        (["train.teacher=../x"], "train.teacher"),
+        pytest.param(["train.teacher=../x"], "train.teacher: ", marks=pytest.mark.full),
         (["train.teacher=demo"], "not there: weights/tiny/demo_f"),
-        ([], "train.task=distil without train.teacher"),
-        (["train.teacher=convnext_large", "train.task=supervised"], "expected train.task=distil"),
+        ([], "train.task=distil with train.teacher=''; distil needs a teacher"),
+        (["train.teacher=convnext_large", "train.task=supervised"], "other tasks take none"),
         (["train.teacher=convnext_large", "view.size=48"], "trained with view.size=32, the recipe has 48"),
         (["train.teacher=convnext_large", "view.mean=[0,0,0]"], "a teacher has to see what the recipe's model sees"),
         (
@@ -408,6 +452,7 @@ def test_who_cannot_teach_is_refused_before_anything_is_trained(trained, overrid
     assert expected in refused(trained, *DISTIL, *override)
 
 
+@pytest.mark.full
 def test_decoupled_species_need_a_teacher_with_the_same_species(trained):
     options = [*DISTIL, "train.teacher=convnext_large", "train.distil=dkd", *SPECIES]
     head = weights(trained).parent / "species" / weights(trained).name
@@ -423,13 +468,22 @@ def test_decoupled_species_need_a_teacher_with_the_same_species(trained):
     assert "tells live, print, Replay, the training side has live, Mask, print" in refused(trained, *options)
     table.write_text(before.replace("Replay", "print"))
     assert "has 1 attack species (print); expected two at least" in refused(trained, *options)
+    table.write_text(before.replace("print", "Live"))
+    assert "2.mp4 of data/tiny is an attack of the species live" in refused(trained, *options)
     table.write_text(before)
 
 
+@pytest.mark.full
 def test_an_ensemble_teaches_with_its_members_of_the_same_fold(trained):
     for recipe in ("demo_frame", "demo_face"):
         shutil.copyfile(weights(trained), weights(trained, recipe))
-    recipe = load_recipe("convnext_xlarge", [*DISTIL, "train.teacher=demo"])
+    recipe = recipe_of(
+        "convnext_xlarge",
+        (
+            *DISTIL,
+            "train.teacher=demo",
+        ),
+    )
     with at_home(trained):
         found = find_teachers(recipe, 0, "tiny")
     assert sorted(teaching.path.name for teaching in found) == [
@@ -443,6 +497,7 @@ def test_an_ensemble_teaches_with_its_members_of_the_same_fold(trained):
     weights(trained, "demo_frame").unlink()
 
 
+@pytest.mark.full
 def test_a_recipe_teaches_its_own_next_training(trained):
     first = fit(trained, "convnext_xlarge", 0, "--restart").read_bytes()
     own = ["train.task=distil", "train.teacher=convnext_xlarge", "train.lr=0.01"]
@@ -454,6 +509,7 @@ def test_a_recipe_teaches_its_own_next_training(trained):
     assert kept.read_bytes() == second  # the generation before
 
 
+@pytest.mark.full
 def test_a_teacher_that_was_trained_again_ends_the_run(trained):
     fit(trained, "convnext_xlarge", 0, *TEACH, "--restart")
     path = weights(trained)
@@ -467,7 +523,8 @@ def test_a_teacher_that_was_trained_again_ends_the_run(trained):
 # --- exactness
 
 WHOLE = [*TEACH, *SPECIES, "train.distil=dkd", "train.distil_features=0.1", "train.epochs=2", "train.lr=0.01"]
-WHOLE += ["model.drop_path=0.3", "augment=light", "augment.attack_rate=0.3", "augment.mixup=0.2"]
+WHOLE += ["model.drop_path=0.3", "augment.hflip=0.5", "augment.mixup=0.2"]
+SIMULATED = ["augment=light", "augment.attack_rate=0.3"]
 
 
 def content(state: loop.State) -> dict:
@@ -491,7 +548,7 @@ def test_a_run_that_is_stopped_and_continued_gives_the_same_bytes(trained, tmp_p
 
 @pytest.mark.full
 def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(trained, monkeypatch):
-    path = fit(trained, "convnext_xlarge", 0, *WHOLE, "--restart")
+    path = fit(trained, "convnext_xlarge", 0, *WHOLE, *SIMULATED, "--restart")
     head = path.parent / "species" / path.name
     expected = path.read_bytes(), head.read_bytes(), (run_of(trained) / "oof.csv").read_bytes()
     step, calls = loop.run_step, []
@@ -505,9 +562,12 @@ def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(trained, mo
     with monkeypatch.context() as patch:
         patch.setattr(loop, "run_step", stop)
         with pytest.raises(KeyboardInterrupt):
-            fit(trained, "convnext_xlarge", 0, *WHOLE, "--restart")
-    fit(trained, "convnext_xlarge", 0, *WHOLE)
+            fit(trained, "convnext_xlarge", 0, *WHOLE, *SIMULATED, "--restart")
+    fit(trained, "convnext_xlarge", 0, *WHOLE, *SIMULATED)
     assert (path.read_bytes(), head.read_bytes(), (run_of(trained) / "oof.csv").read_bytes()) == expected
+
+
+GENTLE = ["train.batch=5", "train.lr=1e-4"]  # AdamW makes large steps of small differences
 
 
 def on_two(rank: int, port: int, root: str, last: str) -> None:
@@ -516,7 +576,7 @@ def on_two(rank: int, port: int, root: str, last: str) -> None:
     from liveness.base import distributed
 
     joined(rank, port)
-    state = begun(Path(root), *WHOLE, "train.batch=5")
+    state = begun(Path(root), *WHOLE, *GENTLE)
     assert loop.run_epochs(state, lambda row: None, lambda: False)
     if rank == 0:
         loop.save(state, Path(last))
@@ -528,7 +588,7 @@ def on_two(rank: int, port: int, root: str, last: str) -> None:
 def test_two_processes_train_what_one_trains(trained, tmp_path):
     from test_saving import free_port
 
-    one, two = begun(trained, *WHOLE, "train.batch=5"), begun(trained, *WHOLE, "train.batch=5")
+    one, two = (begun(trained, *WHOLE, *GENTLE) for _ in range(2))
     assert loop.run_epochs(one, lambda row: None, lambda: False)
     torch.multiprocessing.spawn(on_two, (free_port(), str(trained), str(tmp_path / "last.pt")), nprocs=2)
     loop.resume(two, tmp_path / "last.pt")

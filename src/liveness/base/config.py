@@ -365,20 +365,14 @@ def _check_recipe(recipe: Recipe, where: str) -> None:
 
 
 def _check_task(train: Train, where: str) -> None:
-    distil = train.task == "distil"
     require(
-        not distil or train.teacher,
-        f"{where}: train.task=distil without train.teacher; expected RECIPE:FOLD, SET/RECIPE:FOLD, a recipe (its "
-        "member of the same fold) or an ensemble (its members of that fold)",
-    )
-    require(
-        distil or not train.teacher,
-        f"{where}: train.teacher={train.teacher} with train.task={train.task}; expected train.task=distil",
+        (train.task == "distil") == bool(train.teacher),
+        f"{where}: train.task={train.task} with train.teacher={train.teacher!r}; distil needs a teacher (RECIPE:FOLD, "
+        "SET/RECIPE:FOLD, a recipe or an ensemble), other tasks take none",
     )
     require(
         not train.species_weight or train.task in ("supervised", "distil"),
-        f"{where}: train.species_weight={train.species_weight:g} with train.task={train.task}; expected 0, or the task "
-        "supervised or distil",
+        f"{where}: train.species_weight={train.species_weight:g} with train.task={train.task}; expected 0",
     )
 
 

@@ -155,6 +155,7 @@ def find_lr(recipe: Recipe, fold: int, name: str, folder: Path) -> float:
     use_all_cores()
     prepared = load_set(name, recipe.frames)
     rows, _ = split_set(prepared, fold, recipe.view)
+    describe_run(recipe, fold, prepared, False)  # for its checks of what training goes on or learns from
     task = make_task(recipe, prepared, rows)
     task.begin(fold, name)
     Start(recipe, fold, name).load(task, _whisper)

@@ -76,7 +76,13 @@ def list_species(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> S
         return None
     videos = prepared.videos
     named = videos["species"].fillna("").str.strip() if "species" in videos else pd.Series("", index=videos.index)
-    words = rows["filename"].map(named).where(rows["label"].astype(int) == 0, LIVE).tolist()
+    words = rows["filename"].map(named).where(rows["label"].astype(int) == 0, LIVE)
+    contrary = rows["filename"][(words.str.casefold() == LIVE) & (rows["label"].astype(int) == 0)]
+    if len(contrary):
+        raise UserError(
+            f"train.species_weight: {contrary.iloc[0]} of data/{prepared.name} is an attack of the species {LIVE}; "
+            "name another in the label file, or none"
+        )
     mix = recipe.augment.attack_mix
     kinds = [kind for kind in ("print", "replay") if getattr(mix, kind) and recipe.augment.attack_rate]
     # One spelling: a simulated print is what the table calls Print.
