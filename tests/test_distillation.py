@@ -25,12 +25,12 @@ from liveness.frames.contract import make_contract
 from liveness.members.weights import describe_member, save_member
 from liveness.models.build import build
 from liveness.models.distillation import (
-    as_classes,
     blend_logits,
     choose_targets,
     distil_decoupled,
     distil_features,
     distil_logits,
+    split_in_two,
 )
 from liveness.models.taps import measure_classifier, take_tapped, tap_classifier
 from liveness.sets import extract
@@ -102,7 +102,7 @@ def test_features_are_compared_by_their_mean_squared_difference():
 
 def test_an_ensemble_teaches_the_weighted_mean_of_its_members_probabilities():
     parts, weights = [logits(6, seed=1), logits(6, seed=2), logits(6, seed=3)], [1.0, 2.0, 0.5]
-    two = blend_logits([as_classes(part) for part in parts], weights)
+    two = blend_logits([split_in_two(part) for part in parts], weights)
     expected = blend_rows(np.stack([expit(part.double().numpy()) for part in parts], 1), np.array(weights))
     assert expit((two[:, 1] - two[:, 0]).numpy()) == pytest.approx(expected, rel=1e-5)
     wide = [logits(6, 3, seed=1), logits(6, 3, seed=2)]
@@ -150,9 +150,9 @@ def test_the_policy_tells_which_attack_it_simulates(monkeypatch):
     picture = np.random.default_rng(1).integers(0, 255, (24, 24, 3), dtype=np.uint8)
     for seed in range(12):
         label = policy(picture, 1, seed)[1]
-        kind = policy.simulated(1, seed)
+        kind = policy.find_simulated(1, seed)
         assert kind == (seen.pop() if seen else "") and label == (kind == "")
-    assert policy.simulated(0, 1) == ""
+    assert policy.find_simulated(0, 1) == ""
 
 
 # --- a workspace with members

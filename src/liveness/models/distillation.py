@@ -76,6 +76,6 @@ def blend_logits(logits: Sequence[torch.Tensor], weights: Sequence[float]) -> to
     return torch.stack(parts).logsumexp(0)
 
 
-def as_classes(logits: torch.Tensor) -> torch.Tensor:
+def split_in_two(logits: torch.Tensor) -> torch.Tensor:
     """The log-odds of live (N,) as logits of two classes (N, 2), attack and live."""
     return torch.stack([torch.zeros_like(logits), logits], 1)

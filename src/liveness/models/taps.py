@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from liveness.models.minifasnet import LIVE
-
 
 @dataclass(frozen=True)
 class Tapped:
@@ -25,7 +23,7 @@ class Tapped:
     classes: torch.Tensor  # N x K: the logits of its classes; K = 1 is the log-odds of live
 
 
-def classifier_of(model: nn.Module) -> nn.Module:
+def find_classifier(model: nn.Module) -> nn.Module:
     """The layer that tells the classes: of two, as a network distilled by its authors may have, the first."""
     name: Any = getattr(model, "class_layer", "") or model.pretrained_cfg["classifier"]  # type: ignore[index]
     return model.get_submodule(name if isinstance(name, str) else name[0])
@@ -33,18 +31,13 @@ def classifier_of(model: nn.Module) -> nn.Module:
 
 def measure_classifier(model: nn.Module) -> tuple[int, int]:
     """(how many classes it tells, how many features it is given); works on the meta device."""
-    weight: Any = classifier_of(model).weight
+    weight: Any = find_classifier(model).weight
     return int(weight.shape[0]), int(weight.shape[1])
-
-
-def live_class(classes: int) -> int:
-    """Which of a network's classes is live, where it tells three (models/minifasnet.py has the one such network)."""
-    return LIVE if classes > 1 else 0
 
 
 def tap_classifier(model: nn.Module) -> None:
     """Keep what the classifier is given and returns, in its attribute ``tapped``, at each forward pass."""
-    classifier_of(model).register_forward_hook(_keep)
+    find_classifier(model).register_forward_hook(_keep)
 
 
 def _keep(layer: nn.Module, given: tuple[torch.Tensor, ...], returned: torch.Tensor) -> None:
@@ -54,7 +47,7 @@ def _keep(layer: nn.Module, given: tuple[torch.Tensor, ...], returned: torch.Ten
 
 def take_tapped(model: nn.Module) -> Tapped:
     """What ``tap_classifier`` kept of the last forward pass, with its graph; it is kept no longer."""
-    layer: Any = classifier_of(model)
+    layer: Any = find_classifier(model)
     features, classes = layer.tapped
     layer.tapped = None
     return Tapped(_flat(features), _flat(classes))

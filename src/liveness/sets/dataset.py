@@ -21,7 +21,7 @@ from liveness.base.tables import read_table, table_text
 from liveness.evaluation.combine import HOLDOUT
 from liveness.frames.boxes import Face
 from liveness.frames.contract import cut_views, stack, to_tensor
-from liveness.frames.notes import IMAGE, notes_of
+from liveness.frames.notes import IMAGE, parse_notes
 from liveness.frames.rules import NEWEST
 from liveness.frames.video import VideoError, choose_frames, jpeg_decode
 from liveness.sets.folds import digest_of_set
@@ -73,7 +73,7 @@ def load_set(name: str, plan: FramePlan, naive: bool = False) -> PreparedSet:
     videos = _read_videos(folder, naive)
     settings = read_settings(folder)
     frames = _read_frames(folder, videos)
-    stills = {video.video_id for video in videos.itertuples() if IMAGE in notes_of(video.reason)}
+    stills = {video.video_id for video in videos.itertuples() if IMAGE in parse_notes(video.reason)}
     if frames.video_id.isin(stills).all():  # every plan takes an image's one frame
         frames = frames.reset_index(drop=True)
     else:

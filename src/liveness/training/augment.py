@@ -26,7 +26,7 @@ FINE = 2.0
 Step = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
-def seed_of(*parts: int) -> int:
+def derive_seed(*parts: int) -> int:
     """One 32-bit seed from several numbers, well mixed (NumPy's SeedSequence)."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
@@ -167,7 +167,7 @@ class Policy:
             return ""
         return self.kinds[int(rng.choice(len(self.kinds), p=self.shares))]
 
-    def simulated(self, label: int, seed: int) -> str:
+    def find_simulated(self, label: int, seed: int) -> str:
         """The kind of attack that ``self(rgb, label, seed)`` simulates; "" for none."""
         return self._draw_attack(label, np.random.default_rng(seed))  # the policy's own stream: this is its first draw
 

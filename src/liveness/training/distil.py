@@ -21,9 +21,9 @@ from liveness.base.config import Recipe
 from liveness.models.build import build
 from liveness.models.distillation import choose_targets, distil_decoupled, distil_features, distil_logits
 from liveness.models.losses import sample_losses
-from liveness.models.taps import Tapped, live_class, measure_classifier
+from liveness.models.taps import Tapped, measure_classifier
 from liveness.sets.dataset import PreparedSet
-from liveness.training.samples import Share, TrainingFrames, balance_of
+from liveness.training.samples import Share, TrainingFrames, find_balance
 from liveness.training.species import WithSpecies, list_species
 from liveness.training.teachers import Answer, Teachers, compares_classes
 
@@ -49,7 +49,8 @@ class Distilled(WithSpecies):
         config, answer = self.config, self.teachers(images)
         self._answer = answer
         if answer.classes is not None:
-            target = choose_targets(labels, answer.classes, live_class(inner.classes.shape[1]))
+            live: Any = self.model.live_class  # of models that tell three classes (models/minifasnet.py)
+            target = choose_targets(labels, answer.classes, live)
             apart = self._decouple(inner.classes, answer.classes, target)
         else:
             apart = distil_logits(logits, answer.live, config.distil_temperature)
@@ -77,4 +78,4 @@ class Distilled(WithSpecies):
 def make_distilled(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame, frames: TrainingFrames) -> Distilled:
     """The task of a recipe with a teacher, who comes with ``begin``."""
     model = build(recipe.model, recipe.view.size)
-    return Distilled(recipe, model, frames, balance_of(recipe, prepared, rows), list_species(recipe, prepared, rows))
+    return Distilled(recipe, model, frames, find_balance(recipe, prepared, rows), list_species(recipe, prepared, rows))

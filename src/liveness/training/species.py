@@ -14,11 +14,10 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn import functional
 
@@ -28,14 +27,16 @@ from liveness.members.names import species_path
 from liveness.members.weights import describe_member, save_member
 from liveness.models.build import build
 from liveness.models.device import to_device
-from liveness.models.head import HeadLinear
 from liveness.models.losses import sample_losses
 from liveness.models.taps import Tapped, measure_classifier, take_tapped, tap_classifier
 from liveness.sets.dataset import PreparedSet
-from liveness.training.augment import seed_of
-from liveness.training.samples import CameraBalance, Key, Share, TrainingFrames, balance_of
+from liveness.training.augment import derive_seed
+from liveness.training.samples import CameraBalance, Key, Share, TrainingFrames, find_balance
 from liveness.training.schedule import ema_decay
 from liveness.training.task import Supervised
+
+if TYPE_CHECKING:
+    from timm.utils import ModelEmaV3
 
 LIVE = "live"  # class 0 of the head
 _UNKNOWN = -1  # what the head is taught nothing about
@@ -63,7 +64,7 @@ class Species:
         if frames.partner((epoch, index)) is not None:
             return _UNKNOWN
         row = index % len(frames)
-        kind = frames.policy.simulated(int(frames.rows[row].label), seed_of(frames.seed, epoch, index))
+        kind = frames.policy.find_simulated(int(frames.rows[row].label), derive_seed(frames.seed, epoch, index))
         return self.simulated[kind] if kind else self.of_rows[row]
 
 
@@ -112,14 +113,20 @@ class WithSpecies(Supervised):
         balance: CameraBalance | None = None,
         species: Species | None = None,
     ) -> None:
+        from liveness.models.head import HeadLinear
+
         tap_classifier(model)
         heads = {"species": HeadLinear(measure_classifier(model)[1], len(species.classes))} if species else {}
         super().__init__(recipe, model, frames, balance, heads)
         self.recipe, self.species = recipe, species
-        self._steps, self._average = 0, None  # of the head, as the loop has one of the model
-        if species and self.config.ema_half_life:
-            decay = ema_decay(self.config, self.steps_per_epoch)
-            self._average = ModelEmaV3(heads["species"], decay=decay, use_warmup=True)
+        self._steps = 0
+        # The moving average of the head, as the loop has one of the model.
+        self._average = self._begin_average(heads["species"]) if species and self.config.ema_half_life else None
+
+    def _begin_average(self, head: nn.Module) -> "ModelEmaV3":
+        from timm.utils import ModelEmaV3
+
+        return ModelEmaV3(head, decay=ema_decay(self.config, self.steps_per_epoch), use_warmup=True)
 
     def stream(self, first_step: int, device: torch.device) -> Iterator[tuple[Share, Any]]:
         if self._average is not None:
@@ -183,4 +190,6 @@ class WithSpecies(Supervised):
 def make_with_species(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame, frames: TrainingFrames) -> WithSpecies:
     """The supervised task of a recipe with ``train.species_weight``."""
     model = build(recipe.model, recipe.view.size)
-    return WithSpecies(recipe, model, frames, balance_of(recipe, prepared, rows), list_species(recipe, prepared, rows))
+    return WithSpecies(
+        recipe, model, frames, find_balance(recipe, prepared, rows), list_species(recipe, prepared, rows)
+    )

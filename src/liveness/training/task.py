@@ -26,7 +26,7 @@ from liveness.base.errors import UserError
 from liveness.models.device import autocast, to_device
 from liveness.models.drop_path import replace_drop_path
 from liveness.models.losses import class_weights, sample_losses
-from liveness.training.augment import seed_of
+from liveness.training.augment import derive_seed
 from liveness.training.samples import (
     CameraBalance,
     Key,
@@ -111,7 +111,7 @@ class Task(ABC):
 
     def seed_draws(self, keys: list[Key], device: torch.device) -> None:
         """Before a forward pass of these samples: drop path and dropout draw from their seeds."""
-        seeds = [seed_of(self.config.seed, *key) for key in keys]
+        seeds = [derive_seed(self.config.seed, *key) for key in keys]
         tensor = to_device(torch.tensor(seeds, dtype=torch.int64), device)
         for shared in self._drop_path:
             shared["seeds"] = tensor

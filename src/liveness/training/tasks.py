@@ -16,7 +16,7 @@ from liveness.sets.dataset import PreparedSet
 from liveness.sets.decoded import DecodedFrames
 from liveness.training.augment import Policy
 from liveness.training.distil import make_distilled
-from liveness.training.samples import TrainingFrames, balance_of
+from liveness.training.samples import TrainingFrames, find_balance
 from liveness.training.species import make_with_species
 from liveness.training.task import Supervised
 
@@ -38,7 +38,7 @@ def make_task(
 def _make_supervised(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame, frames: TrainingFrames) -> Supervised:
     if recipe.train.species_weight:
         return make_with_species(recipe, prepared, rows, frames)
-    return Supervised(recipe, build(recipe.model, recipe.view.size), frames, balance_of(recipe, prepared, rows))
+    return Supervised(recipe, build(recipe.model, recipe.view.size), frames, find_balance(recipe, prepared, rows))
 
 
 # A maker builds its networks, the member's first.

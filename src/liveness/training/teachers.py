@@ -24,8 +24,7 @@ from liveness.members.names import run_folder, species_path, weights_path
 from liveness.members.weights import describe_member, load_member, load_state, load_strictly
 from liveness.models.build import build, build_without_weights
 from liveness.models.device import autocast
-from liveness.models.distillation import as_classes, blend_logits
-from liveness.models.head import HeadLinear
+from liveness.models.distillation import blend_logits, split_in_two
 from liveness.models.taps import measure_classifier, take_tapped, tap_classifier
 from liveness.sets.dataset import PreparedSet
 from liveness.training.species import Species
@@ -209,6 +208,8 @@ class Teachers:
     def __init__(self, recipe: Recipe, fold: int, data: str, classes: bool, species: int) -> None:
         """classes: their own are asked for. species: how many classes their species heads tell; 0 = they are not asked
         for."""
+        from liveness.models.head import HeadLinear
+
         teachings = find_teachers(recipe, fold, data)
         self.weights = [teaching.weight for teaching in teachings]
         self.classes, self.amp = classes, recipe.train.amp
@@ -237,7 +238,7 @@ class Teachers:
                 live.append(model(images).flatten().float())
             inner.append(take_tapped(model))
         blend: Callable[[list[torch.Tensor]], torch.Tensor] = lambda parts: blend_logits(parts, self.weights)  # noqa: E731
-        two = blend([as_classes(logits) for logits in live])
+        two = blend([split_in_two(logits) for logits in live])
         return Answer(
             two[:, 1] - two[:, 0],
             blend([part.classes for part in inner]) if self.classes else None,
