@@ -358,6 +358,10 @@ def _check_recipe(recipe: Recipe, where: str) -> None:
     frozen = re.fullmatch(r"none|backbone|stages:[1-9]\d*", train.freeze)
     require(frozen is not None, f"{where}: train.freeze={train.freeze}; expected none, backbone or stages:N")
     _check_task(train, where)
+    require(
+        not train.thaw_epochs or train.freeze != "none",
+        f"{where}: train.thaw_epochs={train.thaw_epochs:g} without train.freeze: there is nothing to thaw",
+    )
     if train.lr != "auto":
         number = isinstance(train.lr, int | float) and not isinstance(train.lr, bool)
         require(number and 0 < train.lr <= 1, f"{where}: train.lr={train.lr}; expected above 0, at most 1, or auto")

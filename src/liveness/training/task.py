@@ -121,6 +121,9 @@ class Task(ABC):
 class Supervised(Task):
     """Labelled frames, and the recipe's loss between their labels and the model's logits."""
 
+    balance: CameraBalance | None = None  # also of a subclass that sets up its networks itself
+    class_weights = (1.0, 1.0)  # of attack and of live samples
+
     def __init__(
         self,
         recipe: Recipe,
@@ -132,7 +135,6 @@ class Supervised(Task):
         """balance: how samples are drawn, where not each once an epoch."""
         super().__init__(recipe, model, beside)
         self.frames, self.balance = frames, balance
-        self.class_weights = (1.0, 1.0)  # of attack and of live samples
         if self.config.class_balance:
             # As they are trained on: some of the live samples become attacks.
             drawn = balance.live * len(frames) if balance else sum(int(row.label) == 1 for row in frames.rows)

@@ -13,7 +13,6 @@ import torch
 from liveness.base.config import Recipe
 from liveness.models.build import build
 from liveness.sets.dataset import PreparedSet
-from liveness.sets.decoded import DecodedFrames
 from liveness.training.augment import Policy
 from liveness.training.distil import make_distilled
 from liveness.training.samples import TrainingFrames, find_balance
@@ -23,15 +22,13 @@ from liveness.training.task import Supervised
 Maker = Callable[[Recipe, PreparedSet, pd.DataFrame, TrainingFrames], Supervised]
 
 
-def make_task(
-    recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame, decoded: DecodedFrames | None = None
-) -> Supervised:
+def make_task(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> Supervised:
     """What is learned from the frames ``rows``. The model has its first random weights, equal on every rank."""
     seed = recipe.train.seed
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), seed, decoded)
+    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), seed)
     return MAKERS[recipe.train.task](recipe, prepared, rows, frames)
 
 
