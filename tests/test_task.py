@@ -30,7 +30,7 @@ class Twins(Supervised):
 
     def __init__(self, recipe, model, frames, twin) -> None:
         Task.__init__(self, recipe, model, {"twin": twin})
-        self.frames, self.class_weights = frames, (1.0, 1.0)
+        self.frames, self.balance, self.class_weights = frames, None, (1.0, 1.0)
         self.teacher = {key: value.clone() for key, value in model.state_dict().items()}
 
     def stream(self, first_step, device):

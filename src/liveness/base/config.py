@@ -155,6 +155,18 @@ class Train:
     )  # free one frozen stage after so many epochs, the last first; 0 = never
     l2_sp: float = added_later(0.0, least=0)  # how strongly weights are pulled to the first ones (L2-SP)
     keep_init: float = added_later(0.0, least=0, most=1)  # share of the first weights in the finished member (WiSE-FT)
+    # What is learned from what (training/tasks.py).
+    task: str = added_later("supervised", choices=("supervised", "distil", "cross_pseudo", "mean_teacher"))
+    # distil (training/distil.py, docs/distillation.md): what train.init names, or an ensemble (its members of the fold)
+    teacher: str = added_later("")
+    distil: str = added_later("kd", choices=("kd", "dkd"))  # classical, or decoupled: of three classes at least
+    distil_weight: float = added_later(0.5, least=0, most=1)  # share of the teacher's part in the loss; 1 = no labels
+    distil_temperature: float = added_later(2.0, above=0)  # divides the logits of both
+    dkd_target: float = added_later(1.0, least=0)  # alpha: weight of the target class's term
+    dkd_others: float = added_later(8.0, least=0)  # beta: weight of the term among the other classes
+    distil_features: float = added_later(0.0, least=0)  # weight of the distance of what the classifiers are given
+    # Weight of a second head that learns species beside the score (training/species.py); 0 = none.
+    species_weight: float = added_later(0.0, least=0)
 
 
 @dataclass
@@ -345,6 +357,7 @@ def _check_recipe(recipe: Recipe, where: str) -> None:
     )
     frozen = re.fullmatch(r"none|backbone|stages:[1-9]\d*", train.freeze)
     require(frozen is not None, f"{where}: train.freeze={train.freeze}; expected none, backbone or stages:N")
+    _check_task(train, where)
     require(
         not train.thaw_epochs or train.freeze != "none",
         f"{where}: train.thaw_epochs={train.thaw_epochs:g} without train.freeze: there is nothing to thaw",
@@ -353,6 +366,18 @@ def _check_recipe(recipe: Recipe, where: str) -> None:
         number = isinstance(train.lr, int | float) and not isinstance(train.lr, bool)
         require(number and 0 < train.lr <= 1, f"{where}: train.lr={train.lr}; expected above 0, at most 1, or auto")
         require(0 <= train.min_lr <= train.lr, f"{where}: train.min_lr={train.min_lr}; expected 0 to train.lr")
+
+
+def _check_task(train: Train, where: str) -> None:
+    require(
+        (train.task == "distil") == bool(train.teacher),
+        f"{where}: train.task={train.task} with train.teacher={train.teacher!r}; distil needs a teacher (RECIPE:FOLD, "
+        "SET/RECIPE:FOLD, a recipe or an ensemble), other tasks take none",
+    )
+    require(
+        not train.species_weight or train.task in ("supervised", "distil"),
+        f"{where}: train.species_weight={train.species_weight:g} with train.task={train.task}; expected 0",
+    )
 
 
 def _check_augment(augment: Augment, where: str) -> None:

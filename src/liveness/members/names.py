@@ -43,6 +43,11 @@ def weights_path(data: str, recipe: str, fold: int) -> Path:
     return workspace() / "weights" / data / f"{member_name(recipe, fold)}.safetensors"
 
 
+def species_path(weights: Path) -> Path:
+    """species/ beside a member's file: the head that learned species beside it, under the same name."""
+    return weights.parent / "species" / weights.name
+
+
 def run_folder(data: str, recipe: str, fold: int) -> Path:
     """runs/<set>/<recipe>_fold<k>/"""
     return workspace() / "runs" / data / member_name(recipe, fold)

@@ -100,18 +100,11 @@ def load_member(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     outlive changes of what training can be told. A UserError where the weights are not those that
     were saved (a copy that went wrong would score all the same); files from before have no digest.
     """
-    from safetensors.torch import load_file
-
     from liveness.models.build import build, build_without_weights
 
-    description = describe_member(path)
+    state, description = load_state(path)
     config = from_dict(Model, description["recipe"]["model"], str(path))
     size = description["recipe"]["view"]["size"]
-    # Copies: the tensors of a mapped file lie where the file has them, and matrix products round by alignment. With
-    # torch's own a member scores as it did when it was trained, to the last bit.
-    state = {key: value.clone() for key, value in load_file(path).items()}
-    if description.get("weights_sha256", digest := _digest_of_tensors(state)) != digest:
-        raise UserError(f"{path}: its weights are damaged (SHA-256 differs from its description); copy the file again")
     model = build_without_weights(config, size, fits=True)
     if model is not None:
         load_strictly(model, state, str(path), assign=True)
@@ -119,6 +112,19 @@ def load_member(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         model = build(config, size)  # it computes something while it is built
         load_strictly(model, state, str(path))
     return model.eval(), description
+
+
+def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of a file of ``save_member`` and its description; a UserError where they are not those saved."""
+    from safetensors.torch import load_file
+
+    description = describe_member(path)
+    # Copies: the tensors of a mapped file lie where the file has them, and matrix products round by alignment. With
+    # torch's own a member scores as it did when it was trained, to the last bit.
+    state = {key: value.clone() for key, value in load_file(path).items()}
+    if description.get("weights_sha256", digest := _digest_of_tensors(state)) != digest:
+        raise UserError(f"{path}: its weights are damaged (SHA-256 differs from its description); copy the file again")
+    return state, description
 
 
 def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], where: str, assign: bool = False) -> None:

@@ -98,6 +98,8 @@ class _Stage(nn.Module):
 class MiniFASNet(nn.Module):
     """float32 images (N x 3 x 80 x 80) -> the log-odds of live (N x 1)."""
 
+    class_layer, live_class = "prob", LIVE  # the layer that tells the classes, and which is live (models/taps.py)
+
     def __init__(
         self,
         widths: tuple[list[int], list[int], list[int]],

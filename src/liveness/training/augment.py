@@ -163,15 +163,25 @@ class Policy:
         from liveness.simulation.camera import Camera
         from liveness.simulation.recompress import RECORDED_CRF
 
-        attack = label == 1 and self.config.attack_rate and rng.random() < self.config.attack_rate
+        attack = self._draw_attack(label, rng)
         if not attack and not (self.config.camera and rng.random() < self.config.camera):
             return rgb, label
         rgb = _fit(rgb, FINE * self.view.size)
         if attack:
-            rgb, label = simulate(rgb, self.kinds[int(rng.choice(len(self.kinds), p=self.shares))], rng), 0
+            rgb, label = simulate(rgb, attack, rng), 0
         else:
             rgb = Camera.draw(rng).apply(rgb, rng)
         return _h264(rgb, int(rng.integers(*RECORDED_CRF, endpoint=True))), label
+
+    def _draw_attack(self, label: int, rng: np.random.Generator) -> str:
+        """The kind of attack that is simulated on a sample; "" for none."""
+        if not (label == 1 and self.config.attack_rate and rng.random() < self.config.attack_rate):
+            return ""
+        return self.kinds[int(rng.choice(len(self.kinds), p=self.shares))]
+
+    def find_simulated(self, label: int, seed: int) -> str:
+        """The kind of attack that ``self(rgb, label, seed)`` simulates; "" for none."""
+        return self._draw_attack(label, np.random.default_rng(seed))  # the policy's own stream: this is its first draw
 
     def _crop(self, rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A random part of the view: timm's random resized crop without the resizing, or the same in

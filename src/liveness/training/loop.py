@@ -121,7 +121,8 @@ def _make_optimizer(network: nn.Module, config: Train, lr: float) -> torch.optim
         opt="adamw",
         lr=lr,
         weight_decay=config.weight_decay,
-        layer_decay=config.layer_decay if config.layer_decay < 1 else None,
+        # A head that learns beside the model is one layer: there is nothing to decay, and timm would warn of it.
+        layer_decay=config.layer_decay if config.layer_decay < 1 and any(network.children()) else None,
         fused=True,
     )
 

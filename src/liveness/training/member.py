@@ -10,7 +10,6 @@ last.pt, metrics.csv}, weights/<set>/<recipe>_fold<k>.safetensors and, last, oof
 import contextlib
 import json
 import math
-import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -34,18 +32,18 @@ from liveness.members.trained import OOF_COLUMNS, write_oof
 from liveness.members.weights import describe_member, save_member
 from liveness.models.backend import TorchBackend
 from liveness.models.batches import batches_for
-from liveness.models.build import build, count_parameters
+from liveness.models.build import count_parameters
 from liveness.models.device import pick_device, share_of_cores, use_all_cores
 from liveness.models.score import Job, Request, score_jobs
 from liveness.sets.dataset import HeldOutVideos, PreparedSet, frame_file, list_holdout, load_set, split_set
 from liveness.sets.decoded import DecodedFrames, open_decoded
 from liveness.training import loop, lr_finder, passing, tracking
-from liveness.training.augment import Policy
 from liveness.training.runs import describe_run, drop_state, find_run_weights, same_run, tell_changes
-from liveness.training.samples import TrainingFrames, find_balance
 from liveness.training.saving import Saver
-from liveness.training.start import Start, list_provenance
-from liveness.training.task import Supervised, Task
+from liveness.training.start import Start, list_provenance, merge_provenance
+from liveness.training.task import Task
+from liveness.training.tasks import make_task
+from liveness.training.teachers import describe_teachers, keep_own
 
 GPU_CACHE_GIB = 16.0  # of decoded frames, where train.cache_gib leaves it open: all of the challenge's set
 FIGURES = ("logloss", "eer", "auc")  # of metrics.csv and of a member: its held-out videos
@@ -115,9 +113,13 @@ def train_member(
         decoded = task.frames.decoded = open_cache(recipe.train, prepared, device, loop.count_bytes(state))
         if distributed.rank() == 0:  # not before: a start that failed must not claim the folder
             write_text(folder / "config.json", json.dumps(described, indent=1, sort_keys=True) + "\n")
+            keep_own(recipe, fold, name)
         videos = HeldOutVideos(prepared, held_out, recipe.view, decoded)
         saver = Saver(state, folder / "last.pt")
-        seen = list_provenance(prepared, rows.filename, start.describe()) if distributed.rank() == 0 else {}
+        seen: dict[str, list[str]] = {}
+        if distributed.rank() == 0:
+            taught = [teacher.get("trained_on") or {} for teacher in describe_teachers(recipe, fold, name)]
+            seen = merge_provenance([list_provenance(prepared, rows.filename, start.describe()), *taught])
         run = Run(recipe, prepared, described, folder, state, videos, log, saver, seen)
         _say(f"{name_run(described)}: {_summary(run, rows)}")
         run.saver.begin(_say, _whisper)
@@ -159,7 +161,9 @@ def find_lr(recipe: Recipe, fold: int, name: str, folder: Path) -> float:
     use_all_cores()
     prepared = load_set(name, recipe.frames)
     rows, _ = split_set(prepared, fold, recipe.view)
+    describe_run(recipe, fold, prepared, False)  # for its checks of what training goes on or learns from
     task = make_task(recipe, prepared, rows)
+    task.begin(fold, name)
     Start(recipe, fold, name).load(task, _whisper)
     with memory_told(recipe):
         return lr_finder.choose_lr(task, pick_device(), folder)
@@ -194,19 +198,10 @@ def open_cache(config: Train, prepared: PreparedSet, device: torch.device, state
     return decoded
 
 
-def make_task(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> Supervised:
-    """What is learned from the frames ``rows``. The model has its first random weights, equal on every rank."""
-    seed = recipe.train.seed
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), seed)
-    return Supervised(recipe, build(recipe.model, recipe.view.size), frames, find_balance(recipe, prepared, rows))
-
-
 def start_or_resume(task: Task, start: Start, device: torch.device, last: Path) -> loop.State:
     """The state of a fresh run, or the one in ``last`` where it is there."""
     fresh = not last.is_file()
+    task.begin(start.fold, start.data)
     if fresh or start.is_kept:
         start.load(task, _whisper)
     lr = start.recipe.train.lr
@@ -323,7 +318,7 @@ def _complete(run: Run) -> Outcome:
     whole = with_holdout(oof, model, state.device, prepared, recipe)
     if distributed.rank() == 0:
         about = {"epoch": state.kept_epoch, "lr": state.lr, "trained_on": run.trained_on}
-        finish(model, whole, prepared, run.described | about, run.folder)
+        finish(model, whole, prepared, run.described | about, run.folder, state.task)
         drop_state(recipe, run.folder)
     distributed.barrier()
     _say(f"{name_run(run.described)}: {weights}")
@@ -420,9 +415,16 @@ def _write_table(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(side, index=False, lineterminator="\n")
 
 
-def finish(model: torch.nn.Module, oof: pd.DataFrame, prepared: PreparedSet, described: dict, folder: Path) -> None:
+def finish(
+    model: torch.nn.Module,
+    oof: pd.DataFrame,
+    prepared: PreparedSet,
+    described: dict,
+    folder: Path,
+    task: Task | None = None,
+) -> None:
     """Write the weights, then oof.csv, whose presence in the run's folder means that the member is made: weights may
-    lie there from before."""
+    lie there from before. task: that has trained it, for what it keeps beside the member."""
     recipe = from_dict(Recipe, described["recipe"], "recipe")
     of_fold = oof[oof.fold == described["fold"]]
     figures = {key: value if math.isfinite(value) else None for key, value in _figures(of_fold, recipe).items()}
@@ -432,4 +434,6 @@ def finish(model: torch.nn.Module, oof: pd.DataFrame, prepared: PreparedSet, des
     # How many folds there are: a member that is lost is missed then, where an ensemble takes all of them.
     described = {**described, "folds": prepared.n_folds, "contract": contract, "held_out": held_out}
     save_member(path, model.state_dict(), described)
+    if task is not None:
+        task.save_beside(path, described)
     write_oof(folder / "oof.csv", oof)

@@ -36,14 +36,14 @@ _DIGITS = 16  # hexadecimal, of a digest: enough to tell a billion videos apart
 # --- the first weights -----------------------------------------------------------------------------
 
 
-def init_path(text: str, fold: int, data: str) -> Path:
-    """The file that ``train.init`` names: RECIPE:FOLD, or RECIPE for the same fold, of the same set or of SET/."""
+def init_path(text: str, fold: int, data: str, key: str = "train.init") -> Path:
+    """The file that ``key`` names: RECIPE:FOLD, or RECIPE for the same fold, of the same set or of SET/."""
     folder, _, rest = text.rpartition("/")
-    folder = plain_name(folder, "train.init") if folder else data
-    recipe, number = parse_recipe_fold(rest, "train.init") if ":" in rest else (plain_name(rest, "train.init"), fold)
+    folder = plain_name(folder, key) if folder else data
+    recipe, number = parse_recipe_fold(rest, key) if ":" in rest else (plain_name(rest, key), fold)
     path = weights_path(folder, recipe, number)
     if not path.is_file():
-        raise UserError(f"train.init={text}: {show_path(path)} is not there; expected RECIPE:FOLD or SET/RECIPE:FOLD")
+        raise UserError(f"{key}={text}: {show_path(path)} is not there; expected RECIPE:FOLD or SET/RECIPE:FOLD")
     return path
 
 

@@ -4,7 +4,7 @@
     state = loop.start_state(task, device, lr)
 
 The loop (``training.loop``) knows steps, processes, the moving average and last.pt, and nothing of samples or
-losses. Another way to train is another subclass of ``Task``, made in ``training.member.make_task``:
+losses. Another way to train is another subclass of ``Task`` with a line in ``MAKERS`` of ``training.tasks``:
 
 - a frozen teacher is an attribute, used in ``losses``;
 - a second network or head that learns too is given as ``beside``: it is optimised, distributed, saved and
@@ -15,6 +15,7 @@ losses. Another way to train is another subclass of ``Task``, made in ``training
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,6 +55,10 @@ class Task(ABC):
         if self.config.checkpoint_activations:
             checkpoint_activations(model, recipe.model.name)
 
+    def begin(self, fold: int, data: str) -> None:
+        """A fresh or resumed training of the member for a fold of data/<data> is about to start."""
+        return
+
     @property
     def model(self) -> nn.Module:
         """The network that becomes the member."""
@@ -90,6 +95,10 @@ class Task(ABC):
         """The optimiser has made a step, equal on every process."""
         return
 
+    def save_beside(self, weights: Path, described: dict[str, Any]) -> None:
+        """The member is written: keep what else of the task outlives it. For rank 0."""
+        return
+
     def state_dict(self) -> dict[str, Any]:
         """What resume needs besides the model: name -> state_dict."""
         return {name: network.state_dict() for name, network in self.networks.items() if name != "model"}
@@ -116,10 +125,15 @@ class Supervised(Task):
     class_weights = (1.0, 1.0)  # of attack and of live samples
 
     def __init__(
-        self, recipe: Recipe, model: nn.Module, frames: TrainingFrames, balance: CameraBalance | None = None
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        frames: TrainingFrames,
+        balance: CameraBalance | None = None,
+        beside: Mapping[str, nn.Module] | None = None,
     ) -> None:
         """balance: how samples are drawn, where not each once an epoch."""
-        super().__init__(recipe, model)
+        super().__init__(recipe, model, beside)
         self.frames, self.balance = frames, balance
         if self.config.class_balance:
             # As they are trained on: some of the live samples become attacks.
@@ -143,13 +157,24 @@ class Supervised(Task):
         batch: tuple[torch.Tensor, torch.Tensor],
         device: torch.device,
     ) -> torch.Tensor:
+        _, labels, logits = self.put_through(networks, share, batch, device)
+        return sample_losses(logits, labels, self.config, self.class_weights)
+
+    def put_through(
+        self,
+        networks: Mapping[str, nn.Module],
+        share: Share,
+        batch: tuple[torch.Tensor, torch.Tensor],
+        device: torch.device,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """A share's images and labels on the device, and the model's logits: float32 (N,), with their graph."""
         images, labels = batch
         self.seed_draws(share.keys, device)
         images = to_device(images, device).contiguous(memory_format=torch.channels_last)
         labels = to_device(labels, device).float()  # there: changed on the way they would leave the pinned memory
         with autocast(device, self.config.amp):
             logits = networks["model"](images).flatten()
-        return sample_losses(logits.float(), labels, self.config, self.class_weights)
+        return images, labels, logits.float()
 
 
 def checkpoint_activations(model: nn.Module, name: str) -> None:
