@@ -155,6 +155,17 @@ class Train:
     )  # free one frozen stage after so many epochs, the last first; 0 = never
     l2_sp: float = added_later(0.0, least=0)  # how strongly weights are pulled to the first ones (L2-SP)
     keep_init: float = added_later(0.0, least=0, most=1)  # share of the first weights in the finished member (WiSE-FT)
+    # What is learned from what: a name of MAKERS in training/member.py.
+    task: str = added_later("supervised", choices=("supervised", "distil", "cross_pseudo", "mean_teacher"))
+    # Semi-supervised training: cross_pseudo and mean_teacher (training/semi.py, docs/semi_supervised.md).
+    unlabelled: str = added_later("")  # a prepared set, of which no label is read
+    unlabelled_batch: int = added_later(1, least=1)  # unlabelled samples per labelled one
+    unlabelled_weight: float = added_later(1.0, above=0)  # of their loss, when it has its full weight
+    unlabelled_ramp: float = added_later(0.4, least=0, most=1)  # share of the training after which it has it
+    # mean_teacher: the calibrated probability from which a frame is taken as live, or as an attack.
+    confidence: float = added_later(0.9, above=0.5, below=1)
+    # mean_teacher: share of the training videos that are kept from training, to calibrate the teacher on.
+    calibration_share: float = added_later(0.2, above=0, most=0.5)
 
 
 @dataclass
@@ -345,6 +356,21 @@ def _check_recipe(recipe: Recipe, where: str) -> None:
     )
     frozen = re.fullmatch(r"none|backbone|stages:[1-9]\d*", train.freeze)
     require(frozen is not None, f"{where}: train.freeze={train.freeze}; expected none, backbone or stages:N")
+    semi = train.task in ("cross_pseudo", "mean_teacher")
+    require(
+        semi or not train.unlabelled,
+        f"{where}: train.unlabelled={train.unlabelled} with train.task={train.task}; "
+        "expected cross_pseudo or mean_teacher, which learn from a set without labels",
+    )
+    require(
+        train.unlabelled or not semi,
+        f"{where}: train.task={train.task} without train.unlabelled; expected the "
+        "name of a prepared set, whose labels are not read",
+    )
+    require(
+        train.ema_half_life > 0 or train.task != "mean_teacher",
+        f"{where}: train.ema_half_life=0 with train.task=mean_teacher; expected above 0: the moving average teaches",
+    )
     if train.lr != "auto":
         number = isinstance(train.lr, int | float) and not isinstance(train.lr, bool)
         require(number and 0 < train.lr <= 1, f"{where}: train.lr={train.lr}; expected above 0, at most 1, or auto")

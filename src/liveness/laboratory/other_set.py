@@ -114,6 +114,9 @@ def find_origin(described: EnsembleDescription, folder: Path) -> dict[str, Any]:
     which says why; ``trained_on``: the sets' names; ``shared``: how many videos are in one of them too."""
     told = [describe_member(member.path) for member in described.members]
     hashes = {str(one.get("data") or ""): str(one.get("data_hash") or "") for one in told}
+    for also in (member.get("unlabelled") for member in told):
+        if also:
+            hashes.setdefault(also["set"], also["digest"])
     found: dict[str, Any] = {"independent": True, "trained_on": sorted(hashes), "line": ""}
     unknown = []
     for data, data_hash in sorted(hashes.items()):

@@ -34,18 +34,18 @@ from liveness.members.trained import OOF_COLUMNS, write_oof
 from liveness.members.weights import describe_member, save_member
 from liveness.models.backend import TorchBackend
 from liveness.models.batches import batches_for
-from liveness.models.build import build, count_parameters
+from liveness.models.build import count_parameters
 from liveness.models.device import pick_device, share_of_cores, use_all_cores
 from liveness.models.score import Job, Request, score_jobs
 from liveness.sets.dataset import HeldOutVideos, PreparedSet, frame_file, list_holdout, load_set, split_set
 from liveness.sets.decoded import DecodedFrames, open_decoded
 from liveness.training import loop, lr_finder, passing, tracking
-from liveness.training.augment import Policy
 from liveness.training.runs import describe_run, drop_state, same_run, weights_of
-from liveness.training.samples import TrainingFrames, balance_of
 from liveness.training.saving import Saver
-from liveness.training.start import Start, list_provenance
-from liveness.training.task import Supervised, Task
+from liveness.training.semi import make_cross_pseudo, make_mean_teacher
+from liveness.training.start import Start, list_provenance, merge_provenance
+from liveness.training.task import Supervised, Task, make_supervised
+from liveness.training.unlabelled import list_unlabelled_provenance
 
 GPU_CACHE_GIB = 16.0  # of decoded frames, where train.cache_gib leaves it open: all of the challenge's set
 FIGURES = ("logloss", "eer", "auc")  # of metrics.csv and of a member: its held-out videos
@@ -197,8 +197,18 @@ def make_task(
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), seed, decoded)
-    return Supervised(recipe, build(recipe.model, recipe.view.size), frames, balance_of(recipe, prepared, rows))
+    maker = MAKERS.get(recipe.train.task)
+    if maker is None:
+        raise UserError(f"train.task={recipe.train.task}: expected one of {', '.join(MAKERS)}")
+    return maker(recipe, prepared, rows, decoded)
+
+
+# Every way to train by its name in train.task. A maker builds its networks, the member's first.
+MAKERS: dict[str, Callable[[Recipe, PreparedSet, pd.DataFrame, DecodedFrames | None], Supervised]] = {
+    "supervised": make_supervised,
+    "cross_pseudo": make_cross_pseudo,
+    "mean_teacher": make_mean_teacher,
+}
 
 
 def start_or_resume(task: Task, start: Start, device: torch.device, last: Path) -> loop.State:
@@ -221,7 +231,7 @@ def _summary(run: Run, rows: pd.DataFrame) -> str:
         f"{recipe.model.name}, {count_parameters(state.model) / 1e6:.1f} M parameters, "
         f"{recipe.view.kind} {recipe.view.size} px, {len(rows)} frames of {rows.filename.nunique()} videos, "
         f"{len(run.videos)} videos held out, {recipe.train.epochs} epochs of {state.task.steps_per_epoch} steps, "
-        f"lr {state.lr:g}, {distributed.size()} x {state.device.type}"
+        f"lr {state.lr:g}, {distributed.size()} x {state.device.type}{state.task.about}"
         + (f", continuing after step {state.step}" if state.step else "")
     )
 
@@ -321,7 +331,8 @@ def _complete(run: Run) -> Outcome:
     if distributed.rank() == 0:
         earlier = Start(recipe, run.described["fold"], prepared.name).describe()
         about: dict[str, Any] = {"epoch": state.kept_epoch, "lr": state.lr}
-        about["trained_on"] = list_provenance(prepared, run.trained_on, earlier)
+        parts = [list_provenance(prepared, run.trained_on, earlier), list_unlabelled_provenance(recipe)]
+        about["trained_on"] = merge_provenance(parts)
         finish(model, whole, prepared, run.described | about, run.folder)
         drop_state(recipe, run.folder)
     distributed.barrier()

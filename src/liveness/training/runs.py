@@ -17,6 +17,7 @@ from liveness.base.errors import UserError
 from liveness.members.names import weights_path
 from liveness.sets.dataset import PreparedSet
 from liveness.training.start import check_start
+from liveness.training.unlabelled import check_unlabelled
 
 # Of a recipe: what may differ between two starts of one run without changing what is trained.
 _FREE = ("recipe.train.workers", "recipe.train.keep_state", "recipe.train.cache_gib", "recipe.tracker")
@@ -24,10 +25,12 @@ _FREE = ("recipe.train.workers", "recipe.train.keep_state", "recipe.train.cache_
 
 def describe_run(recipe: Recipe, fold: int, prepared: PreparedSet, naive: bool) -> dict[str, Any]:
     """What a run is: config.json, and the beginning of the member's description. A UserError for a ``train.init`` that
-    it cannot go on from."""
+    it cannot go on from, or a ``train.unlabelled`` that it cannot learn from."""
     described = {"recipe": to_dict(recipe), "fold": fold, "data": prepared.name, "data_hash": prepared.digest}
     source = check_start(recipe, fold, prepared)
-    return described | ({"naive": True} if naive else {}) | ({"init": source} if source else {})
+    described |= ({"naive": True} if naive else {}) | ({"init": source} if source else {})
+    unlabelled = check_unlabelled(recipe, fold, prepared)
+    return described | ({"unlabelled": unlabelled} if unlabelled else {})
 
 
 def weights_of(described: dict[str, Any]) -> Path:

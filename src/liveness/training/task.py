@@ -10,27 +10,32 @@ losses. Another way to train is another subclass of ``Task``, made in ``training
 - a second network or head that learns too is given as ``beside``: it is optimised, distributed, saved and
   resumed as the model is;
 - unlabelled samples are a second stream, which ``stream`` hands out beside the labelled one;
-- a teacher that follows the model is updated in ``after_step`` and saved by ``state_dict``.
+- a teacher that follows the model is ``average``, or updated in ``after_step`` and saved by ``state_dict``.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
 from liveness.base.config import Recipe, Train
 from liveness.base.errors import UserError
+from liveness.models.build import build
 from liveness.models.device import autocast, to_device
 from liveness.models.drop_path import replace_drop_path
 from liveness.models.losses import class_weights, sample_losses
-from liveness.training.augment import seed_of
+from liveness.sets.dataset import PreparedSet
+from liveness.sets.decoded import DecodedFrames
+from liveness.training.augment import Policy, seed_of
 from liveness.training.samples import (
     CameraBalance,
     Key,
     Share,
     TrainingFrames,
+    balance_of,
     count_steps,
     load_batches,
     plan_shares,
@@ -45,11 +50,15 @@ class Task(ABC):
     undisturbed process does.
     """
 
+    also_pretrained: tuple[str, ...] = ()  # networks beside the model that start from model.pretrained as it does
+
     def __init__(self, recipe: Recipe, model: nn.Module, beside: Mapping[str, nn.Module] | None = None) -> None:
         """model: becomes the member. beside: what is trained with it and is no part of the member."""
         self.config: Train = recipe.train
         self.networks: dict[str, nn.Module] = {"model": model, **(beside or {})}
         self.tuning: FineTuning | None = None  # set when the model is at its start
+        self.average: nn.Module | None = None  # the model's moving average where there is one; set by the loop
+        self.about = ""  # what the line at the start of a training says of it, ", ..."
         self._drop_path = [replace_drop_path(network) for network in self.networks.values()]
         if self.config.checkpoint_activations:
             checkpoint_activations(model, recipe.model.name)
@@ -113,10 +122,15 @@ class Supervised(Task):
     """Labelled frames, and the recipe's loss between their labels and the model's logits."""
 
     def __init__(
-        self, recipe: Recipe, model: nn.Module, frames: TrainingFrames, balance: CameraBalance | None = None
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        frames: TrainingFrames,
+        balance: CameraBalance | None = None,
+        beside: Mapping[str, nn.Module] | None = None,
     ) -> None:
-        """balance: how samples are drawn, where not each once an epoch."""
-        super().__init__(recipe, model)
+        """balance: how samples are drawn, where not each once an epoch. beside: as in ``Task``."""
+        super().__init__(recipe, model, beside)
         self.frames, self.balance = frames, balance
         self.class_weights = (1.0, 1.0)  # of attack and of live samples
         if self.config.class_balance:
@@ -138,7 +152,7 @@ class Supervised(Task):
         self,
         networks: Mapping[str, nn.Module],
         share: Share,
-        batch: tuple[torch.Tensor, torch.Tensor],
+        batch: Any,
         device: torch.device,
     ) -> torch.Tensor:
         images, labels = batch
@@ -148,6 +162,14 @@ class Supervised(Task):
         with autocast(device, self.config.amp):
             logits = networks["model"](images).flatten()
         return sample_losses(logits.float(), labels, self.config, self.class_weights)
+
+
+def make_supervised(
+    recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame, decoded: DecodedFrames | None
+) -> Supervised:
+    """For ``training.member.make_task``: what is learned from the labelled frames ``rows``."""
+    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), recipe.train.seed, decoded)
+    return Supervised(recipe, build(recipe.model, recipe.view.size), frames, balance_of(recipe, prepared, rows))
 
 
 def checkpoint_activations(model: nn.Module, name: str) -> None:
