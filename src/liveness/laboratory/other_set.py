@@ -114,11 +114,15 @@ def find_origin(described: EnsembleDescription, folder: Path) -> dict[str, Any]:
     which says why; ``trained_on``: the sets' names; ``shared``: how many videos are in one of them too."""
     told = [describe_member(member.path) for member in described.members]
     hashes = {str(one.get("data") or ""): str(one.get("data_hash") or "") for one in told}
-    for also in (member.get("unlabelled") for member in told):
-        if also:
-            hashes.setdefault(also["set"], also["digest"])
+    unlabelled = {one["unlabelled"]["set"]: one["unlabelled"]["digest"] for one in told if one.get("unlabelled")}
+    hashes = unlabelled | hashes
     found: dict[str, Any] = {"independent": True, "trained_on": sorted(hashes), "line": ""}
     unknown = []
+    if folder.name in unlabelled:
+        why = (
+            f"not independent: {described.name} has learned from the videos of data/{folder.name}, without their labels"
+        )
+        return found | {"independent": False, "line": why}
     for data, data_hash in sorted(hashes.items()):
         if data == folder.name or (data_hash and data_hash == digest_of_set(folder)):
             again = f"python -m liveness.evaluate {described.name} --data {data}"

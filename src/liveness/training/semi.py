@@ -89,7 +89,7 @@ class SemiSupervised(Supervised):
         self, network: nn.Module, images: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A network's logits on ``images``, (N + N * unlabelled_batch,), and the supervised losses of the first N,
-        those of ``labels``. One forward pass: a distributed network may have but one before its gradients are summed."""
+        those of ``labels``. One forward pass: a distributed network may have one before its gradients are summed."""
         with autocast(images.device, self.config.amp):
             logits = network(images).flatten().float()
         return logits, sample_losses(logits[: len(labels)], labels, self.config, self.class_weights)
