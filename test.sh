@@ -30,8 +30,19 @@ shellcheck -- *.sh scripts/*.sh .ci/run
 ruff check .
 ruff format --check .
 lint-imports --no-cache --no-logo
-mypy --no-error-summary
+# mypy takes a core for most of a minute, so it runs beside the tests; what it finds is told at the end.
+types=$(mktemp)
+mypy --no-error-summary >"$types" 2>&1 &
+mypy=$!
+trap 'kill "$mypy" 2>/dev/null || true; rm -f "$types"' EXIT
 # A stray setting of the caller must not decide what the tests see.
 unset LIVENESS_ROOT DATA ENSEMBLE NGPU NNODES NODE_RANK MASTER_ADDR DRY_RUN
-# The tests of a file stay together in one process, since they share what they make.
-exec "$PY" -m pytest -n "$(cores)" --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
+# The tests of a file stay together in one process, since they share what they make. One process more than there are
+# cores: many tests wait for a server, a deadline or a process of their own.
+code=0
+"$PY" -m pytest -n "$(($(cores) + 1))" --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@" || code=$?
+if ! wait "$mypy"; then
+  cat "$types" >&2
+  fail "mypy found what stands above"
+fi
+exit "$code"

@@ -12,8 +12,8 @@ import pytest
 from liveness.base.files import CODE
 
 # Files that take longest, so that none of them is left to a single worker at the end.
-FIRST = ("pipeline", "prediction_resume", "training", "walks", "demo", "prepare", "training_options", "prediction",
-         "training_checks", "notebooks", "container", "shift")  # fmt: skip
+FIRST = ("pipeline", "prediction_resume", "walks", "notebooks", "prepare", "training", "container", "training_options",
+         "prediction", "demo", "thresholds", "intervals", "training_checks", "shift")  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

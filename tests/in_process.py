@@ -2,6 +2,7 @@
 
 prepare_here(root, "tiny", "folds.n=3")                        # prepare_data.sh tiny -o folds.n=3
 train_here(root, "-c", "convnext_xlarge", "--fold", "0")       # python -m liveness.train; its exit code
+predict_here(root, clips, root / "out", "--strict")            # predict.sh; its exit code
 """
 
 import signal
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from liveness import train
+from liveness import predict, train
 from liveness.base.compose import load_data
+from liveness.base.errors import run
 from liveness.sets.folds import fold_set
 from liveness.sets.preparation import prepare_set
 
@@ -47,3 +49,12 @@ def train_here(root: Path, *arguments: str) -> int:
     with at_home(root) as patch:
         patch.setattr(sys, "argv", ["train", *arguments])
         return train.main()
+
+
+def predict_here(root: Path, *arguments: str | Path) -> int:
+    """What predict.sh starts; its exit code. What it says of a user's mistake is on stderr, as a process says it."""
+    with at_home(root) as patch:
+        patch.setattr(sys, "argv", ["predict", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            run(predict.main)
+        return ended.value.code

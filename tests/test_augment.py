@@ -14,7 +14,7 @@ from liveness.base.errors import UserError
 from liveness.frames.contract import resize, to_tensor
 from liveness.frames.video import jpeg_encode
 from liveness.simulation.recompress import reencode
-from liveness.training.augment import Policy, seed_of, seeded
+from liveness.training.augment import Policy, derive_seed, seeded
 from liveness.training.samples import TrainingFrames, batches
 
 VIEW = View(size=48)
@@ -290,7 +290,7 @@ def test_mixup_and_cutmix_together_are_at_most_every_sample():
 
 
 def test_seeds_differ_by_run_epoch_and_sample():
-    assert len({seed_of(s, e, i) for s in range(5) for e in range(5) for i in range(40)}) == 1000
+    assert len({derive_seed(s, e, i) for s in range(5) for e in range(5) for i in range(40)}) == 1000
 
 
 @pytest.mark.parametrize(("n", "batch"), [(10, 3), (7, 7), (5, 16), (100, 1)])

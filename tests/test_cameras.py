@@ -34,7 +34,7 @@ from liveness.sets.dealing import deal_set
 from liveness.sets.folds import fold_set
 from liveness.sets.labels import read_labels
 from liveness.training import member
-from liveness.training.samples import CameraBalance, balance_of, plan_shares
+from liveness.training.samples import CameraBalance, find_balance, plan_shares
 
 
 def scored_table(shifts: dict[str, float], each: int = 40, seed: int = 5) -> pd.DataFrame:
@@ -351,7 +351,7 @@ def test_a_balance_without_cameras_is_one_line(cameras_set, tmp_path, monkeypatc
     assert set(rows["camera"]) == {"cam1", "cam2"}
     rows.loc[rows["filename"] == "2.mp4", "camera"] = ""
     with pytest.raises(UserError, match=r"train\.balance=camera: 1 videos have no camera: 2\.mp4"):
-        balance_of(recipe, prepared, rows)
+        find_balance(recipe, prepared, rows)
     videos = pd.read_csv(folder / "labels_video.csv")
     videos.assign(camera=videos["camera"].replace("cam1", "cam9")).to_csv(folder / "labels_video.csv", index=False)
     with pytest.raises(UserError, match="another camera than labels_video.csv has for '2.mp4'"):
@@ -359,7 +359,7 @@ def test_a_balance_without_cameras_is_one_line(cameras_set, tmp_path, monkeypatc
     pd.read_csv(folder / "folds.csv").drop(columns="camera").to_csv(folder / "folds.csv", index=False)
     prepared = load_set("tiny", recipe.frames)
     with pytest.raises(UserError, match="no column camera; .*make_folds tiny --force"):
-        balance_of(recipe, prepared, split_set(prepared, 0, recipe.view)[0])
+        find_balance(recipe, prepared, split_set(prepared, 0, recipe.view)[0])
 
 
 # --- the pages

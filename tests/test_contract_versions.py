@@ -19,14 +19,14 @@ from liveness.base.compose import load_data
 from liveness.base.config import Ensemble, EnsembleMember, FramePlan
 from liveness.base.errors import UserError
 from liveness.base.tables import read_table
-from liveness.frames.notes import notes_of, with_notes
+from liveness.frames.notes import parse_notes, with_notes
 from liveness.frames.video import probe, read_frames
 from liveness.frames.views import prepare_video
 from liveness.members.names import weights_path
 from liveness.members.weights import describe_member, load_member, save_member
 from liveness.prediction.engine import load_members, score_video
 from liveness.sets.dataset import load_set
-from liveness.sets.extract import read_record, version_of
+from liveness.sets.extract import find_version, read_record
 from liveness.sets.folds import fold_set
 from liveness.sets.labels import find_set
 from liveness.sets.preparation import prepare_set
@@ -97,7 +97,7 @@ def test_rows_note_what_is_unusual(workspace, clips):
     put_members(workspace / "weights" / "version1")
     rows = scored(clips, ("demo_face", 1))
     assert {row.status for row in rows.values()} == {"ok"}
-    told = {name: notes_of(row.reason) for name, row in rows.items()}
+    told = {name: parse_notes(row.reason) for name, row in rows.items()}
     assert told == {
         "plain": {},
         "hlg": {"hlg": ""},
@@ -109,18 +109,18 @@ def test_rows_note_what_is_unusual(workspace, clips):
     assert {name: row.faces_in_frame for name, row in rows.items()} == dict.fromkeys(NAMES, 1) | {"two_faces": 2}
     # Where a member of version 1 has its part in the score, the row says what it did not follow.
     mixed = scored(clips, ("demo_face", 0), ("convnext_large", 1))
-    assert notes_of(mixed["hlg"].reason) == {"hlg": "", "hlg_ignored": ""}
+    assert parse_notes(mixed["hlg"].reason) == {"hlg": "", "hlg_ignored": ""}
     whole = scored(clips, ("convnext_large", 0))
-    assert notes_of(whole["wide"].reason) == {"pixel_aspect_ignored": "2:1"} and whole["wide"].faces_in_frame is None
+    assert parse_notes(whole["wide"].reason) == {"pixel_aspect_ignored": "2:1"} and whole["wide"].faces_in_frame is None
 
 
 def test_notes_are_read_back():
-    assert with_notes("", []) == "" and notes_of("") == {}
+    assert with_notes("", []) == "" and parse_notes("") == {}
     assert with_notes("breaks off; 3 frames decode", []) == "breaks off; 3 frames decode"
     text = with_notes("breaks off; 3 frames decode", ["hlg", "several_faces=2", "hlg"])
     assert text == "breaks off; 3 frames decode; note: hlg; several_faces=2"
-    assert notes_of(text) == {"hlg": "", "several_faces": "2"}
-    assert notes_of("its footnote: none") == {}
+    assert parse_notes(text) == {"hlg": "", "several_faces": "2"}
+    assert parse_notes("its footnote: none") == {}
 
 
 def test_hlg_pq_and_wide_pixels_look_like_their_ordinary_twin(clips):
@@ -170,14 +170,14 @@ def test_a_set_of_version_1_stays_so_until_it_is_made_anew(workspace, capsys):
     # Stopped before its end it goes on as it was begun: version 1 by its records.
     (folder / "prepare.json").unlink()
     (folder / ".records" / "3.json").unlink()
-    assert version_of(folder) == 1 and "5 already done" in prepared()
+    assert find_version(folder) == 1 and "5 already done" in prepared()
     assert load_set("old", data.frames).digest == OLD_HASH
 
     # Made anew, also when that is stopped and goes on without the option.
     assert "6 to do: frames missing or made under another plan or contract" in prepared("--renew")
     (folder / "prepare.json").unlink()
     (folder / ".records" / "3.json").unlink()
-    assert version_of(folder) == 2
+    assert find_version(folder) == 2
     told = prepared()
     assert "which stays" not in told and "noted: hlg 2, pixel_aspect 1" in told
     new = load_set("old", data.frames)

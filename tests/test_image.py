@@ -17,7 +17,7 @@ from liveness.base.config import Data, FramePlan
 from liveness.base.errors import UserError
 from liveness.base.files import CODE
 from liveness.base.tables import read_table
-from liveness.frames.notes import notes_of
+from liveness.frames.notes import parse_notes
 from liveness.frames.video import VideoError, probe, read_frames
 from liveness.laboratory.stressed import read_stressed_frames
 from liveness.pages.dataset import render_dataset_page
@@ -235,7 +235,7 @@ def test_a_set_of_videos_and_images_is_prepared(workspace, tiny_clips, capsys):
     rows = videos[["status", "frames", "fps", "duration", "width", "codec"]].to_numpy().tolist()
     assert rows[0] == ["ok", "1", "", "", "96", "jpeg"] and rows[1] == ["ok", "1", "", "", "96", "png"]
     assert rows[2][:3] == ["ok", "6", "25.0"] and rows[3][0] == "unreadable"
-    assert [("image" in notes_of(reason)) for reason in videos["reason"]] == [True, True, False, False]
+    assert [("image" in parse_notes(reason)) for reason in videos["reason"]] == [True, True, False, False]
     frames = read_table(workspace / "data" / "mine" / "labels_keyframes.csv", [])
     assert list(frames["filename"])[:2] == ["1-0.jpg", "2-0.jpg"] and len(frames) == 5
     assert check_set(workspace / "data" / "mine", find_set("mine"), Data(name="mine"))[0][1:] == []  # but for the folds

@@ -4,8 +4,11 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import in_process
 import numpy as np
 import pytest
 import torch
@@ -48,12 +51,31 @@ def clips(workspace, tiny_clips) -> Path:
 
 
 @pytest.fixture
-def members(workspace) -> None:
-    """The members of the ensemble zalo2022, narrow."""
-    for fold in range(5):
-        put_member("convnext_xlarge", fold)
-    for fold in range(3):
-        put_member("convnext_large", fold)
+def predict_here(workspace, capfd) -> Callable[..., subprocess.CompletedProcess]:
+    """What predict.sh starts, in this process; the result is that of ``run_driver``."""
+
+    def call(*arguments: str | Path) -> subprocess.CompletedProcess:
+        capfd.readouterr()
+        code = in_process.predict_here(workspace, *arguments)
+        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory) -> Path:
+    """A folder weights/ with the members of the ensemble zalo2022, narrow."""
+    root = tmp_path_factory.mktemp("eight")
+    with in_process.at_home(root):
+        for recipe, folds in (("convnext_xlarge", 5), ("convnext_large", 3)):
+            for fold in range(folds):
+                put_member(recipe, fold)
+    return root / "weights"
+
+
+@pytest.fixture
+def members(workspace, eight) -> None:
+    shutil.copytree(eight, workspace / "weights")
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -90,39 +112,39 @@ def test_without_arguments_data_becomes_result_and_prepared_sets_are_not_scored(
 
 
 @pytest.mark.full
-def test_the_containers_layouts_are_read_and_labelled_sets_passed_over(run_driver, workspace, clips, members):
+def test_the_containers_layouts_are_read_and_labelled_sets_passed_over(predict_here, workspace, clips, members):
     for layout in ("mounted/videos", "sets/private_test/videos"):
         shutil.copytree(clips, workspace / layout)
     shutil.copytree(clips, workspace / "sets" / "train" / "videos")
     (workspace / "sets" / "train" / "label.csv").write_text("fname,liveness_score\n1.mp4,1\n2.mp4,0\n10.mp4,1\n")
     results = []
     for name, source in (("a", clips), ("b", workspace / "mounted"), ("c", workspace / "sets")):
-        done = run_driver("predict.sh", source, workspace / name)
+        done = predict_here(source, workspace / name)
         assert done.returncode == 0, done.stderr
         results.append((workspace / name / "submission.csv").read_bytes())
     assert results[0] == results[1] == results[2]
     assert "train is a training set" in done.stderr
     # Labels do not keep the only videos that were mounted from their scores.
     shutil.rmtree(workspace / "sets" / "private_test")
-    done = run_driver("predict.sh", workspace / "sets", workspace / "d")
+    done = predict_here(workspace / "sets", workspace / "d")
     assert done.returncode == 0 and "train has labels; there are no other videos, so its are scored" in done.stderr
     assert (workspace / "d" / "submission.csv").read_bytes() == results[0]
 
 
-def test_scores_do_not_depend_on_the_other_videos_their_order_or_the_workers(run_driver, workspace, clips, members):
-    run_driver("predict.sh", clips, workspace / "all", "--workers", "1")
+def test_scores_do_not_depend_on_the_other_videos_their_order_or_the_workers(predict_here, workspace, clips, members):
+    predict_here(clips, workspace / "all", "--workers", "1")
     scores = {row["fname"]: row["liveness_score"] for row in table(workspace / "all" / "submission.csv")}
     few = workspace / "few"
     few.mkdir()
     shutil.copy(clips / "10.mp4", few / "10.mp4")
     shutil.copy(clips / "1.mp4", few / "00.mp4")
-    done = run_driver("predict.sh", few, workspace / "some", "--workers", "3")
+    done = predict_here(few, workspace / "some", "--workers", "3")
     assert done.returncode == 0, done.stderr
     got = {row["fname"]: row["liveness_score"] for row in table(workspace / "some" / "submission.csv")}
     assert got == {"00.mp4": scores["1.mp4"], "10.mp4": scores["10.mp4"]}
 
 
-def test_every_video_has_its_row_whatever_is_wrong_with_it(run_driver, workspace, clips, members):
+def test_every_video_has_its_row_whatever_is_wrong_with_it(predict_here, workspace, clips, members):
     whole = (clips / "1.mp4").read_bytes()
     (clips / "empty.mp4").write_bytes(b"")
     (clips / "text.mp4").write_text("not a video\n")
@@ -130,7 +152,7 @@ def test_every_video_has_its_row_whatever_is_wrong_with_it(run_driver, workspace
     (clips / "nonsense.avi").write_bytes(np.random.default_rng(0).bytes(5000))
     (clips / "UPPER and space ø.MP4").write_bytes(whole)
     (clips / "-dash.mp4").write_bytes(whole)
-    done = run_driver("predict.sh", clips, workspace / "out")
+    done = predict_here(clips, workspace / "out")
     assert done.returncode == 0, done.stderr
     rows = {row["fname"]: row for row in table(workspace / "out" / "predictions.csv")}
     assert len(rows) == len(table(workspace / "out" / "submission.csv")) == 9
@@ -143,31 +165,31 @@ def test_every_video_has_its_row_whatever_is_wrong_with_it(run_driver, workspace
         assert rows[name]["score"] == rows["1.mp4"]["score"] and rows[name]["status"] == "ok"
     assert "Traceback" not in done.stderr
 
-    strict = run_driver("predict.sh", clips, workspace / "strict", "--strict")
+    strict = predict_here(clips, workspace / "strict", "--strict")
     assert strict.returncode == 1
     assert (workspace / "strict" / "submission.csv").read_bytes() == (workspace / "out" / "submission.csv").read_bytes()
 
 
-def test_a_video_without_a_face_abstains_and_whole_frame_members_still_score_it(run_driver, workspace, clips):
+def test_a_video_without_a_face_abstains_and_whole_frame_members_still_score_it(predict_here, workspace, clips):
     put_member("efficientnet_lite0", 0, "train")
     put_member("convnext_large", 0, "train")
     options = ["--members", "efficientnet_lite0:0"]
-    done = run_driver("predict.sh", clips, workspace / "face", *options)
+    done = predict_here(clips, workspace / "face", *options)
     assert done.returncode == 0, done.stderr
     for row in table(workspace / "face" / "predictions.csv"):
         assert (row["score"], row["decision"]) == ("0.500000000", "abstain")
         assert (row["status"], row["faces"]) == ("no_face", "0")
         assert "no face found in 3 frames" in row["reason"]
-    done = run_driver("predict.sh", clips, workspace / "both", *options, "convnext_large:0")
-    alone = run_driver("predict.sh", clips, workspace / "frame", "--members", "convnext_large:0")
+    done = predict_here(clips, workspace / "both", *options, "convnext_large:0")
+    alone = predict_here(clips, workspace / "frame", "--members", "convnext_large:0")
     assert done.returncode == alone.returncode == 0, done.stderr
     assert (workspace / "both" / "submission.csv").read_bytes() == (workspace / "frame" / "submission.csv").read_bytes()
     assert {row["status"] for row in table(workspace / "both" / "predictions.csv")} == {"no_face"}
 
 
-def test_missing_weights_are_one_line_with_the_ways_to_get_them(run_driver, workspace, clips):
+def test_missing_weights_are_one_line_with_the_ways_to_get_them(predict_here, workspace, clips):
     put_member("convnext_xlarge", 0)
-    done = run_driver("predict.sh", clips, workspace / "out")
+    done = predict_here(clips, workspace / "out")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     for fold in range(1, 5):
@@ -177,18 +199,18 @@ def test_missing_weights_are_one_line_with_the_ways_to_get_them(run_driver, work
     assert not (workspace / "out" / "submission.csv").exists()
 
 
-def test_weights_under_another_members_name_or_of_another_contract_are_refused(run_driver, workspace, clips):
+def test_weights_under_another_members_name_or_of_another_contract_are_refused(predict_here, workspace, clips):
     path = put_member("convnext_large", 0)
     shutil.copy(path, weights_path("train", "convnext_large", 1))
-    done = run_driver("predict.sh", clips, workspace / "out", "--members", "convnext_large:1")
+    done = predict_here(clips, workspace / "out", "--members", "convnext_large:1")
     assert done.returncode == 1 and "holds convnext_large fold 0, expected convnext_large fold 1" in done.stderr
     recipe = load_recipe("convnext_large", NARROW)
     contract = make_contract(recipe, Data(), "0" * 64) | {"version": 99}
     put_member("convnext_large", 2, contract=contract)
-    done = run_driver("predict.sh", clips, workspace / "out", "--members", "convnext_large:2")
+    done = predict_here(clips, workspace / "out", "--members", "convnext_large:2")
     assert done.returncode == 1 and "contract version 99; this code speaks the versions 1, 2" in done.stderr
     path.write_bytes(path.read_bytes()[:1000])
-    done = run_driver("predict.sh", clips, workspace / "out", "--members", "convnext_large:0")
+    done = predict_here(clips, workspace / "out", "--members", "convnext_large:0")
     assert done.returncode == 1 and "not a safetensors file" in done.stderr
     assert not (workspace / "out" / "submission.csv").exists()
 
@@ -201,26 +223,26 @@ def test_weights_under_another_members_name_or_of_another_contract_are_refused(r
         (lambda folder: [(folder / s / "videos").mkdir(parents=True) for s in "ab"], "no videos in it"),
     ],
 )
-def test_an_input_without_videos_is_one_line(run_driver, workspace, make, words):
+def test_an_input_without_videos_is_one_line(predict_here, workspace, make, words):
     make(workspace / "input")
-    done = run_driver("predict.sh", workspace / "input", workspace / "out")
+    done = predict_here(workspace / "input", workspace / "out")
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and words in done.stderr
     assert not (workspace / "out").exists()
 
 
-def test_two_videos_with_one_stem_are_two_rows(run_driver, workspace, clips):
+def test_two_videos_with_one_stem_are_two_rows(predict_here, workspace, clips):
     put_member("convnext_large", 0)
     shutil.copy(clips / "2.mp4", clips / "1.MOV")
-    done = run_driver("predict.sh", clips, workspace / "out", "--members", "convnext_large:0")
+    done = predict_here(clips, workspace / "out", "--members", "convnext_large:0")
     assert done.returncode == 0, done.stderr
     scores = {row["fname"]: row["liveness_score"] for row in table(workspace / "out" / "submission.csv")}
     assert sorted(scores) == ["1.MOV", "1.mp4", "10.mp4", "2.mp4"]
     assert scores["1.MOV"] == scores["2.mp4"] != scores["1.mp4"]
 
 
-def test_an_output_that_cannot_be_written_is_found_before_the_work(run_driver, workspace, clips, members):
+def test_an_output_that_cannot_be_written_is_found_before_the_work(predict_here, workspace, clips, members):
     (workspace / "file").write_text("")
-    done = run_driver("predict.sh", clips, workspace / "file" / "out")
+    done = predict_here(clips, workspace / "file" / "out")
     assert done.returncode == 1 and "cannot write there" in done.stderr and "load time" not in done.stdout
 
 
@@ -248,30 +270,28 @@ def test_the_ensembles_score_is_the_weighted_mean_and_its_shipped_threshold_deci
 
 
 @pytest.mark.full
-def test_a_member_that_gives_no_number_is_named_and_its_videos_are_not_called_faceless(run_driver, workspace, clips):
+def test_a_member_that_gives_no_number_is_named_and_its_videos_are_not_called_faceless(predict_here, workspace, clips):
     path = put_member("convnext_large", 0)
     state, description = load_file(path), describe_member(path)
     state["head.fc.bias"].fill_(float("nan"))
     save_member(path, state, description)
     put_member("convnext_xlarge", 0)
-    done = run_driver(
-        "predict.sh", clips, workspace / "out", "--members", "convnext_large:0", "convnext_xlarge:0", "--strict"
-    )
+    done = predict_here(clips, workspace / "out", "--members", "convnext_large:0", "convnext_xlarge:0", "--strict")
     assert done.returncode == 1
     for row in table(workspace / "out" / "predictions.csv"):
         assert (row["status"], row["decision"]) == ("failed", "abstain")
         assert row["reason"].startswith("no finite score from convnext_large_fold0")
-    done = run_driver("predict.sh", clips, workspace / "out", "--members", "convnext_large:0")
+    done = predict_here(clips, workspace / "out", "--members", "convnext_large:0")
     assert done.returncode == 1 and "no member gave any video a finite score" in done.stderr
 
 
-def test_names_that_are_not_text_and_links_that_lead_nowhere_have_their_row(run_driver, workspace, clips, members):
+def test_names_that_are_not_text_and_links_that_lead_nowhere_have_their_row(predict_here, workspace, clips, members):
     odd = clips / os.fsdecode(b"bad\xff.mp4")
     shutil.copy(clips / "1.mp4", odd)
     (clips / "gone.mp4").symlink_to(workspace / "nowhere.mp4")
     (clips / "videos").mkdir()
     shutil.copy(clips / "1.mp4", clips / "videos" / "77.mp4")
-    done = run_driver("predict.sh", clips, workspace / "out")
+    done = predict_here(clips, workspace / "out")
     assert done.returncode == 0, done.stderr
     lines = (workspace / "out" / "submission.csv").read_bytes().splitlines()
     assert len(lines) == 6

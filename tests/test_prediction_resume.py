@@ -21,7 +21,7 @@ from liveness.base.files import CODE
 from liveness.prediction import engine
 from liveness.prediction import partial as partial_rows
 from liveness.prediction.engine import load_members, read_ensemble, score_paths
-from liveness.prediction.partial import PARTIAL_FILE, Partial, fingerprint_of
+from liveness.prediction.partial import PARTIAL_FILE, Partial, make_fingerprint
 from liveness.prediction.rows import ROW_COLUMNS, Row, write_submission
 
 MEMBER = [EnsembleMember("convnext_large", 0)]
@@ -175,13 +175,12 @@ def test_on_a_disk_that_is_full_the_rows_stay_and_room_is_enough_to_go_on(run_dr
     assert (workspace / "submission.csv").read_bytes() == expected_of(many, workspace)
 
 
-def test_rows_hold_only_for_the_same_weights_settings_and_videos(workspace, tiny_clips, monkeypatch):
+def test_rows_hold_only_for_the_same_weights_settings_and_libraries(workspace, monkeypatch):
     put_member("convnext_large", 0)
     put_member("convnext_large", 1)
-    clips = [tiny_clips(workspace / "clips" / f"{n}.mp4", 4, (64, 64), seed=n) for n in range(3)]
 
     def fingerprint(*members, name="mine", **more):
-        return fingerprint_of(read_ensemble(Ensemble(name, "train", list(members), **more)), {})
+        return make_fingerprint(read_ensemble(Ensemble(name, "train", list(members), **more)), {})
 
     one, other = EnsembleMember("convnext_large", 0), EnsembleMember("convnext_large", 1)
     cascade = Cascade(["convnext_large:0"], 0.1, 0.9)
@@ -205,37 +204,40 @@ def test_rows_hold_only_for_the_same_weights_settings_and_videos(workspace, tiny
     monkeypatch.setenv("LIVENESS_ROOT", str(workspace))
     assert len(set(prints)) == len(prints) and fingerprint(one) == today
 
+
+def test_rows_hold_only_for_the_same_videos_and_finished_ones(workspace, tiny_clips):
+    clips = [tiny_clips(workspace / "clips" / f"{n}.mp4", 4, (64, 64), seed=n) for n in range(3)]
     folder = workspace / "out"
-    partial = Partial(folder, prints[0])
+    partial = Partial(folder, "ours")
     assert partial.begin(clips) == ""
     rows = {path.name: Row(path.name, 0.25, "attack", "ok", 'odd, "name"', 3, None, 1.5) for path in clips}
     rows["2.mp4"].status = "crashed"
     for path in clips:
         partial.add(rows[path.name], path)
     partial.close()
-    again = Partial(folder, prints[0])
+    again = Partial(folder, "ours")
     assert "continuing: 2 of 3 videos" in again.begin(clips)  # what crashed may have been the machine's fault
     assert again.finished() == {name: rows[name] for name in ("0.mp4", "1.mp4")}
     tiny_clips(clips[1], 5, (64, 64), seed=9)
-    replaced = Partial(folder, prints[0])
+    replaced = Partial(folder, "ours")
     assert "continuing: 1 of 3 videos" in replaced.begin(clips)
     assert list(replaced.rows) == ["0.mp4"]
     # It is the bytes that count: a copy has another time of change, and another video may have the same one.
     os.utime(clips[0], ns=(5, 5))
-    assert list(rows_that_hold(folder, prints[0], clips)) == ["0.mp4"]
+    assert list(rows_that_hold(folder, "ours", clips)) == ["0.mp4"]
     other_bytes = bytearray(clips[0].read_bytes())
     other_bytes[-1] ^= 1
     clips[0].write_bytes(other_bytes)
     os.utime(clips[0], ns=(5, 5))
-    assert list(rows_that_hold(folder, prints[0], clips)) == []
-    assert "begun anew" in Partial(folder, prints[1]).begin(clips)
+    assert list(rows_that_hold(folder, "ours", clips)) == []
+    assert "begun anew" in Partial(folder, "another").begin(clips)
     # Rows of fewer columns, as earlier code wrote them, are scored again.
     lines = (folder / PARTIAL_FILE).read_text().splitlines()
     old = [",".join(line.split(",")[:8] + line.split(",")[-1:]) for line in lines[1:]]
     (folder / PARTIAL_FILE).write_text("\n".join([lines[0], *old, ""]))
-    assert "begun anew" in (older := Partial(folder, prints[0])).begin(clips) and older.rows == {}
+    assert "begun anew" in (older := Partial(folder, "ours")).begin(clips) and older.rows == {}
     (folder / PARTIAL_FILE).write_bytes(b"\0\xff no such thing\n")
-    assert "begun anew" in Partial(folder, prints[1]).begin(clips)
+    assert "begun anew" in Partial(folder, "another").begin(clips)
 
 
 def rows_that_hold(folder: Path, fingerprint: str, clips: list[Path]) -> dict:

@@ -18,11 +18,12 @@ import pandas as pd
 import pytest
 from skimage import data as images
 
+from liveness import sanity_check
 from liveness.base.errors import UserError
 from liveness.base.files import CODE
 from liveness.frames.workers import Failed, run_tasks
-from liveness.sets.grouping import grouping_of
-from liveness.sets.groups import column_notes, subjects_of
+from liveness.sets.grouping import read_grouping
+from liveness.sets.groups import column_notes, find_subjects
 from liveness.sets.labels import find_set
 from liveness.sets.set_tables import VIDEO_COLUMNS
 
@@ -81,14 +82,16 @@ def prepare(run_driver, *args, env=None):
 
 @pytest.fixture
 def prepare_here(monkeypatch, capsys):
-    """What the driver runs, step by step in this process: much quicker to repeat."""
+    """What the driver runs, step by step in this process: much quicker to repeat. ``warned``: what stderr got last."""
 
     def call(name: str, *overrides: str, verbs=("prepare", "make_folds", "sanity_check"), options=()) -> str:
         for verb in verbs:
             changes = ["-o", *overrides] if overrides and verb != "sanity_check" else []
             monkeypatch.setattr(sys, "argv", [verb, name, *changes, *options])
             assert not importlib.import_module(f"liveness.{verb}").main()
-        return capsys.readouterr().out
+        printed = capsys.readouterr()
+        call.warned = printed.err
+        return printed.out
 
     return call
 
@@ -184,23 +187,23 @@ def test_videos_that_leave_the_set_take_their_files_along(clips, workspace, prep
     assert not list((workspace / "data/s").rglob("11*"))
 
 
-def test_one_bad_video_among_many(clips, workspace, run_driver):
+def test_one_bad_video_among_many(clips, workspace, prepare_here):
     (clips / "videos/4.mp4").write_bytes(b"")
     data = (clips / "videos/5.mp4").read_bytes()
     (clips / "videos/5.mp4").write_bytes(data[: len(data) // 2])
-    result = prepare(run_driver, "s", "-o", "folds.n=3")
-    assert result.returncode == 0, result.stderr
-    assert "warning: 4.mp4: unreadable" in result.stderr and "warning: 5.mp4" in result.stderr
+    prepare_here("s", "folds.n=3")
+    said = prepare_here.warned
+    assert "warning: 4.mp4: unreadable" in said and "warning: 5.mp4" in said
     videos = read(workspace / "data/s/labels_video.csv").set_index("filename")
     assert videos.at["4.mp4", "status"] == "unreadable" and videos.at["4.mp4", "reason"]
     assert videos.at["3.mp4", "status"] == "ok"
     assert "4.mp4" in set(read(workspace / "data/s/folds.csv")["filename"])
-    strict = prepare(run_driver, "s", "--strict", "-o", "folds.n=3")
-    assert strict.returncode == 1 and "--strict: 2 videos cannot be read" in strict.stderr
+    with pytest.raises(UserError, match="--strict: 2 videos cannot be read"):
+        prepare_here("s", "folds.n=3", options=["--strict"])
     for path in (clips / "videos").iterdir():
         path.write_bytes(b"")
-    none = prepare(run_driver, "s")
-    assert none.returncode == 1 and "no video of s can be read" in none.stderr
+    with pytest.raises(UserError, match="no video of s can be read"):
+        prepare_here("s")
 
 
 def test_a_set_without_labels(workspace, tiny_clips, prepare_here):
@@ -290,7 +293,7 @@ def test_folds_of_ones_own_are_checked_and_kept(clips, workspace, prepare_here):
         (["nowhere"], 1, "the sets that are there: raw/s"),
         (["raw/s/", "-o", "frames.step=0"], 1, "frames.step=0"),
         (["s", "-o", "frame.plan=all"], 1, "did you mean"),
-        (["s", "-o", "folds.n=20"], 1, "groups for 20 folds"),
+        pytest.param(["s", "-o", "folds.n=20"], 1, "groups for 20 folds", marks=pytest.mark.full),
         (["s", "-o"], 2, "-o needs KEY=VALUE"),
         (["s", "t"], 2, "one SET at a time"),
         (["s", "folds.n=3"], 2, "folds.n=3 needs -o before it: bash prepare_data.sh s -o folds.n=3 (-h"),
@@ -395,15 +398,15 @@ def test_a_name_too_long_for_its_frames_is_a_row_and_a_warning(workspace, tiny_c
     assert set(read(workspace / "data/long/labels_keyframes.csv")["video_id"]) == {"m" * 200}
 
 
-def test_sanity_check_sees_and_mends(clips, workspace, prepare_here):
+def test_sanity_check_sees_and_mends(clips, workspace, prepare_here, monkeypatch, capsys):
     prepare_here("s", "folds.n=3")
     folder = workspace / "data/s"
     before = tree(folder)
 
     def check(*args):
-        command = [sys.executable, "-m", "liveness.sanity_check", "s", *args]
-        env = {**os.environ, "PYTHONPATH": str(CODE / "src")}
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        monkeypatch.setattr(sys, "argv", ["sanity_check", "s", *args])
+        code = sanity_check.main()
+        return subprocess.CompletedProcess(args, code, *capsys.readouterr())
 
     assert check().returncode == 0
     (folder / "frames/1-2.jpg").unlink()
@@ -578,8 +581,8 @@ def test_what_is_not_the_checks_to_decide_is_left_and_named(clips, workspace, pr
 
 
 @pytest.mark.full
-def test_killed_anywhere_and_run_again(clips, workspace, run_driver):
-    prepare(run_driver, "s", "-o", "folds.n=3")
+def test_killed_anywhere_and_run_again(clips, workspace, prepare_here):
+    prepare_here("s", "folds.n=3")
     whole = tree(workspace / "data/s")
     seed = int(time.time())
     rng = random.Random(seed)
@@ -591,8 +594,7 @@ def test_killed_anywhere_and_run_again(clips, workspace, run_driver):
         time.sleep(rng.uniform(0.5, 3.0))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        result = prepare(run_driver, "s", "-o", "folds.n=3")
-        assert result.returncode == 0, f"seed {seed}: {result.stderr}"
+        prepare_here("s", "folds.n=3")
         assert tree(workspace / "data/s") == whole, f"seed {seed}"
 
 
@@ -697,39 +699,39 @@ def test_a_column_that_just_misses_subject_is_named(clips, workspace, prepare_he
     raw = find_set("s")
     (note,) = column_notes(raw, "subject", VIDEO_COLUMNS)
     assert f"no column subject, but '{header}'" in note and f"-o folds.group_column={header}" in note
-    assert subjects_of(raw, header.upper())[0] == header and not column_notes(raw, header, VIDEO_COLUMNS)
+    assert find_subjects(raw, header.upper())[0] == header and not column_notes(raw, header, VIDEO_COLUMNS)
 
 
 def test_what_the_groups_are_is_recorded_and_told_of_older_sets(clips, workspace, prepare_here):
     folder = workspace / "data/s"
     said = prepare_here("s", "folds.n=3")
     subjects = {"kind": "subjects", "source": "subject", "without": 0}
-    assert json.loads((folder / "folds.json").read_text())["groups"] == subjects == grouping_of(folder)
+    assert json.loads((folder / "folds.json").read_text())["groups"] == subjects == read_grouping(folder)
     assert "groups are persons, by the column subject" in said
     dealt = json.loads((folder / "folds.json").read_text())
     dealt.pop("groups")  # as a version before this one left it
     (folder / "folds.json").write_text(json.dumps(dealt))
-    assert grouping_of(folder) == subjects and "kept" in prepare_here("s", "folds.n=3")
+    assert read_grouping(folder) == subjects and "kept" in prepare_here("s", "folds.n=3")
     assert json.loads((folder / "folds.json").read_text())["groups"] == subjects
     # Without a column there are only what looks alike and what is listed, and that is said.
     label = (clips / "label.csv").read_text().splitlines()
     (clips / "label.csv").write_text("\n".join(row.rpartition(",")[0] for row in label) + "\n")
     said = prepare_here("s", "folds.n=3")
-    assert grouping_of(folder)["kind"] == "near_duplicates" and "persons are unknown" in said  # the two face clips
+    assert read_grouping(folder)["kind"] == "near_duplicates" and "persons are unknown" in said  # the two face clips
     said = prepare_here("s", "folds.n=3", "folds.duplicates=0", verbs=["prepare", "make_folds"])
-    assert grouping_of(folder)["kind"] == "none" and "no groups are known; persons are unknown" in said
+    assert read_grouping(folder)["kind"] == "none" and "no groups are known; persons are unknown" in said
     (workspace / "g.txt").write_text("4 6\n")
     prepare_here("s", "folds.n=3", "folds.groups=g.txt")
-    assert grouping_of(folder) == {"kind": "listed", "source": "g.txt", "without": 0}
+    assert read_grouping(folder) == {"kind": "listed", "source": "g.txt", "without": 0}
     for count, without in ((12, 0), (9, 3)):
         rows = [f"{i},{np.cos(i)},{np.sin(i)}" for i in range(count)]
         (workspace / "e.csv").write_text("\n".join(["fname,x,y", *rows]) + "\n")
         prepare_here("s", "folds.n=2", "folds.embeddings=e.csv", "folds.embedding_similarity=0.99")
-        assert grouping_of(folder) == {"kind": "identities", "source": "e.csv", "without": without}
+        assert read_grouping(folder) == {"kind": "identities", "source": "e.csv", "without": without}
     own = read(folder / "folds.csv").assign(group="x")
     own.to_csv(folder / "folds.csv", index=False)
     (folder / "folds.json").unlink()
-    assert grouping_of(folder)["kind"] == "unknown"
+    assert read_grouping(folder)["kind"] == "unknown"
 
 
 def test_two_folders_are_a_set_with_labels_and_species(workspace, tiny_clips, prepare_here):

@@ -266,24 +266,3 @@ def test_simulated_attacks_stand_against_the_clean_live_videos(groups):
     assert caught["eer"] == 0 and caught["verdict"] == "cannot be told apart" and caught["interval"][1] > 0.03
     silent = figures.judge_stress(clean, attacks.assign(score=np.nan), 0.45)
     assert silent["no_score"] == 80 and silent["apcer"] == 0  # 0.5 would pass, a video without a score does not
-
-
-@pytest.mark.full
-def test_face_members_under_every_stressor_on_drawn_faces(tmp_path, monkeypatch):
-    monkeypatch.setenv("LIVENESS_ROOT", str(tmp_path))
-    values = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(CODE / "src")}
-    make = [sys.executable, "-m", "liveness.make_demo", "--clips", "18", "--unlabelled", "1"]
-    for command in (make, ["bash", "prepare_data.sh", "demo"]):
-        subprocess.run(command, cwd=CODE, env=values, check=True, capture_output=True, timeout=300)
-    options = ["-o", "train.epochs=1", "train.batch=8", "train.workers=0", "view.size=64", "view.scales=[1.3,1.9]"]
-    monkeypatch.setattr(sys, "argv", ["train", "-c", "demo_face", "--fold", "0", *options])
-    train.main()
-    command = [sys.executable, "-m", "liveness.shift", "demo", "--members", "demo_face:0", "--severities", "3"]
-    done = subprocess.run(command, cwd=CODE, env=values, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
-    found = json.loads((tmp_path / "runs/demo/demo-subset/shift.json").read_text())
-    assert len(found["rows"]) == 15 and "worse" not in str(found["clean"])
-    table = pd.read_csv(tmp_path / "runs/demo/demo-subset/shift.csv").set_index("filename")
-    own = pd.read_csv(tmp_path / "runs/demo/demo_face_fold0/oof.csv").groupby("filename").score.mean()
-    clean = table[table.stressor == "clean"].score
-    assert (clean - own.reindex(clean.index)).abs().max() < 1e-6

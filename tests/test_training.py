@@ -195,7 +195,7 @@ def test_five_kills_at_random_moments_end_with_the_same_bytes(trained, root):
     for _ in range(5):
         process = start(root)
         try:
-            process.wait(moments.uniform(3, 14))
+            process.wait(moments.uniform(2, 10))
         except subprocess.TimeoutExpired:
             process.kill()
         process.communicate()
@@ -236,6 +236,7 @@ def pid_of_rank(root: Path, rank: int) -> int:
     raise AssertionError(f"no process of rank {rank}")
 
 
+@pytest.mark.full
 def test_a_signal_to_another_rank_alone_saves_the_step_too(root):
     """As when one node of several is reclaimed: the rank that writes did not get the signal itself."""
     process = start(root, "train.epochs=400", NGPU="2", CUDA_VISIBLE_DEVICES="")

@@ -318,6 +318,7 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     distributed.stop()
 
 
+@pytest.mark.full
 def test_the_loss_of_an_epoch_that_was_left_halfway_is_the_undisturbed_one_for_several_processes(root, tmp_path):
     torch.multiprocessing.spawn(one_of_two, (free_port(), str(tmp_path)), nprocs=2)
     for rank in range(2):

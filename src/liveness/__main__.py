@@ -1,9 +1,5 @@
-"""The program ``liveness VERB ...``: every verb under one name. ``liveness -h`` lists them.
+"""The program ``liveness VERB ...``; ``python -m liveness.<verb>`` is the same. ``liveness -h`` lists the verbs."""
 
-A verb is a module of this folder with a line of its own below; ``python -m liveness.<verb>`` is the same.
-"""
-
-import importlib.util
 import runpy
 import sys
 
@@ -47,17 +43,16 @@ def usage() -> str:
     lines = ["usage: liveness VERB ...        liveness VERB -h tells what a verb takes", ""]
     for title, verbs in GROUPS.items():
         lines += [f"{title}:", *(f"  {verb:{width}}  {line}" for verb, line in verbs.items()), ""]
-    lines.append("The folder with raw/, data/, runs/, weights/ and result/ is LIVENESS_ROOT, else the repository,")
-    lines.append("else (installed as a package) the current folder.")
+    lines.append("raw/, data/, runs/, weights/ and result/ lie in LIVENESS_ROOT, the repository or the current folder.")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Run the verb that the command line names; the process ends with the verb's own exit code."""
-    run(_main)
+    run(_run_verb)
 
 
-def _main() -> int:
+def _run_verb() -> int:
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(usage())
         return 0 if len(sys.argv) > 1 else 2
@@ -68,16 +63,14 @@ def _main() -> int:
     if not any(verb in verbs for verbs in GROUPS.values()):
         print(f"error: no verb {sys.argv[1]!r}; liveness -h lists them", file=sys.stderr)
         return 2
-    module = f"liveness.{verb}"
     sys.argv = [f"liveness {verb}", *sys.argv[2:]]
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        runpy.run_module(f"liveness.{verb}", run_name="__main__", alter_sys=True)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] == "liveness" or importlib.util.find_spec("liveness") is None:
+        if (error.name or "").split(".")[0] == "liveness":
             raise
-        raise UserError(
-            f'{verb}: the package {error.name} is missing; install: pip install "liveness[train]"'
-        ) from error
+        missing = f'the package {error.name} is missing; install: pip install "liveness[train]"'
+        raise UserError(f"{verb}: {missing}") from error
     return 0
 
 

@@ -21,11 +21,11 @@ from liveness.laboratory.other_set_text import render_on
 from liveness.members.ensembles import choose_members, in_set
 from liveness.members.names import operating_path, weights_path
 from liveness.members.trained import read_members, read_naive_members
-from liveness.members.weights import digests_of
+from liveness.members.weights import digest_files
 from liveness.pages.other_set import write_on_page
 from liveness.sets.cues import read_cues
 from liveness.sets.fold_table import read_folds
-from liveness.sets.grouping import grouping_of
+from liveness.sets.grouping import read_grouping
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,10 +38,10 @@ def main(argv: list[str] | None = None) -> int:
     data, members = ensemble.data, choose_members(ensemble.members, args.members)
     name, prepared = f"{args.ensemble}-subset" if args.members else args.ensemble, workspace() / "data" / data
     folds, trained = read_folds(prepared), read_members(data, members)
-    naive, groups_are = read_naive_members(data, trained), grouping_of(prepared)
+    naive, groups_are = read_naive_members(data, trained), read_grouping(prepared)
     what = f"{args.ensemble} on {data}"
     judged = out_of_fold.evaluate(folds, trained, naive, ensemble.calibration, groups_are, what, args.combinations)
-    digests = digests_of({m.name: weights_path(data, m.recipe, m.fold) for m in trained})
+    digests = digest_files({m.name: weights_path(data, m.recipe, m.fold) for m in trained})
     about: dict = {"ensemble": name, "data": data, "data_hash": trained[0].data_hash, "weights_sha256": digests}
     cues = {"cues": measure_cues(read_cues(prepared))} if "cameras" in judged.summary else {}
     summary, folder = about | judged.summary | cues, workspace() / "runs" / data / name

@@ -2,8 +2,8 @@
 
     python -m liveness.train -c convnext_xlarge --fold 0 --data train -o train.lr=5e-5
 
---naive holds out by folds.csv's naive_fold, which deals persons to both sides: only to measure how much
-that flatters. Such a member goes by <recipe>_naive, with its weights in weights/<set>/naive/.
+--naive holds out by naive_fold, which deals persons to both sides, to measure how much that flatters. Such a member
+goes by <recipe>_naive, with its weights in weights/<set>/naive/.
 
 Reads   data/<set>/ (prepare_data.sh) and weights/<pretrained>.
 Writes  runs/<set>/<recipe>_fold<k>/ (docs/files.md) and weights/<set>/<recipe>_fold<k>.safetensors
@@ -34,7 +34,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", metavar="SET", help="the prepared set in data/ (default: the recipe's)")
     parser.add_argument("-o", "--override", nargs="+", default=[], action="extend", metavar="KEY=VALUE")
     parser.add_argument("--naive", action="store_true", help="fold K of a split that ignores persons (docs/report.md)")
-    parser.add_argument("--restart", action="store_true", help="throw away what an earlier run left")
+    parser.add_argument("--restart", action="store_true", help="throw away an earlier run, once the new one can train")
     return parser.parse_args()
 
 

@@ -38,7 +38,7 @@ TEXT_ENDINGS = (
     *(".csv", ".tsv", ".txt", ".md", ".rst", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".html", ".log"),
     *(".srt", ".vtt", ".md5", ".sha256", ".py", ".sh", ".ipynb", ".ini"),
 )
-PIECES, PIECE = 64, 1 << 16  # of a large file, what ``digest_of`` looks at
+PIECES, PIECE = 64, 1 << 16  # of a large file, what ``digest_file`` looks at
 # Why an entry of a folder is not scored.
 FOLDER, IMAGE_FOLDER = "a folder with videos in it", "a folder with images in it"
 STILL = "a still image"
@@ -242,7 +242,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def digest_of(path: Path) -> str:
+def digest_file(path: Path) -> str:
     """Hex SHA-256 by which a file is known again: of its bytes; of a large one's size, its first mebibyte at most,
     and pieces from all over it.
 

@@ -74,7 +74,7 @@ def wrong_separator(path: Path) -> str:
     return ""
 
 
-def places_of(name: str) -> list[Path]:
+def list_places(name: str) -> list[Path]:
     """Where a file that the configuration names may lie: in the workspace, with the code, from here."""
     path = Path(name).expanduser()
     return [path] if path.is_absolute() else [workspace() / path, CODE / path, path]

@@ -108,6 +108,13 @@ def fit_calibration(how: str, scores, labels, prior: float | None = None, least:
     return Calibration(how, slope, offset)
 
 
+def fit_platt(scores, labels, weights) -> Calibration:
+    """Platt's calibration where every video has a weight of its own (weights of sum 1), both classes there."""
+    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(bool)
+    low, high = _targets(int(labels.sum()), int((~labels).sum()), None, np.asarray(weights))
+    return Calibration("platt", *_fit_line(logit(scores), np.where(labels, high, low), np.asarray(weights), True))
+
+
 def _targets(live: int, attack: int, prior: float | None, weights: np.ndarray) -> tuple[float, float]:
     """What attacks and live videos are fitted to, instead of 0 and 1.
 

@@ -74,7 +74,7 @@ def _square(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
     return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
 
 
-def matrix_of(frame: av.VideoFrame) -> np.ndarray | None:
+def read_matrix(frame: av.VideoFrame) -> np.ndarray | None:
     """The 2x2 part of a frame's display matrix as signs and zeros, or None where it changes nothing."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:

@@ -23,7 +23,7 @@ def with_notes(reason: str, notes: Iterable[str]) -> str:
     return BETWEEN.join(part for part in (reason, text and _MARK + text) if part)
 
 
-def notes_of(reason: str) -> dict[str, str]:
+def parse_notes(reason: str) -> dict[str, str]:
     """The notes at the end of a reason: kind -> value ("" for one without)."""
     before, mark, text = reason.rpartition(_MARK)
     if not mark or (before and not before.endswith(BETWEEN)):
@@ -33,6 +33,6 @@ def notes_of(reason: str) -> dict[str, str]:
 
 def count_notes(reasons: Iterable[str]) -> str:
     """How many videos have each kind of note, as one line; "" where none has any."""
-    counts = Counter(kind for reason in reasons for kind in notes_of(reason))
+    counts = Counter(kind for reason in reasons for kind in parse_notes(reason))
     told = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
     return f"{told} (number of videos; the column reason says which, docs/files.md what it means)" if told else ""

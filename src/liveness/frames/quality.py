@@ -48,6 +48,22 @@ def measure_quality(rgb: np.ndarray, face: Face) -> Quality:
     return Quality(float(luma.mean()), contrast, edges / max(contrast, 1.0), float(face.w), float(room))
 
 
+# What an operating file may limit (prediction/limits.py): the quality, and other_face, the area of the largest other
+# face in the frame over that of the one that is scored (0: there is none).
+MEASURES = (*QUALITY_COLUMNS, "other_face")
+
+
+def measure_frame(rgb: np.ndarray, face: Face, faces: list[Face]) -> dict[str, float]:
+    """MEASURES of a frame whose ``faces`` were found; ``face`` is the one of them that is scored."""
+    others = [other.w * other.h for other in faces if other is not face and other != face]
+    return asdict(measure_quality(rgb, face)) | {"other_face": max(others, default=0.0) / (face.w * face.h)}
+
+
+def median_measures(frames: list[dict[str, float]]) -> dict[str, float] | None:
+    """The median of each measure over a video's frames; None for none."""
+    return {name: float(np.median([one[name] for one in frames])) for name in MEASURES} if frames else None
+
+
 def median_quality(parts: list[Quality]) -> Quality | None:
     """The median of each measure over a video's frames; None for none."""
     if not parts:

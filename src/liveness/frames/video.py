@@ -22,7 +22,7 @@ import numpy as np
 
 from liveness.base.config import FramePlan
 from liveness.frames.container import VideoError, opened, video_track, why
-from liveness.frames.display import Look, matrix_of, turned
+from liveness.frames.display import Look, read_matrix, turned
 from liveness.frames.image import StillImage, decode_image, is_image
 from liveness.frames.notes import IMAGE
 from liveness.frames.rules import NEWEST
@@ -272,7 +272,7 @@ def _first_matrix(path: Path, version: int) -> np.ndarray | None:
     with opened(path) as container:
         stream, _ = video_track(container, path, version)
         for frame in _frames(stream, container.demux(stream), []):
-            return matrix_of(frame)
+            return read_matrix(frame)
     return None
 
 
@@ -359,7 +359,7 @@ def _collect(
         if stamps is not None and (index >= len(stamps) or frame.pts != stamps[index] or frame.is_corrupt):
             return kept, matrix, False
         if index in wanted:
-            matrix = matrix_of(frame)
+            matrix = read_matrix(frame)
             kept[index] = convert(look.pixels(frame, matrix))
         if index >= last:
             break

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from liveness.base.config import Detector, FramePlan, View, to_dict
-from liveness.base.files import digest_of
+from liveness.base.files import digest_file
 from liveness.frames.contract import cut_scales, finish_views
 from liveness.frames.rules import NEWEST
 
@@ -34,6 +34,7 @@ class ViewRequest:
     detector: Detector
     jpeg_quality: int
     version: int = NEWEST  # of the contract
+    measured: bool = False  # whether the frames are measured (quality.py) too; not in ``key``, the views are the same
 
 
 @dataclass
@@ -51,13 +52,14 @@ class VideoViews:
     views: dict[str, np.ndarray] = field(default_factory=dict)
     frames_of: dict[str, list[int]] = field(default_factory=dict)
     milliseconds: float = 0.0
-    state: str = ""  # of the file, as ``state_of`` gives it
+    state: str = ""  # of the file, as ``find_state`` gives it
+    measures: dict[str, float] | None = None  # quality.MEASURES, medians; None where nobody asked, or without a face
 
 
 def prepare_task(task: tuple[Path, list[ViewRequest]]) -> VideoViews:
     """``prepare_video`` for a pool of workers. What no one foresaw costs this video, not all others."""
     try:
-        state = state_of(task[0])  # before: what is replaced from here on is told by it
+        state = find_state(task[0])  # before: what is replaced from here on is told by it
         video = prepare_video(*task)
         video.state = state
         return video
@@ -67,10 +69,10 @@ def prepare_task(task: tuple[Path, list[ViewRequest]]) -> VideoViews:
         return VideoViews(task[0], "crashed", " ".join(f"{type(error).__name__}: {error}".split()))
 
 
-def state_of(path: Path) -> str:
+def find_state(path: Path) -> str:
     """What changes when a video is replaced, whatever its time of change says: the digest of its file."""
     try:
-        return digest_of(path) if path.is_file() else "gone"
+        return digest_file(path) if path.is_file() else "gone"
     except OSError:
         return "gone"
 
@@ -155,10 +157,12 @@ def cut_stored(frame: StoredFrame, view: View, detector: Detector, version: int 
 
 def cut_requests(decoded: Decoded, requests: list[ViewRequest], video: VideoViews) -> None:
     """Cut the views of some members from a decoded video, into ``video``; count its faces, take over its notes."""
+    from liveness.frames.quality import measure_frame, median_measures
     from liveness.frames.video import choose_frames, jpeg_encode
 
     stored: dict[tuple[int, int], StoredFrame] = {}
     with_face: set[int] = set()
+    measures: dict[tuple[int, int], dict[str, float]] = {}
     most = video.most_faces
     before = video.faces if video.frames_of else -1  # by the members of another contract version
     for item in requests:
@@ -173,6 +177,8 @@ def cut_requests(decoded: Decoded, requests: list[ViewRequest], video: VideoView
                 most = max(most, len(cuts.faces))
             if cuts.face is not None:
                 with_face.add(index)
+                if item.measured and at not in measures:
+                    measures[at] = measure_frame(stored[at].rgb, cuts.face, cuts.faces)
             if cuts.pieces:
                 views += finish_views(cuts.pieces, item.view)
                 video.frames_of[item.key].append(index)
@@ -181,6 +187,7 @@ def cut_requests(decoded: Decoded, requests: list[ViewRequest], video: VideoView
     asked = any(item.view.kind == "face" for item in requests)
     video.faces = max(before, len(with_face)) if asked else before
     video.most_faces = max(most, 0) if asked else most
+    video.measures = median_measures(list(measures.values())) or video.measures
     video.notes += decoded.notes
 
 

@@ -32,7 +32,7 @@ from liveness.prediction.engine import EnsembleDescription, load_weights, read_e
 from liveness.prediction.operating import Operating, list_points
 from liveness.prediction.rows import NO_SCORE, SCORED, Row
 from liveness.sets.folds import digest_of_set
-from liveness.sets.grouping import grouping_of
+from liveness.sets.grouping import read_grouping
 from liveness.sets.labelled import raw_videos, read_conditions, read_labelled
 from liveness.sets.shared_videos import find_shared
 
@@ -92,7 +92,7 @@ def measure_on(name: str, asked: OtherSet) -> tuple[dict[str, Any], Path]:
         "threshold_source": described.operating.source,
         **_describe_weights(described),
         "origin": origin,
-        "grouping": grouping_of(folder),
+        "grouping": read_grouping(folder),
         **summarise_on(table, points, asked.point),
         "conditions": decisions.measure_conditions(table, conditions),
         "milliseconds": _measure_time(table, device),

@@ -37,13 +37,13 @@ def render_search(found: dict, ensemble: Ensemble) -> str:
 
 def _subset_lines(found: dict) -> list[str]:
     """Subsets, cheapest first; those on the front are marked."""
-    one = {tuple(sorted(_recipes_of(row["members"]))): row for row in found["subsets"] if row["folds"] == "one"}
+    one = {tuple(sorted(_list_recipes(row["members"]))): row for row in found["subsets"] if row["folds"] == "one"}
     rows = [("system", "ms", "ms, one fold each", "EER", "95 % interval", "front", "against all members")]
     most = max(row["size"] for row in found["subsets"])
     for row in found["subsets"]:
         if row["folds"] == "one":
             continue
-        names = _recipes_of(row["members"]) if row["folds"] else [_member_text(name) for name in row["members"]]
+        names = _list_recipes(row["members"]) if row["folds"] else [_member_text(name) for name in row["members"]]
         lone = one.get(tuple(sorted(names)))
         rows.append(
             (
@@ -101,7 +101,7 @@ def _cascade_lines(found: dict, ensemble: Ensemble) -> list[str]:
     ]
 
 
-def _recipes_of(members: list[str]) -> list[str]:
+def _list_recipes(members: list[str]) -> list[str]:
     return list(dict.fromkeys(parse_member_name(name)[0] for name in members))
 
 
@@ -115,7 +115,9 @@ def _against(row: dict) -> str:
 
 
 def _system_text(row: dict) -> str:
-    return _shortened(_recipes_of(row["members"]) if row["folds"] else [_member_text(name) for name in row["members"]])
+    return _shortened(
+        _list_recipes(row["members"]) if row["folds"] else [_member_text(name) for name in row["members"]]
+    )
 
 
 def _shortened(names: list[str]) -> str:

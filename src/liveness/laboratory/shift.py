@@ -29,7 +29,7 @@ from liveness.laboratory import shift_figures
 from liveness.members.ensembles import in_set
 from liveness.members.names import member_name, operating_path, parse_recipe_fold, weights_path
 from liveness.members.trained import Trained, read_members
-from liveness.members.weights import digests_of
+from liveness.members.weights import digest_files
 from liveness.prediction.operating import Operating, read_operating
 from liveness.sets.fold_table import read_folds
 from liveness.simulation.stress import CLEAN, Stress
@@ -131,7 +131,7 @@ def shift_path(data: str, system: str, kind: str) -> Path:
 
 
 def _weights_digests(trained: list[Trained], data: str) -> dict[str, str]:
-    return digests_of({member.name: weights_path(data, member.recipe, member.fold) for member in trained})
+    return digest_files({member.name: weights_path(data, member.recipe, member.fold) for member in trained})
 
 
 def _read_calibration(system: System, trained: list[Trained], data: str) -> Operating:
@@ -232,8 +232,8 @@ def _judge_system(
     about: what is the same for all of a run: data, data_hash, seed, weights_sha256.
     """
     first = judged[0]
-    tables = _tables_of(first, scores, videos, stresses)
-    others = _tables_of(judged[1], scores, videos, stresses) if judged[1:] else {}
+    tables = _make_tables(first, scores, videos, stresses)
+    others = _make_tables(judged[1], scores, videos, stresses) if judged[1:] else {}
     clean = tables[CLEAN]
     if clean["label"].nunique() < 2:
         raise UserError(f"{first.name}: the held-out videos of its members are all of one class; expected both")
@@ -279,13 +279,13 @@ def _against(
     return {"against": {"ensemble": judged[1].name, "videos": len(both), **found}}
 
 
-def _tables_of(
+def _make_tables(
     system: System, scores: Scores, videos: pd.DataFrame, stresses: list[Stress]
 ) -> dict[Stress, pd.DataFrame]:
-    return {stress: _table_of(system, stress, scores, videos) for stress in (CLEAN, *stresses)}
+    return {stress: _make_table(system, stress, scores, videos) for stress in (CLEAN, *stresses)}
 
 
-def _table_of(system: System, stress: Stress, scores: Scores, videos: pd.DataFrame) -> pd.DataFrame:
+def _make_table(system: System, stress: Stress, scores: Scores, videos: pd.DataFrame) -> pd.DataFrame:
     """label, group, fold and the blended score of every video that a member of the system held out.
 
     Under an attack only the live videos, with label 0.

@@ -20,7 +20,7 @@ def _filled(table: pd.DataFrame) -> np.ndarray:
     return table["score"].fillna(NO_SCORE).to_numpy(dtype=np.float64)
 
 
-def _groups_of(table: pd.DataFrame) -> np.ndarray | None:
+def _read_groups(table: pd.DataFrame) -> np.ndarray | None:
     """The groups to draw by, or None (draw by video) where they are too few for that."""
     return table["group"].to_numpy() if table["group"].nunique() >= FEW_GROUPS else None
 
@@ -50,7 +50,7 @@ def judge_stress(clean: pd.DataFrame, stressed: pd.DataFrame, threshold: float) 
 
 
 def _figures(table: pd.DataFrame, threshold: float) -> dict:
-    labels, scores, groups = table["label"].to_numpy(), _filled(table), _groups_of(table)
+    labels, scores, groups = table["label"].to_numpy(), _filled(table), _read_groups(table)
     interval = intervals.bootstrap(labels, scores, groups, replicates=_REPLICATES)["eer"]
     accepted = (table["score"] >= threshold).to_numpy()  # no score is never accepted
     return {
@@ -71,7 +71,7 @@ def _share(errors: np.ndarray) -> float:
 
 def _change(clean: pd.DataFrame, stressed: pd.DataFrame) -> dict:
     found = intervals.compare_eer(
-        stressed["label"].to_numpy(), _filled(clean), _filled(stressed), _groups_of(stressed), replicates=_REPLICATES
+        stressed["label"].to_numpy(), _filled(clean), _filled(stressed), _read_groups(stressed), replicates=_REPLICATES
     )
     return _as_dict(found.difference, found.interval, found.verdict)
 
@@ -91,7 +91,7 @@ def _attack_change(clean: pd.DataFrame, attacks: pd.DataFrame) -> dict:
 
     Bootstrap: a drawn live video brings its simulated attack with it; the real attacks are drawn too.
     """
-    labels, scores, groups = clean["label"].to_numpy().astype(bool), _filled(clean), _groups_of(clean)
+    labels, scores, groups = clean["label"].to_numpy().astype(bool), _filled(clean), _read_groups(clean)
     place = clean.index.get_indexer(attacks.index)
     live = np.flatnonzero(labels)
     both_labels = np.concatenate([np.ones(live.size, bool), np.zeros(place.size, bool)])

@@ -68,7 +68,7 @@ def require_alike(parts: list[Ingredient]) -> None:
         models = [{k: v for k, v in p.description["recipe"]["model"].items() if k not in _FREE} for p in (first, other)]
         if models[0] != models[1]:
             raise UserError(f"{pair}: other models ({_find_difference(*models)})")
-        contracts = [_contract_of(part) for part in (first, other)]
+        contracts = [_read_contract(part) for part in (first, other)]
         if contracts[0] != contracts[1]:
             raise UserError(f"{pair}: other preprocessing ({_find_difference(*contracts)})")
         if first.description.get("data_hash") != other.description.get("data_hash"):
@@ -84,7 +84,7 @@ def require_alike(parts: list[Ingredient]) -> None:
                 )
 
 
-def _contract_of(part: Ingredient) -> dict:
+def _read_contract(part: Ingredient) -> dict:
     """The preprocessing with today's options filled in, so that files of different age compare."""
     contract = part.description["contract"]
     plan, view, detector = read_contract(contract, part.name)

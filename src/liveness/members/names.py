@@ -7,7 +7,7 @@ recipe_fold("convnext_large", 0)           convnext_large:0, as people type it a
 from pathlib import Path
 
 from liveness.base.errors import UserError
-from liveness.base.files import plain_name, workspace
+from liveness.base.files import CONFIGS, plain_name, workspace
 
 
 def member_name(recipe: str, fold: int) -> str:
@@ -51,3 +51,10 @@ def run_folder(data: str, recipe: str, fold: int) -> Path:
 def operating_path(data: str, ensemble: str) -> Path:
     """weights/<set>/<ensemble>.json: calibration and thresholds, which evaluation leaves beside the weights."""
     return workspace() / "weights" / data / f"{ensemble}.json"
+
+
+def shipped_operating(data: str, ensemble: str) -> Path | None:
+    """configs/operating/<ensemble>.json, what decides for an ensemble that was trained elsewhere and whose weights lie
+    in a folder of its own name; None for all others, whose operating points evaluation makes."""
+    path = CONFIGS / "operating" / f"{ensemble}.json"
+    return path if data == ensemble and path.is_file() else None

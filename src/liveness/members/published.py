@@ -19,7 +19,7 @@ from liveness.base.compose import load_ensemble, load_recipe
 from liveness.base.config import Data, Recipe, to_dict
 from liveness.base.errors import UserError
 from liveness.base.files import sha256_of, show_path, workspace, write_text
-from liveness.members.names import member_name, weights_path
+from liveness.members.names import member_name, operating_path, shipped_operating, weights_path
 from liveness.members.weights import (
     describe_member,
     head_names,
@@ -82,11 +82,18 @@ def convert_ensemble(name: str) -> Iterator[tuple[Path, bool]]:
     notice = Path(__file__).with_name("licences") / f"{ensemble.data}.txt"
     if notice.is_file():
         write_text(workspace() / "weights" / ensemble.data / "NOTICE.txt", notice.read_text(encoding="utf-8"))
+    _write_operating(name, ensemble.data)
     for source, target, recipe, fold in plan:
         made = not (target.is_file() and is_made_from(target, source, recipe))
         if made:
             convert_checkpoint(source, target, recipe, fold)
         yield target, made
+
+
+def _write_operating(name: str, data: str) -> None:
+    """The decision that comes with an ensemble, configs/operating/<name>.json, beside its weights."""
+    if shipped := shipped_operating(data, name):
+        write_text(operating_path(data, name), shipped.read_text(encoding="utf-8"))
 
 
 def _require_original(source: Path, model: str) -> None:

@@ -87,7 +87,7 @@ def describe_member(path: Path) -> dict[str, Any]:
     return description
 
 
-def digests_of(paths: dict[str, Path]) -> dict[str, str]:
+def digest_files(paths: dict[str, Path]) -> dict[str, str]:
     """Name -> SHA-256 of a member's weights as its file tells it; without those that are not there or tell none."""
     told = {name: describe_member(path).get("weights_sha256") for name, path in paths.items() if path.is_file()}
     return {name: digest for name, digest in told.items() if digest}

@@ -1,5 +1,7 @@
 """timm models with one logit, the log-odds of live."""
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from liveness.base.config import Model, nearest
@@ -9,6 +11,19 @@ if TYPE_CHECKING:
     import torch
 
 
+def load_timm() -> ModuleType:
+    """timm, imported as if Weights & Biases were absent: it would import that too, for most of a second a process."""
+    hidden = "wandb" not in sys.modules and "timm" not in sys.modules
+    if hidden:
+        sys.modules["wandb"] = None  # type: ignore[assignment]  # importing it is an ImportError, which timm expects
+    try:
+        import timm
+    finally:
+        if hidden:
+            del sys.modules["wandb"]
+    return timm
+
+
 def build(config: Model, size: int, fits: bool = False) -> "torch.nn.Module":
     """A timm model: float32 images (N x 3 x size x size) -> logits (N x 1), with random weights.
 
@@ -16,8 +31,7 @@ def build(config: Model, size: int, fits: bool = False) -> "torch.nn.Module":
 
     Errors: UserError for a name that timm does not know or arguments that it does not take.
     """
-    import timm
-
+    timm = load_timm()
     from liveness.models import minifasnet  # noqa: F401  (timm knows its models from then on)
     from liveness.models.head import keep_head_in_float32
 
@@ -61,9 +75,9 @@ def build_without_weights(config: Model, size: int, fits: bool = False) -> "torc
 
 def _require_fit(name: str, kwargs: dict[str, Any], size: int) -> None:
     """A UserError where the model cannot take images of this size: tried by shape only, without memory."""
-    import timm
     import torch
 
+    timm = load_timm()
     try:
         with torch.device("meta"), torch.no_grad():
             model = timm.create_model(name, pretrained=False, num_classes=1, **kwargs).eval()

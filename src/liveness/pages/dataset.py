@@ -8,7 +8,7 @@ from liveness.base.errors import UserError
 from liveness.base.files import natural_key
 from liveness.evaluation.cameras import tell_cues
 from liveness.evaluation.format import counted
-from liveness.pages.dataset_figures import describe_set, get_setting, share_of
+from liveness.pages.dataset_figures import describe_set, format_share, get_setting
 from liveness.pages.dataset_tables import LABEL_KINDS, LabelKind, SetTables
 from liveness.pages.page import make_environment, make_thumbnail, spread_evenly
 from liveness.sets.groups import join
@@ -81,7 +81,7 @@ def _show_faceless(tables: SetTables, pictures: SetPictures) -> dict:
     rows = rows[rows["video_id"].isin(filename)]
     never = set(rows["video_id"]) - set(boxes.loc[boxes["face"] == "1", "video_id"])
     by_label = [
-        (kind.name, share_of(int((rows["label"] == kind.label).sum()), int((boxes["label"] == kind.label).sum())))
+        (kind.name, format_share(int((rows["label"] == kind.label).sum()), int((boxes["label"] == kind.label).sum())))
         for kind in tables.kinds
     ]
     chosen = spread_evenly([row for _, row in rows.iterrows()], MOST_FACELESS) if len(rows) else []

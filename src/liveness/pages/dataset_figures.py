@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from liveness.base.config import Detector
 from liveness.base.files import natural_key
 from liveness.evaluation import grouping, metrics
 from liveness.evaluation.cameras import CUES
@@ -13,7 +14,7 @@ from liveness.pages.dataset_tables import LABEL_KINDS, SetTables
 from liveness.pages.distributions import Measure, count_bars, draw_bars, round_as_shown
 from liveness.pages.page import read_written_time
 from liveness.sets.folds import digest_of_set
-from liveness.sets.grouping import grouping_of
+from liveness.sets.grouping import read_grouping
 
 MOST_ROWS = 200  # rows of a table
 MOST_GROUPS = 20
@@ -142,14 +143,15 @@ def _describe_preparation(tables: SetTables) -> list[tuple[str, str]]:
     plan, detector, folds = (get_setting(tables, key) for key in ("frames", "detector", "folds"))
     settings = {"positions": "positions", "even": "count", "every": "step", "rate": "per_second"}
     used = settings.get(plan.get("plan", ""), "")
+    name = detector.get("name", Detector.name)
     frames = str(plan.get("plan", "unknown")) + (f", {used} {plan.get(used)}" if used else "")
     rows = [
         ("Frame plan", frames),
         ("JPEG quality of the stored frames", data.get("jpeg_quality", "unknown")),
-        ("Face detector", f"YuNet from confidence {detector.get('threshold')}, at {detector.get('max_side')} pixels"),
+        ("Face detector", f"{name} from confidence {detector.get('threshold')}, at {detector.get('max_side')} pixels"),
         ("Side of the crop over that of the box", data.get("crop_scale", "unknown")),
         ("Near-duplicates", f"at most {folds.get('duplicates')} of a frame hash's bits differ"),
-        ("Groups", grouping.sentence(grouping_of(tables.folder))),
+        ("Groups", grouping.sentence(read_grouping(tables.folder))),
     ]
     return [(name, str(value)) for name, value in rows]
 
@@ -250,7 +252,7 @@ def _count_parted(tables: SetTables, title: str, column: str) -> dict:
     return {
         "title": title,
         "groups": int((parted > 1).sum()),
-        "videos": share_of(exposed, len(inside)),
+        "videos": format_share(exposed, len(inside)),
         "pairs": int(apart.sum()),
         "against": int(against.sum()),
         "leaks": exposed > 0 or bool(apart.any()),
@@ -302,6 +304,6 @@ def _list_trouble(tables: SetTables) -> dict:
     return {"rows": rows, "all": len(bad), "statuses": statuses, "missing_frames": tables.missing_frames}
 
 
-def share_of(part: int, whole: int) -> str:
+def format_share(part: int, whole: int) -> str:
     """A count and its share: ``3 (12.5 %)``; the count alone of nothing."""
     return f"{part} ({100 * part / whole:.1f} %)" if whole else str(part)

@@ -15,7 +15,7 @@ from liveness.base.machine import cores
 from liveness.base.tables import read_table
 from liveness.evaluation.cameras import measure_cues
 from liveness.evaluation.combine import HOLDOUT
-from liveness.frames.notes import IMAGE, notes_of
+from liveness.frames.notes import IMAGE, parse_notes
 from liveness.pages.page import read_image, spread_evenly
 from liveness.sets.cameras import has_cameras
 from liveness.sets.cues import read_cues
@@ -96,7 +96,7 @@ def _add_notes(videos: pd.DataFrame, version: int) -> None:
     """From the notes in ``reason``: whether a row is a still image, and the columns transfer, pixel_aspect and scan;
     those are "" for images, where no frame was read, and in all rows of a set of contract version 1, which noted
     nothing of them."""
-    noted = videos["reason"].map(notes_of)
+    noted = videos["reason"].map(parse_notes)
     found = {
         "transfer": [next((kind.upper() for kind in ("hlg", "pq") if kind in notes), "SDR") for notes in noted],
         "pixel_aspect": [notes.get("pixel_aspect", "1:1") for notes in noted],

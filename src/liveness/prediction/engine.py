@@ -25,12 +25,13 @@ from liveness.base.errors import UserError
 from liveness.frames.notes import with_notes
 from liveness.frames.views import VideoViews, ViewRequest, make_request, prepare_task
 from liveness.frames.workers import Failed, run_tasks
-from liveness.members.names import member_name, operating_path, parse_recipe_fold, weights_path
+from liveness.members.names import member_name, operating_path, parse_recipe_fold, shipped_operating, weights_path
 from liveness.models.backend import Backend
 from liveness.models.batches import Batches, batches_for
 from liveness.models.score import Job, Request, score_jobs
 from liveness.prediction import memory
 from liveness.prediction.inputs import note
+from liveness.prediction.limits import exceeded_limits
 from liveness.prediction.operating import Operating, read_operating
 from liveness.prediction.ready import WeightsMissing
 from liveness.prediction.rows import NO_SCORE, Row
@@ -157,9 +158,13 @@ def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> Ens
             "decide never reaches the other members"
         )
     expected = ensemble.calibration if any(hashes) and ensemble.name in names("ensemble") else ""
+    if shipped_operating(data, ensemble.name):
+        expected = "platt"
     operating = read_operating(
         operating_path(data, ensemble.name), list(weights), of_data, point, weights, digests, expected
     )
+    if operating.limits:
+        members = [replace(m, wanted=replace(m.wanted, measured=True)) for m in members]
     return EnsembleDescription(ensemble.name, members, operating, ensemble.cascade)
 
 
@@ -288,6 +293,17 @@ def score_prepared(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iter
         yield job.item, _make_row(job, loaded)
 
 
+def score_members(
+    videos: Iterable[VideoViews], loaded: LoadedEnsemble
+) -> Iterator[tuple[VideoViews, dict[str, float]]]:
+    """As ``score_prepared``, but each with its members' own scores, frames combined, as they are before calibration."""
+    from liveness.evaluation.combine import frames_to_video
+
+    ways = {member.name: member.combine for member in loaded.members}
+    for job in _score_jobs(iter(videos), loaded):
+        yield job.item, {name: float(frames_to_video(frames, ways[name])) for name, frames in job.scores.items()}
+
+
 def _score_jobs(videos: Iterator[VideoViews], loaded: LoadedEnsemble) -> Iterator[VideoJob]:
     waiting: dict[int, VideoViews] = {}  # those that have gone to the models and have no row yet
     if loaded.resident:
@@ -401,14 +417,15 @@ def _blend_members(job: VideoJob, loaded: LoadedEnsemble) -> float:
 def _make_row(job: VideoJob, loaded: LoadedEnsemble) -> Row:
     video, score = job.item, _blend_members(job, loaded)
     status, reason = _judge_status(job, loaded)
-    reason = "; ".join(filter(None, (reason, loaded.operating.lost)))
+    amiss = exceeded_limits(loaded.operating.limits, video.measures)
+    reason = "; ".join(filter(None, (reason, *amiss, loaded.operating.lost)))
     if not np.isfinite(score):
         score = NO_SCORE
     faces, most = (None if count < 0 else count for count in (video.faces, video.most_faces))
     several = [f"several_faces={most}"] if most and most > 1 else []
     reason = with_notes(reason, [*video.notes, *several])
     most_frames = max((int(np.isfinite(frames).sum()) for frames in job.scores.values()), default=0)
-    decision = loaded.operating.decide(score, status, most_frames)
+    decision = "abstain" if amiss else loaded.operating.decide(score, status, most_frames)
     milliseconds = video.milliseconds + job.milliseconds
     return Row(video.path.name, score, decision, status, reason, video.frames, faces, milliseconds, most)
 

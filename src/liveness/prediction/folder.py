@@ -25,7 +25,7 @@ from liveness.base import launch
 from liveness.base.compose import load_ensemble
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
-from liveness.members.names import member_name, parse_recipe_fold
+from liveness.members.names import member_name, parse_recipe_fold, shipped_operating
 from liveness.prediction.inputs import note, videos_below, warn
 from liveness.prediction.ranks import is_first, join_ranks, wait_for_ranks
 from liveness.prediction.ready import USUAL, default_ensemble
@@ -166,11 +166,11 @@ def _score_folder(
 ) -> dict[str, Row] | int:
     """Every video's row by file name; or the exit code where this process has nothing more to say."""
     from liveness.prediction.engine import read_ensemble
-    from liveness.prediction.partial import Partial, fingerprint_of
+    from liveness.prediction.partial import Partial, make_fingerprint
 
     described = read_ensemble(ensemble, options.data, options.point)
     _tell_of_what_is_lost(described, options.data or ensemble.data, options.strict)
-    partial = Partial(output, fingerprint_of(described, {}))
+    partial = Partial(output, make_fingerprint(described, {}))
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         with join_ranks():
@@ -209,10 +209,13 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def _tell_of_what_is_lost(described: "EnsembleDescription", data: str, strict: bool) -> None:
     """Weights whose calibration and thresholds are not beside them: other scores than those evaluated."""
     if described.operating.lost:
-        line = (
-            f"{described.operating.lost}; copy it there from where the weights are from, or make it where they were "
-            f"trained: python -m liveness.evaluate {described.name} --data {data}"
+        way = (
+            f"run: python -m liveness.convert {described.name}"
+            if shipped_operating(data, described.name)
+            else "copy it there from where the weights are from, or make it where they were trained: python -m "
+            f"liveness.evaluate {described.name} --data {data}"
         )
+        line = f"{described.operating.lost}; {way}"
         if strict:
             raise UserError(f"{line} (without --strict this is a warning)")
         warn(line)

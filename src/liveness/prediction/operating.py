@@ -2,9 +2,11 @@
 
     operating = read_operating(weights / "demo.json", ["demo_face_fold0", ...], data_hash, "apcer5")
     score = blend of operating.calibrate(member, its score) over the members
-    decision = operating.decide(score, status, frames)
+    amiss = exceeded_limits(operating.limits, measures)
+    decision = "abstain" if amiss else operating.decide(score, status, frames)
 
-Reads weights/<set>/<ensemble>.json, which ``python -m liveness.evaluate`` writes; writes nothing.
+Reads weights/<set>/<ensemble>.json, which ``python -m liveness.evaluate`` writes and ``download_weights.sh`` brings
+for an ensemble that was trained elsewhere (configs/operating/); writes nothing.
 The decision never changes the score.
 """
 
@@ -15,6 +17,8 @@ from pathlib import Path
 
 from liveness.base.errors import UserError
 from liveness.evaluation.calibration import Calibration, read_calibration
+from liveness.members.names import shipped_operating
+from liveness.prediction.limits import InputLimit, read_limits
 from liveness.prediction.rows import SCORED
 
 
@@ -25,7 +29,8 @@ class Operating:
     low, high: the interval that holds the threshold itself; a score between them could fall on
     either side had other videos been there to choose it on. least_frames: a video of which fewer
     frames gave a score is too little to decide on. source: one line for the user. lost: why the scores are
-    not those that were evaluated, for every row; "" where nothing is amiss.
+    not those that were evaluated, for every row; "" where nothing is amiss. limits: on what pictures no score is
+    to be trusted.
     """
 
     threshold: float = 0.5
@@ -36,6 +41,7 @@ class Operating:
     point: str = ""
     least_frames: int = 0
     lost: str = ""
+    limits: tuple[InputLimit, ...] = ()
 
     def calibrate(self, member: str, score: float) -> float:
         """A member's video score on the common scale; the same score without calibration; nan stays nan."""
@@ -85,7 +91,7 @@ def read_operating(
         points = {entry["name"]: entry for entry in about["thresholds"]}
         there = str(about.get("data_hash") or "")
         least_frames = int((about.get("frames") or {}).get("least", 0))
-        calibration = about.get("calibration")
+        calibration, limits = about.get("calibration"), about.get("limits", [])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: no table of thresholds ({type(error).__name__}); {_remedy(path)}") from error
     if point not in points:
@@ -100,7 +106,9 @@ def read_operating(
     calibrations = _calibrations(path, calibration, members)
     _check_weights(path, about.get("weights"), weights)
     _check_digests(path, about.get("weights_sha256") or {}, digests or {})
-    return _operating(path, points[point], calibrations, least_frames)
+    found = _operating(path, points[point], calibrations, least_frames)
+    found.limits = read_limits(limits, str(path))
+    return found
 
 
 def list_points(path: Path) -> list[str]:
@@ -146,7 +154,9 @@ def _operating(path: Path, entry: dict, calibrations: dict[str, Calibration], le
 def _source(path: Path, entry: dict) -> str:
     """``demo.json: APCER <= 5 % on the holdout, 42 videos``."""
     name, target = entry["name"], entry.get("target")
-    what = "equal error rate" if target is None else f"{name[:5].upper()} <= {100 * float(target):g} %"
+    over = str(entry.get("split", "")).startswith("over ")  # several cameras, of which each counts the same
+    even = "errors of both kinds balanced" if over else "equal error rate"
+    what = even if target is None else f"{name[:5].upper()} <= {100 * float(target):g} %"
     split = entry.get("split", "out of fold")
     where = "on the holdout" if split == "holdout" else split
     videos = f", {entry['videos']} videos" if "videos" in entry else ""
@@ -184,4 +194,6 @@ def _check_digests(path: Path, there: dict[str, str], here: dict[str, str]) -> N
 
 
 def _remedy(path: Path) -> str:
+    if shipped_operating(path.parent.name, path.stem):
+        return f"it came with the weights; run: python -m liveness.convert {path.stem}"
     return f"run: python -m liveness.evaluate {path.stem} --data {path.parent.name}"

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from liveness.base.errors import UserError
-from liveness.base.files import digest_of, written_aside
-from liveness.frames.views import state_of
+from liveness.base.files import digest_file, written_aside
+from liveness.frames.views import find_state
 from liveness.prediction.engine import EnsembleDescription
 from liveness.prediction.rows import ROW_COLUMNS, Row, parse_row, row_text
 
@@ -45,7 +45,9 @@ class Partial:
         self.rows = {
             path.name: found[path.name]
             for path in videos
-            if path.name in found and found[path.name][1] == state_of(path) and found[path.name][0].status not in _AGAIN
+            if path.name in found
+            and found[path.name][1] == find_state(path)
+            and found[path.name][0].status not in _AGAIN
         }
         lines = [_line([*row_text(row), state]) for row, state in self.rows.values()]
         try:
@@ -70,7 +72,7 @@ class Partial:
         try:
             if self._handle is None:
                 self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-            line = _line([*row_text(row), state or state_of(path)])
+            line = _line([*row_text(row), state or find_state(path)])
             if os.write(self._handle, line) < len(line):
                 raise UserError(f"{self.path}: the disk is full; {self.where()}")
         except OSError as error:
@@ -119,14 +121,14 @@ def _line(values: list[str]) -> bytes:
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-def fingerprint_of(described: EnsembleDescription, settings: dict[str, Any]) -> str:
+def make_fingerprint(described: EnsembleDescription, settings: dict[str, Any]) -> str:
     """Whatever a score or a decision depends on besides the video: weights, contracts, cascade, operating point,
     this code, its libraries and their settings, hardware."""
     from liveness.frames.rules import NEWEST
 
     about = {
         "contract": NEWEST,
-        "members": [[m.name, m.weight, m.combine, m.wanted.key, m.amp, digest_of(m.path)] for m in described.members],
+        "members": [[m.name, m.weight, m.combine, m.wanted.key, m.amp, digest_file(m.path)] for m in described.members],
         "operating": repr(described.operating),
         "cascade": asdict(described.cascade),
         "code": _code(),

@@ -22,7 +22,7 @@ from liveness.base.tables import read_table, table_text
 from liveness.evaluation.combine import HOLDOUT
 from liveness.frames.boxes import Face
 from liveness.frames.contract import cut_views, stack, to_tensor
-from liveness.frames.notes import IMAGE, notes_of
+from liveness.frames.notes import IMAGE, parse_notes
 from liveness.frames.rules import NEWEST
 from liveness.frames.video import VideoError, choose_frames, jpeg_decode
 from liveness.sets.folds import TRAINED_ON, digest_of_set
@@ -95,7 +95,7 @@ def _read_set(folder: Path, plan: FramePlan, videos: pd.DataFrame, digest: str) 
     """The set of ``videos`` with its settings, and its frames by a plan."""
     name, settings = folder.name, read_settings(folder)
     frames = _read_frames(folder, videos)
-    stills = {video.video_id for video in videos.itertuples() if IMAGE in notes_of(video.reason)}
+    stills = {video.video_id for video in videos.itertuples() if IMAGE in parse_notes(video.reason)}
     if frames.video_id.isin(stills).all():  # every plan takes an image's one frame
         frames = frames.reset_index(drop=True)
     else:

@@ -22,7 +22,7 @@ from typing import IO
 import cv2
 import numpy as np
 
-from liveness.base.files import digest_of, sweep, write_json, written_aside
+from liveness.base.files import digest_file, sweep, write_json, written_aside
 from liveness.base.machine import cores
 from liveness.frames.video import VideoError, jpeg_decode
 
@@ -95,7 +95,7 @@ def _digest_frames(folder: Path, names: list[str]) -> str:
 
 def _digest_or_none(path: Path) -> str:
     try:
-        return digest_of(path)
+        return digest_file(path)
     except OSError:
         return ""  # training says what is missing when it comes to it
 

@@ -108,7 +108,7 @@ def notes_of_record(record: dict) -> list[str]:
     return [*record.get("notes", ()), *several]
 
 
-def version_of(folder: Path) -> int:
+def find_version(folder: Path) -> int:
     """The contract version by whose rules data/<set> is, or was begun to be, prepared; the newest where nothing is.
 
     prepare.json says it of a whole set. Of one that is prepared in part its records do, and of two versions among
@@ -122,8 +122,8 @@ def version_of(folder: Path) -> int:
 
 
 def settle_version(folder: Path, renew: bool) -> int:
-    """``version_of``, or the newest if the set is to be made anew by it; an older one is said."""
-    version = NEWEST if renew else version_of(folder)
+    """``find_version``, or the newest if the set is to be made anew by it; an older one is said."""
+    version = NEWEST if renew else find_version(folder)
     if version < NEWEST:
         anew = f"bash prepare_data.sh {folder.name} --renew"
         print(f"{folder.name}: prepared by contract version {version}, which stays; by version {NEWEST}: {anew}")

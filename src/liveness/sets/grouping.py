@@ -1,7 +1,7 @@
 """What the groups of a prepared set are: persons, listed groups, near-duplicates, or nothing that is known.
 
 ``describe_groups`` finds it out from the set's tables, for a set of any age; make_folds records it in folds.json
-under "groups". ``grouping_of`` gives what is recorded, else what can be found out. evaluation/grouping.py
+under "groups". ``read_grouping`` gives what is recorded, else what can be found out. evaluation/grouping.py
 puts it into words.
 """
 
@@ -18,7 +18,7 @@ from liveness.evaluation.grouping import UNKNOWN_GROUPS
 from liveness.sets.identities import embeddings_path
 
 
-def grouping_of(folder: Path) -> dict:
+def read_grouping(folder: Path) -> dict:
     """What the groups in data/<set>/folds.csv are, in the form of ``describe_groups``."""
     try:
         recorded = json.loads((folder / "folds.json").read_text(encoding="utf-8")).get("groups")

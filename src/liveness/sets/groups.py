@@ -14,7 +14,7 @@ from liveness.base.config import Data, Folds, nearest
 from liveness.base.errors import UserError
 from liveness.base.files import CONFIGS, natural_key
 from liveness.base.names import Names, few, find_column, loose, one_spelling
-from liveness.base.tables import places_of, read_table
+from liveness.base.tables import list_places, read_table
 from liveness.sets.identities import Link, embeddings_path, find_links, link_persons, read_embeddings
 from liveness.sets.labels import RawSet
 
@@ -71,7 +71,7 @@ def name_groups(parts: list[list[str]], known: dict[str, str]) -> dict[str, str]
     return names
 
 
-def subjects_of(raw: RawSet, group_column: str) -> tuple[str, dict[str, str]]:
+def find_subjects(raw: RawSet, group_column: str) -> tuple[str, dict[str, str]]:
     """The column of the label file that names subjects ("" for none), and file name -> subject ("" for nobody).
 
     A UserError names two subjects that differ only by case or blanks.
@@ -94,7 +94,7 @@ def column_notes(raw: RawSet, group_column: str, our_columns: Sequence[str]) -> 
     if raw.labels is None:
         return []
     columns, notes = list(raw.labels.columns), []
-    named, _ = subjects_of(raw, group_column)
+    named, _ = find_subjects(raw, group_column)
     if not named and group_column not in ("", Folds().group_column):
         raise UserError(
             f"folds.group_column={group_column}: {raw.label_file} has only the columns {', '.join(columns)}"
@@ -144,7 +144,7 @@ class Groups:
 
 def find_groups_file(name: str) -> Path:
     """The file that ``folds.groups`` names: a path, or a name in configs/groups."""
-    places = places_of(name)
+    places = list_places(name)
     listed = sorted(CONFIGS.glob("groups/*.*")) if CONFIGS.is_dir() else []
     places += [path for path in listed if name in (path.name, path.stem)]
     for place in places:

@@ -27,7 +27,7 @@ import pandas as pd
 
 from liveness.base.errors import UserError
 from liveness.base.names import Names
-from liveness.base.tables import places_of, read_table
+from liveness.base.tables import list_places, read_table
 from liveness.sets.tiles import multiply_tiles
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ def embeddings_path(identities: str, embeddings: str, folder: Path) -> Path | No
     """The file that the two settings of folds name for the set in ``folder``, there or not; None for none."""
     if identities:
         return folder / EMBEDDINGS
-    return next((place for place in places_of(embeddings) if place.is_file()), Path(embeddings)) if embeddings else None
+    return (
+        next((place for place in list_places(embeddings) if place.is_file()), Path(embeddings)) if embeddings else None
+    )
 
 
 def read_embeddings(path: Path, filenames: list[str], also: Iterable[str] = ()) -> Embeddings:

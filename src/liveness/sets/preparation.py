@@ -40,7 +40,7 @@ from liveness.sets.extract import (
     settle_version,
     what_is_missing,
 )
-from liveness.sets.groups import column_notes, read_identities, read_links, subjects_of
+from liveness.sets.groups import column_notes, find_subjects, read_identities, read_links
 from liveness.sets.identities import EMBEDDINGS
 from liveness.sets.labels import RawSet, find_set
 from liveness.sets.set_tables import VIDEO_COLUMNS, TableSources, make_tables
@@ -85,7 +85,7 @@ def alone_in(folder: Path) -> Iterator[None]:
                 left.unlink(missing_ok=True)
             yield
             return
-        first, count = _shard_of(shard)
+        first, count = _parse_shard(shard)
         with held(folder / f".lock-{first}-{count}", f"SHARD={shard}: {refusal}"):
             yield
 
@@ -171,11 +171,11 @@ def _shard(videos: list[Path]) -> list[Path] | None:
     text = os.environ.get("SHARD", "")
     if not text:
         return None
-    first, count = _shard_of(text)
+    first, count = _parse_shard(text)
     return videos[first - 1 :: count]
 
 
-def _shard_of(text: str) -> tuple[int, int]:
+def _parse_shard(text: str) -> tuple[int, int]:
     """The numbers of SHARD=i/n."""
     first, _, count = text.partition("/")
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
@@ -297,7 +297,7 @@ def _report_duplicates(table: pd.DataFrame, folder: Path) -> None:
 
 
 def _report_groups(sources: TableSources, videos: pd.DataFrame) -> None:
-    column, known = subjects_of(sources.raw, sources.folds.group_column)
+    column, known = find_subjects(sources.raw, sources.folds.group_column)
     what = "no column for groups"
     if column:
         nobody = sum(not person for person in known.values())

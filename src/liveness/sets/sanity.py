@@ -15,11 +15,11 @@ from liveness.sets.dealing import deal_set
 from liveness.sets.embedding import find_unembedded
 from liveness.sets.extract import (
     damaged_files,
+    find_version,
     forget,
     make_extract_task,
     read_record,
     require_sources,
-    version_of,
     what_is_missing,
 )
 from liveness.sets.folds import check_folds, fold_set, split_tables, write_split
@@ -69,7 +69,7 @@ def check_set(folder: Path, raw: RawSet, data: Data) -> tuple[list[Trouble], set
     """All mismatches of a prepared set, and the ids of the videos whose output is damaged."""
     left_out, links = read_links(data, raw, quiet=True)
     left_out |= names_too_long(raw)
-    version = version_of(folder)
+    version = find_version(folder)
     troubles, damaged, records = [], set(), {}
     for video in raw.videos:
         if video.name in left_out:

@@ -14,7 +14,7 @@ from liveness.base.files import natural_key
 from liveness.frames.notes import IMAGE, with_notes
 from liveness.sets.duplicates import Pair, find_pairs
 from liveness.sets.extract import notes_of_record
-from liveness.sets.groups import join, name_groups, subjects_of
+from liveness.sets.groups import find_subjects, join, name_groups
 from liveness.sets.identities import Link
 from liveness.sets.labels import RawSet
 
@@ -132,7 +132,7 @@ def _identity_table(links: list[Link], labels: dict, groups: dict[str, str]) -> 
 def _group_names(sources: TableSources, found: list[list[str]]) -> dict[str, str]:
     """The group of each video: the union of the group column, the groups file and what was ``found`` alike."""
     filenames = [path.name for path in sources.raw.videos]
-    known = subjects_of(sources.raw, sources.folds.group_column)[1]
+    known = find_subjects(sources.raw, sources.folds.group_column)[1]
     people: dict[str, list[str]] = {}
     for filename, person in known.items():
         if person:

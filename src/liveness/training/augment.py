@@ -26,7 +26,7 @@ FINE = 2.0
 Step = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
-def seed_of(*parts: int) -> int:
+def derive_seed(*parts: int) -> int:
     """One 32-bit seed from several numbers, well mixed (NumPy's SeedSequence)."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 

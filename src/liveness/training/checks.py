@@ -27,8 +27,8 @@ from liveness.models.build import build, build_without_weights, count_parameters
 from liveness.models.device import pick_device
 from liveness.sets.dataset import PreparedSet, load_set, split_set
 from liveness.training import tracking
-from liveness.training.runs import clear_run, describe_run, lock_run, same_run, weights_of
-from liveness.training.samples import balance_of, require_share
+from liveness.training.runs import clear_run, describe_run, find_run_weights, lock_run, same_run
+from liveness.training.samples import find_balance, require_share
 from liveness.training.saving import given_seconds
 from liveness.training.semi import find_apart
 from liveness.training.start import count_frozen, list_stages
@@ -60,7 +60,7 @@ def check_member(
     prepared = load_set(name, recipe.frames, naive)
     rows, _ = split_set(prepared, fold, recipe.view)
     described = describe_run(recipe, fold, prepared, naive)
-    weights = weights_of(described)
+    weights = find_run_weights(described)
     if not restart and same_run(folder, described, weights):
         return
     pick_device(launch.local_rank())  # a GPU that cannot be used is an error
@@ -69,7 +69,7 @@ def check_member(
     _require_frames_that_fit(recipe.view, prepared)
     rows = rows[~rows.filename.isin(find_apart(recipe, prepared, rows))]
     require_share(len(rows), recipe.train, distributed.size())
-    balance_of(recipe, prepared, rows)
+    find_balance(recipe, prepared, rows)
     fresh = restart or not (folder / "last.pt").is_file()
     parameters = _check_model(
         json.dumps(to_dict(recipe.model)),

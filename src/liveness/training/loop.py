@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import nn
 
 from liveness.base import distributed
@@ -31,6 +30,9 @@ from liveness.training.arrivals import Arrivals
 from liveness.training.schedule import ema_decay, learning_rate
 from liveness.training.task import Share, Task
 
+if TYPE_CHECKING:
+    from timm.utils import ModelEmaV3
+
 _Networks = Mapping[str, nn.Module]  # a task's, by name, as they are called in training
 _Stream = Iterator[tuple[Share, Any]]  # of ``Task.stream``
 
@@ -40,7 +42,7 @@ class State:
     """Everything that changes while a member is trained."""
 
     task: Task  # its networks are without the DDP wrapper
-    ema: ModelEmaV3 | None
+    ema: "ModelEmaV3 | None"
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # off unless float16 is used
     device: torch.device
@@ -104,6 +106,8 @@ def start_state(task: Task, device: torch.device, lr: float) -> State:
                 optimizer.add_param_group(group)
     ema = None
     if config.ema_half_life > 0:
+        from timm.utils import ModelEmaV3
+
         ema = ModelEmaV3(task.model, decay=ema_decay(config, task.steps_per_epoch), use_warmup=True)
     task.average = ema.module if ema is not None else None
     half = device.type == "cuda" and config.amp and half_type() == torch.float16

@@ -40,7 +40,7 @@ from liveness.models.score import Job, Request, score_jobs
 from liveness.sets.dataset import HeldOutVideos, PreparedSet, frame_file, list_holdout, load_set, split_set
 from liveness.sets.decoded import DecodedFrames, open_decoded
 from liveness.training import loop, lr_finder, passing, tracking
-from liveness.training.runs import describe_run, drop_state, same_run, weights_of
+from liveness.training.runs import describe_run, drop_state, find_run_weights, same_run
 from liveness.training.saving import Saver
 from liveness.training.semi import make_cross_pseudo, make_mean_teacher
 from liveness.training.start import Start, list_provenance, merge_provenance
@@ -101,11 +101,11 @@ def train_member(
     prepared = load_set(name, recipe.frames, naive)
     rows, held_out = split_set(prepared, fold, recipe.view)
     described = describe_run(recipe, fold, prepared, naive)
-    if same_run(folder, described, weights_of(described)):
+    if same_run(folder, described, find_run_weights(described)):
         return _pass_over(recipe, described, folder)
     device = pick_device(launch.local_rank())
     tracker = recipe.tracker if distributed.rank() == 0 else "none"
-    with memory_told(recipe), tracking.open_tracker(tracker, folder, described, title_of(described)) as log:
+    with memory_told(recipe), tracking.open_tracker(tracker, folder, described, name_run(described)) as log:
         if distributed.rank() == 0:
             tracking.record_start(folder / "runs.json", described, device, distributed.size())
         decoded = open_cache(recipe.train, prepared, device)
@@ -116,11 +116,11 @@ def train_member(
         videos = HeldOutVideos(prepared, held_out, recipe.view, decoded)
         saver = Saver(state, folder / "last.pt")
         run = Run(recipe, prepared, described, folder, state, videos, log, saver, sorted(set(rows.filename)))
-        _say(f"{title_of(described)}: {_summary(run, rows)}")
+        _say(f"{name_run(described)}: {_summary(run, rows)}")
         run.saver.begin(_say, _whisper)
         run.asked, run.unasked = listen(), time.monotonic()
         if not _train(run):
-            return Outcome(True, weights_of(described), state.epoch, {})
+            return Outcome(True, find_run_weights(described), state.epoch, {})
         return _complete(run)
 
 
@@ -135,15 +135,15 @@ def _whisper(text: str) -> None:
         print(f"note: {text}", file=sys.stderr, flush=True)
 
 
-def title_of(described: dict[str, Any]) -> str:
+def name_run(described: dict[str, Any]) -> str:
     """What a run is called in lines that people read."""
     return f"{described['recipe']['name']} fold {described['fold']} of {described['data']}"
 
 
 def _pass_over(recipe: Recipe, described: dict[str, Any], folder: Path) -> Outcome:
     """Leave a finished member as it is."""
-    weights = weights_of(described)
-    _say(f"{title_of(described)}: already trained, {weights}")
+    weights = find_run_weights(described)
+    _say(f"{name_run(described)}: already trained, {weights}")
     if distributed.rank() == 0:
         drop_state(recipe, folder)
     about = describe_member(weights)
@@ -320,7 +320,7 @@ def _stop_was_told() -> bool:
 def _complete(run: Run) -> Outcome:
     """Make the member of a training that has run to its end."""
     state, recipe, prepared = run.state, run.recipe, run.prepared
-    weights, model, oof = weights_of(run.described), state.kept_model(), run.oof
+    weights, model, oof = find_run_weights(run.described), state.kept_model(), run.oof
     tuning = state.task.tuning
     if tuning is not None:
         tuning.interpolate(model)
@@ -336,7 +336,7 @@ def _complete(run: Run) -> Outcome:
         finish(model, whole, prepared, run.described | about, run.folder)
         drop_state(recipe, run.folder)
     distributed.barrier()
-    _say(f"{title_of(run.described)}: {weights}")
+    _say(f"{name_run(run.described)}: {weights}")
     return Outcome(False, weights, state.kept_epoch, _figures(oof, recipe))
 
 
@@ -437,7 +437,7 @@ def finish(model: torch.nn.Module, oof: pd.DataFrame, prepared: PreparedSet, des
     of_fold = oof[oof.fold == described["fold"]]
     figures = {key: value if math.isfinite(value) else None for key, value in _figures(of_fold, recipe).items()}
     contract = make_contract(recipe, prepared.data, prepared.detector_sha256, prepared.version)
-    path = weights_of(described)
+    path = find_run_weights(described)
     held_out = {"videos": of_fold.filename.nunique(), **figures}
     # How many folds there are: a member that is lost is missed then, where an ensemble takes all of them.
     described = {**described, "folds": prepared.n_folds, "contract": contract, "held_out": held_out}

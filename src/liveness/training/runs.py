@@ -33,7 +33,7 @@ def describe_run(recipe: Recipe, fold: int, prepared: PreparedSet, naive: bool) 
     return described | ({"unlabelled": unlabelled} if unlabelled else {})
 
 
-def weights_of(described: dict[str, Any]) -> Path:
+def find_run_weights(described: dict[str, Any]) -> Path:
     """Where a member's weights go: weights/<set>/, those of naive folds into naive/ there."""
     data = f"{described['data']}/naive" if described.get("naive") else described["data"]
     return weights_path(data, described["recipe"]["name"], described["fold"])

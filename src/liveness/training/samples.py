@@ -21,7 +21,7 @@ from liveness.frames.contract import cut
 from liveness.sets.dataset import PreparedSet, read_face, read_frame
 from liveness.sets.decoded import DecodedFrames
 from liveness.training import passing
-from liveness.training.augment import Policy, seed_of
+from liveness.training.augment import Policy, derive_seed
 
 # (epoch, index) of a sample; index + n, index + 2n, … are further draws of it in that epoch. A third number, where
 # there is one, says which of several kinds of samples it is (training/unlabelled.py).
@@ -52,16 +52,16 @@ class TrainingFrames:
 
     def __getitem__(self, key: Key) -> tuple[torch.Tensor, float]:
         epoch, index = key
-        seed = seed_of(self.seed, epoch, index)
+        seed = derive_seed(self.seed, epoch, index)
         sample = self._sample(index % len(self), seed)
         partner = self.partner(key)
         if partner is None:
             return sample
-        return self.policy.mix(sample, self._sample(partner, seed_of(seed, partner)), seed)
+        return self.policy.mix(sample, self._sample(partner, derive_seed(seed, partner)), seed)
 
     def partner(self, key: Key) -> int | None:
         """Index of the sample that is mixed into this one by mixup or cutmix; None where none is."""
-        return self.policy.partner(len(self), seed_of(self.seed, *key))
+        return self.policy.partner(len(self), derive_seed(self.seed, *key))
 
     def _sample(self, index: int, seed: int) -> tuple[torch.Tensor, float]:
         row, view = self.rows[index], self.policy.view
@@ -112,7 +112,7 @@ class CameraBalance:
         return order
 
 
-def balance_of(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> CameraBalance | None:
+def find_balance(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> CameraBalance | None:
     """How the recipe draws from the frames ``rows``; None: each once an epoch. A UserError without their cameras."""
     if recipe.train.balance == "none":
         return None

@@ -29,13 +29,13 @@ from liveness.models.device import autocast, to_device
 from liveness.models.losses import sample_losses
 from liveness.sets.dataset import PreparedSet, load_unlabelled
 from liveness.sets.decoded import DecodedFrames
-from liveness.training.augment import Policy, seed_of
+from liveness.training.augment import Policy, derive_seed
 from liveness.training.samples import (
     CameraBalance,
     Key,
     Share,
     TrainingFrames,
-    balance_of,
+    find_balance,
     load_batches,
     plan_shares,
 )
@@ -275,7 +275,7 @@ def make_cross_pseudo(
     """For ``training.member.make_task``. The model has the first weights of supervised training."""
     model, other = (build(recipe.model, recipe.view.size) for _ in range(2))
     frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), recipe.train.seed, decoded)
-    return CrossPseudo(recipe, model, other, frames, balance_of(recipe, prepared, rows), _make_unlabelled(recipe)[0])
+    return CrossPseudo(recipe, model, other, frames, find_balance(recipe, prepared, rows), _make_unlabelled(recipe)[0])
 
 
 def make_mean_teacher(
@@ -289,7 +289,7 @@ def make_mean_teacher(
     plain = Policy(Augment(), recipe.view)
     calibration = TrainingFrames(prepared.folder, rows[rows.filename.isin(apart)], plain, train.seed, decoded)
     views = _make_unlabelled(recipe)
-    return MeanTeacher(recipe, model, frames, balance_of(recipe, prepared, kept), views, calibration)
+    return MeanTeacher(recipe, model, frames, find_balance(recipe, prepared, kept), views, calibration)
 
 
 def find_apart(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> set[str]:
@@ -318,7 +318,7 @@ def _make_unlabelled(recipe: Recipe) -> tuple[TrainingFrames, TrainingFrames]:
     strong = replace(recipe.augment, attack_rate=0.0, mixup=0.0, cutmix=0.0)
     weak = Augment(hflip=recipe.augment.hflip)
     one, other = (
-        TrainingFrames(unlabelled.folder, rows, Policy(augment, recipe.view), seed_of(seed, number))
+        TrainingFrames(unlabelled.folder, rows, Policy(augment, recipe.view), derive_seed(seed, number))
         for number, augment in ((1, strong), (2, weak))
     )
     return one, other

@@ -29,14 +29,14 @@ from liveness.models.drop_path import replace_drop_path
 from liveness.models.losses import class_weights, sample_losses
 from liveness.sets.dataset import PreparedSet
 from liveness.sets.decoded import DecodedFrames
-from liveness.training.augment import Policy, seed_of
+from liveness.training.augment import Policy, derive_seed
 from liveness.training.samples import (
     CameraBalance,
     Key,
     Share,
     TrainingFrames,
-    balance_of,
     count_steps,
+    find_balance,
     load_batches,
     plan_shares,
 )
@@ -111,7 +111,7 @@ class Task(ABC):
 
     def seed_draws(self, keys: list[Key], device: torch.device) -> None:
         """Before a forward pass of these samples: drop path and dropout draw from their seeds."""
-        seeds = [seed_of(self.config.seed, *key) for key in keys]
+        seeds = [derive_seed(self.config.seed, *key) for key in keys]
         tensor = to_device(torch.tensor(seeds, dtype=torch.int64), device)
         for shared in self._drop_path:
             shared["seeds"] = tensor
@@ -169,7 +169,7 @@ def make_supervised(
 ) -> Supervised:
     """For ``training.member.make_task``: what is learned from the labelled frames ``rows``."""
     frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), recipe.train.seed, decoded)
-    return Supervised(recipe, build(recipe.model, recipe.view.size), frames, balance_of(recipe, prepared, rows))
+    return Supervised(recipe, build(recipe.model, recipe.view.size), frames, find_balance(recipe, prepared, rows))
 
 
 def checkpoint_activations(model: nn.Module, name: str) -> None:
