@@ -123,6 +123,17 @@ def test_every_option_works_and_keeps_the_picture_recognisable(change):
             assert np.corrcoef(draw.flatten(), plain.flatten())[0, 1] > 0.6
 
 
+def test_an_erased_box_holds_noise_of_a_picture_whatever_a_full_channel_is():
+    view = View(size=64, channels="bgr", white=255.0, mean=[0.0] * 3, std=[1.0] * 3)
+    plain, _ = Policy(Augment(), view)(picture(64, 64), 1, 0)
+    for seed in range(6):
+        tensor, _ = Policy(Augment(erase=1.0), view)(picture(64, 64), 1, seed)
+        changed = (tensor != plain).any(dim=0)
+        box = tensor[:, changed]
+        assert 0.01 < changed.float().mean() < 0.5
+        assert abs(box.mean() - 127.5) < 15 and 50 < box.std() < 80
+
+
 def test_what_was_not_drawn_leaves_the_preprocessing_of_prediction():
     view = View(size=32)
     policy = Policy(Augment(blur=0.3, jpeg=0.3, codec=0.2, noise=0.2), view)

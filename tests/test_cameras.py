@@ -165,8 +165,8 @@ def test_cameras_that_share_a_group_are_held_out_together():
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda videos: videos.drop(columns="camera"), "no column camera"),
-        (lambda videos: videos.assign(camera=""), "no column camera"),
+        (lambda videos: videos.drop(columns="camera"), "names no camera"),
+        (lambda videos: videos.assign(camera=""), "names no camera"),
         (lambda videos: videos.assign(camera="c1"), "all 24 videos are of one camera, 'c1'"),
         (
             lambda videos: videos.assign(camera=[*[""] * 5, *videos["camera"][5:]]),

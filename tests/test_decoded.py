@@ -58,6 +58,10 @@ def test_only_as_many_frames_as_fit_and_the_rest_from_the_files(folder):
         expected = cv2.imread(str(folder / "frames" / f"{row.video_id}-3.jpg"))[..., ::-1]
         assert np.array_equal(read_frame(folder, row, decoded), expected)
     assert len(open_decoded(folder, NAMES, 1e9)) == 5  # a higher limit is used
+    for path in (folder / "decoded").glob("*.*"):
+        path.unlink()
+    assert len(open_decoded(folder, NAMES, 1e9, spare=1e18)) == 0  # what else needs the disk goes first
+    assert len(open_decoded(folder, NAMES, 1e9)) == 5
     assert len(open_decoded(folder, NAMES, 1e3)) == 5  # what is there costs nothing
 
 
@@ -102,8 +106,9 @@ def test_a_damaged_frame_is_left_to_training_to_name(folder):
 
 def test_the_cache_is_for_training_on_a_gpu_unless_it_is_asked_for(folder, capsys):
     prepared = PreparedSet("set", folder, None, "", "", pd.DataFrame(), ROWS)  # type: ignore[arg-type]
-    assert open_cache(Train(), prepared, torch.device("cpu")) is None
-    assert open_cache(Train(cache_gib=0), prepared, torch.device("cuda")) is None
-    assert len(open_cache(Train(), prepared, torch.device("cuda")) or ()) == 5
-    assert len(open_cache(Train(cache_gib=1), prepared, torch.device("cpu")) or ()) == 5
-    assert capsys.readouterr().err == ""
+    assert open_cache(Train(), prepared, torch.device("cpu"), 0) is None
+    assert open_cache(Train(cache_gib=0), prepared, torch.device("cuda"), 0) is None
+    assert len(open_cache(Train(), prepared, torch.device("cuda"), 0) or ()) == 5
+    assert len(open_cache(Train(cache_gib=1), prepared, torch.device("cpu"), 0) or ()) == 5
+    told = capsys.readouterr().err
+    assert told.count("\n") == told.count("decoding 5 frames, once") == 1

@@ -76,6 +76,12 @@ def refused(root: Path, *override: str, fold: int = 0, data: str = "tiny") -> st
     return str(error.value)
 
 
+@pytest.mark.parametrize("other", ["view.channels=bgr", "view.white=255"])
+def test_a_source_that_saw_other_numbers_is_refused(trained, other):
+    name, value = other.split("=")
+    assert f"was trained with {name}=" in refused(trained, "train.init=convnext_large", other)
+
+
 def test_a_source_that_has_seen_the_held_out_fold_is_refused(trained):
     said = refused(trained, "train.init=convnext_large:1")
     assert "was trained on '0.mp4' or on its group (4 such videos), which fold 0 holds out" in said

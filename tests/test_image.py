@@ -1,5 +1,6 @@
 """Still images: every kind of file as Pillow, OpenCV and arithmetic say it should look, and folders of them."""
 
+import json
 import runpy
 import struct
 import sys
@@ -282,13 +283,21 @@ def test_changed_images_are_measured_too(tmp_path):
 @pytest.mark.full
 def test_prediction_scores_images_and_says_so(workspace, tiny_clips, monkeypatch):
     put_member("convnext_large", 0)
+    put_member("convnext_large", 1)
+    members = [f"convnext_large_fold{fold}" for fold in (0, 1)]
+    about = {"data_hash": "", "weights": dict.fromkeys(members, 1.0), "frames": {"typical": 3, "least": 2}}
+    about["thresholds"] = [{"name": "eer", "target": None, "threshold": 0.5}]
+    name = "convnext_large_fold0+convnext_large_fold1.json"
+    (workspace / "weights" / "train" / name).write_text(json.dumps(about))
     put(workspace / "clips", "1.jpg", "2.png")
     (workspace / "clips" / "3.webp").write_bytes(bomb(60000, 60000))
-    tiny_clips(workspace / "clips" / "4.mp4", 4, (64, 64))
-    options = ("--images", "--members", "convnext_large:0")
+    tiny_clips(workspace / "clips" / "4.mp4", 1, (64, 64))
+    options = ("--images", "--members", "convnext_large:0", "convnext_large:1")
     assert predicted(monkeypatch, workspace / "clips", workspace / "out", *options) == 0
     rows = rows_of(workspace / "out")
     assert [(row["fname"], row["reason"]) for row in rows[3:]] == [("4.mp4", "")]
     first = [(row["fname"], row["status"], row["frames"], row["reason"]) for row in rows[:2]]
     assert first == [("1.jpg", "ok", "1", "note: image"), ("2.png", "ok", "1", "note: image")]
+    # The one frame of an image is all of it; that of a clip, of which two have to be scored, is not.
+    assert {row["decision"] for row in rows[:2]} <= {"live", "attack"} and rows[3]["decision"] == "abstain"
     assert (rows[2]["status"], rows[2]["decision"]) == ("unreadable", "abstain") and "too large" in rows[2]["reason"]

@@ -112,6 +112,7 @@ def test_at_a_threshold_without_an_interval_a_score_on_it_is_live():
         ),
         ({"thresholds": []}, MEMBERS, "no threshold named 'eer'"),
         ({"thresholds": 3}, MEMBERS, "no table of thresholds"),
+        ({"thresholds": [{"name": "eer", "threshold": 0.5, "target": "x"}]}, MEMBERS, "is damaged"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_to_do(tmp_path, changes, members, words):

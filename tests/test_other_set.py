@@ -20,7 +20,7 @@ from liveness.base import compose
 from liveness.base.compose import load_ensemble
 from liveness.base.errors import UserError
 from liveness.evaluation import decisions
-from liveness.laboratory.other_set import find_origin
+from liveness.laboratory.other_set import _compare, find_origin
 from liveness.prediction.engine import read_ensemble
 from liveness.prediction.folder import score_videos
 
@@ -169,6 +169,11 @@ def test_whether_the_weights_have_seen_the_videos_is_told(root):
     shutil.rmtree(data / "home")
     unknown = find_origin(described, data / "away")
     assert unknown["independent"] is None and "data/home is not here" in unknown["line"]
+    # The member went on from one that has seen a video of the set, as only its own file says.
+    digest = json.loads((data / "away" / ".records" / "7.json").read_text())["sha256"]
+    put_member("convnext_xlarge", 1, "home", data_hash="h", trained_on={"videos": [digest[:16]], "groups": []})
+    seen = find_origin(described, data / "away")
+    assert seen["independent"] is False and "1 video of away (first 7) is among those that pair" in seen["line"]
 
 
 def test_an_earlier_report_is_compared_on_the_videos_of_both(root, capsys):
@@ -278,3 +283,17 @@ def test_errors_by_condition_add_up_to_all_videos():
         assert sum(row["live"] + row["attack"] for row in rows) == count
     assert [row["part"] for row in found["camera"]] == ["x", "y", "not known"]
     assert [row["part"] for row in found["face_width"]] == ["not known"]
+
+
+def test_a_comparison_that_the_scores_do_not_allow_costs_no_evaluation(root, capsys):
+    _, found = read(root)
+    earlier = root / "earlier.json"
+    for video in found["videos"]:
+        video["score"] = video["score"] if video["label"] else None
+    earlier.write_text(json.dumps(found))
+    with pytest.raises(UserError, match="not of both classes any with a score there"):
+        evaluate.main(["pair", "--on", "away", "--against", str(earlier)])
+    table = pd.DataFrame(found["videos"]).assign(score=np.nan)
+    for video in found["videos"]:
+        video["score"] = 0.5
+    assert _compare(found, table, earlier) is None and "too few videos have a score now" in capsys.readouterr().err

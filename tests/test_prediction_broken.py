@@ -179,7 +179,7 @@ def test_a_decoder_that_is_killed_costs_its_video_and_no_other(hanging):
         killer.join()
     assert [row.status for row in rows] == ["ok", "crashed", "ok"]
     # On a busy machine an idle decoder can look stuck and be killed too; that costs no video, as said above.
-    assert len(killed) >= 2 and rows[1].reason == "the decoder crashed (signal SIGKILL), twice"
+    assert len(killed) >= 2 and rows[1].reason == "the worker process crashed (signal SIGKILL), twice"
 
 
 def opens(pid: int, fifo: Path) -> bool:

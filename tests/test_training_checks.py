@@ -405,3 +405,34 @@ def test_what_goes_through_a_pipe_is_torchs_own_batch():
     images, labels = passing.unpack_batch(passing.pack_batch(samples), pinned=False)
     wanted = default_collate(samples)
     assert torch.equal(images, wanted[0]) and torch.equal(labels, wanted[1]) and labels.dtype == wanted[1].dtype
+
+
+# --- what may change when a run goes on
+
+
+def test_a_run_goes_on_with_what_takes_less_memory_and_ends_as_it_would_have(root, monkeypatch, capsys):
+    sure = ["train.keep_state=true", "train.batch=6", "train.epochs=2"]
+    whole = start(monkeypatch, "-o", *NARROW, *sure)
+    wanted = torch.load(whole / "last.pt")["model"]
+    shutil.rmtree(whole)
+    with monkeypatch.context() as patch:  # asked to stop after the first step
+        patch.setattr(member, "_stop_now", lambda run: run.state.step == 1)
+        patch.setattr(os, "_exit", lambda code: None)
+        run = start(patch, "-o", *NARROW, *sure)
+    assert torch.load(run / "last.pt")["step"] == 1 and not (run / "oof.csv").exists()
+    capsys.readouterr()
+    less = ["train.batch_per_process=2", "train.checkpoint_activations=true", "train.amp=false"]
+    start(monkeypatch, "-o", *NARROW, *sure, *less)
+    said = capsys.readouterr().err
+    assert "batch_per_process is 32 there, 2 here" in said and "this run goes on" in said
+    found = torch.load(run / "last.pt")["model"]
+    assert all((found[key] - value).norm() <= 1e-5 * value.norm() + 1e-9 for key, value in wanted.items())
+    about = describe_member(weights_path("tiny", "convnext_xlarge", 0))
+    assert about["recipe"]["train"]["batch_per_process"] == 2
+    # Finished: how it was split does not matter any more, how it scores does.
+    start(monkeypatch, "-o", *NARROW, *sure, "train.amp=false")
+    assert "already trained" in capsys.readouterr().out
+    with pytest.raises(UserError, match="recipe.train.amp is False there, True here"):
+        start(monkeypatch, "-o", *NARROW, *sure)
+    with pytest.raises(UserError, match="recipe.train.batch is 6 there, 4 here"):
+        start(monkeypatch, "-o", *NARROW, *sure, "train.batch=4")

@@ -371,6 +371,10 @@ def _check_recipe(recipe: Recipe, where: str) -> None:
         train.ema_half_life > 0 or train.task != "mean_teacher",
         f"{where}: train.ema_half_life=0 with train.task=mean_teacher; expected above 0: the moving average teaches",
     )
+    require(
+        not train.thaw_epochs or train.freeze != "none",
+        f"{where}: train.thaw_epochs={train.thaw_epochs:g} without train.freeze: there is nothing to thaw",
+    )
     if train.lr != "auto":
         number = isinstance(train.lr, int | float) and not isinstance(train.lr, bool)
         require(number and 0 < train.lr <= 1, f"{where}: train.lr={train.lr}; expected above 0, at most 1, or auto")

@@ -128,8 +128,9 @@ def measure_cameras_apart(table: pd.DataFrame) -> dict | None:
         limits = intervals.bootstrap(labels, scores, groups if len(set(groups)) < len(groups) else None)["eer"]
         own = {"eer": equal.value, "eer_interval": limits.as_list(), "eer_threshold": equal.threshold}
         rows.append({"camera": name or UNKNOWN, **measure_part(part), **own})
-    thresholds = [row["eer_threshold"] for row in rows if np.isfinite(row["eer_threshold"])]
-    sides = {row["camera"]: [row[side]["value"] for side in ("apcer", "bpcer") if row[side]["total"]] for row in rows}
+    known = rows[: len(named)]  # videos of which no camera is known are of none
+    thresholds = [row["eer_threshold"] for row in known if np.isfinite(row["eer_threshold"])]
+    sides = {row["camera"]: [row[side]["value"] for side in ("apcer", "bpcer") if row[side]["total"]] for row in known}
     return {
         "rows": rows,
         "worst": max(sides, key=lambda camera: max(sides[camera])),

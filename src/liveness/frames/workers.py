@@ -127,7 +127,7 @@ def _result(pool: list[_Worker], worker: _Worker, ready: bool, seconds: float, g
         code = worker.process.exitcode
         _end(worker)
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        return Failed(f"the decoder crashed ({how})")
+        return Failed(f"the worker process crashed ({how})")
     worker.task, worker.deadline = None, IDLE
     if kind == "memory":
         return Failed(f"needs more than {gib:g} GiB of memory")

@@ -19,7 +19,7 @@ import pandas as pd
 from liveness.base.compose import load_ensemble
 from liveness.base.config import Ensemble
 from liveness.base.errors import UserError
-from liveness.base.files import plain_name, sha256_of, show_path, workspace, write_json, write_text
+from liveness.base.files import natural_key, plain_name, sha256_of, show_path, workspace, write_json, write_text
 from liveness.base.progress import with_progress
 from liveness.base.tables import table_text
 from liveness.evaluation import decisions, grouping, metrics, report
@@ -31,10 +31,12 @@ from liveness.members.weights import describe_member
 from liveness.prediction.engine import EnsembleDescription, load_weights, read_ensemble, score_paths
 from liveness.prediction.operating import Operating, list_points
 from liveness.prediction.rows import NO_SCORE, SCORED, Row
+from liveness.sets.extract import known_records
 from liveness.sets.folds import digest_of_set
 from liveness.sets.grouping import read_grouping
 from liveness.sets.labelled import raw_videos, read_conditions, read_labelled
 from liveness.sets.shared_videos import find_shared
+from liveness.training.start import find_seen
 
 VERSION = 1  # of on_<set>.json
 _COLUMNS = ("filename", "label", "group", "species", "camera", "score", "decision", "status", "reason", "frames")
@@ -113,17 +115,15 @@ def find_origin(described: EnsembleDescription, folder: Path) -> dict[str, Any]:
     """Whether the members may have seen the set's videos: ``independent`` (True, False, None: not known) and ``line``,
     which says why; ``trained_on``: the sets' names; ``shared``: how many videos are in one of them too."""
     told = [describe_member(member.path) for member in described.members]
-    hashes = {str(one.get("data") or ""): str(one.get("data_hash") or "") for one in told}
-    unlabelled = {one["unlabelled"]["set"]: one["unlabelled"]["digest"] for one in told if one.get("unlabelled")}
-    hashes = unlabelled | hashes
-    found: dict[str, Any] = {"independent": True, "trained_on": sorted(hashes), "line": ""}
+    states = {(str(one.get("data") or ""), str(one.get("data_hash") or "")) for one in told}
+    unlabelled = {(one["unlabelled"]["set"], one["unlabelled"]["digest"]) for one in told if one.get("unlabelled")}
+    names = sorted({data for data, _ in states | unlabelled})
+    found: dict[str, Any] = {"independent": True, "trained_on": names, "line": ""}
     unknown = []
-    if folder.name in unlabelled:
-        why = (
-            f"not independent: {described.name} has learned from the videos of data/{folder.name}, without their labels"
-        )
-        return found | {"independent": False, "line": why}
-    for data, data_hash in sorted(hashes.items()):
+    if folder.name in {data for data, _ in unlabelled - states}:
+        why = f"{described.name} has learned from the videos of data/{folder.name}, without their labels"
+        return found | {"independent": False, "line": f"not independent: {why}"}
+    for data, data_hash in sorted(states | unlabelled):
         if data == folder.name or (data_hash and data_hash == digest_of_set(folder)):
             again = f"python -m liveness.evaluate {described.name} --data {data}"
             why = (
@@ -143,18 +143,26 @@ def find_origin(described: EnsembleDescription, folder: Path) -> dict[str, Any]:
                 f"({one.filename} is {as_it} to its {one.other})"
             )
             return found | {"independent": False, "shared": len(twins)}
+    # By what the members themselves say, which tells of a set that is gone, and of members that they go on from.
+    ids = sorted(known_records(folder), key=natural_key)
+    if seen := list(dict.fromkeys(video_id for one in told for video_id in find_seen(one, folder, ids))):
+        why = (
+            f"not independent: {counted(len(seen), 'video')} of {folder.name} (first {seen[0]}) "
+            f"{'is' if len(seen) == 1 else 'are'} among those that {described.name}, or a member that it goes on from, "
+            "was trained on"
+        )
+        return found | {"independent": False, "shared": len(seen), "line": why}
     if unknown:
         line = f"not known whether {described.name} was trained on any of these videos: {unknown[0]}"
         return found | {"independent": None, "line": line}
-    return found | {
-        "line": f"no video of {folder.name} is in data/{', data/'.join(sorted(hashes))}, by digest or likeness"
-    }
+    return found | {"line": f"no video of {folder.name} is in data/{', data/'.join(names)}, by digest or likeness"}
 
 
 def _describe_weights(described: EnsembleDescription) -> dict[str, Any]:
     told = {member.name: describe_member(member.path) for member in described.members}
+    hashes = {str(one.get("data_hash") or "") for one in told.values()}
     return {
-        "data_hash": next(iter({str(one.get("data_hash") or "") for one in told.values()})),
+        "data_hash": hashes.pop() if len(hashes) == 1 else "members of different data",
         "weights": {member.name: member.weight for member in described.members},
         "weights_sha256": {name: one["weights_sha256"] for name, one in told.items() if one.get("weights_sha256")},
     }
@@ -273,7 +281,11 @@ def _read_earlier(path: Path, on: str, videos: pd.DataFrame) -> dict[str, Any]:
     """An earlier on_<set>.json; a UserError unless it is of this set and shares videos of both classes with it."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        there = {row["filename"]: int(row["label"]) for row in found["videos"] if {"score", "decision"} <= set(row)}
+        found["videos"] = [row for row in found["videos"] if {"score", "decision"} <= set(row)]
+        there = {row["filename"]: int(row["label"]) for row in found["videos"]}
+        scored = {row["filename"] for row in found["videos"] if row["score"] is not None and 0 <= row["score"] <= 1}
+        if len(there) < len(found["videos"]):
+            raise ValueError("a video is there twice")
         names = found["ensemble"], found["on"], found["point"], found["on_sha256"]
     except OSError as error:
         raise UserError(f"--against {path}: cannot be read ({error.strerror})") from error
@@ -287,19 +299,26 @@ def _read_earlier(path: Path, on: str, videos: pd.DataFrame) -> dict[str, Any]:
     other = [row.filename for row in both.itertuples() if there[row.filename] != row.label]
     if other:
         raise UserError(f"--against {path}: has another label for {other[0]}; evaluate that ensemble on {on} again")
-    if both["label"].nunique() < 2:
-        raise UserError(f"--against {path}: {len(both)} videos in common, not of both classes; nothing to compare")
+    if both["label"][both["filename"].isin(scored)].nunique() < 2:
+        raise UserError(
+            f"--against {path}: {len(both)} videos in common, and not of both classes any with a score there; nothing "
+            "to compare"
+        )
     return found
 
 
-def _compare(earlier: dict[str, Any], table: pd.DataFrame, path: Path) -> dict[str, Any]:
-    """This evaluation less the earlier one, paired, over the videos of both."""
+def _compare(earlier: dict[str, Any], table: pd.DataFrame, path: Path) -> dict[str, Any] | None:
+    """This evaluation less the earlier one, paired, over the videos of both; None, with a warning, where those that
+    have a score in both are not of both classes."""
     before = pd.DataFrame(earlier["videos"]).set_index("filename")
     mine = table[table["filename"].isin(before.index)].set_index("filename")
     before = before.loc[mine.index].assign(group=mine["group"])
     before["score"] = pd.to_numeric(before["score"])
-    (row,) = report.compare_ways(before.reset_index(), {"this": mine["score"]})
     both = before["score"].notna() & mine["score"].notna()
+    if before["label"][both].nunique() < 2:
+        print(f"warning: --against {path}: too few videos have a score now to be compared", file=sys.stderr, flush=True)
+        return None
+    (row,) = report.compare_ways(before.reset_index(), {"this": mine["score"]})
     return {
         "file": show_path(path),
         "ensemble": earlier["ensemble"],

@@ -86,7 +86,7 @@ def _render(found: dict, folder: Path, evaluated: str) -> str:
     ]
     return make_report_environment().get_template("other_set.html").render(
         found=found,
-        head=head,
+        shipped=head,
         head_title=title,
         facts=facts,
         noun=grouping.noun(found["grouping"]),

@@ -22,7 +22,7 @@ from liveness.base import launch
 from liveness.base.compose import names
 from liveness.base.config import Cascade, Ensemble
 from liveness.base.errors import UserError
-from liveness.frames.notes import with_notes
+from liveness.frames.notes import IMAGE, with_notes
 from liveness.frames.views import VideoViews, ViewRequest, make_request, prepare_task
 from liveness.frames.workers import Failed, run_tasks
 from liveness.members.names import member_name, operating_path, parse_recipe_fold, shipped_operating, weights_path
@@ -425,6 +425,8 @@ def _make_row(job: VideoJob, loaded: LoadedEnsemble) -> Row:
     several = [f"several_faces={most}"] if most and most > 1 else []
     reason = with_notes(reason, [*video.notes, *several])
     most_frames = max((int(np.isfinite(frames).sum()) for frames in job.scores.values()), default=0)
+    if IMAGE in video.notes:  # all its frames are scored: a least number of them asks for nothing more
+        most_frames = loaded.operating.least_frames
     decision = "abstain" if amiss else loaded.operating.decide(score, status, most_frames)
     milliseconds = video.milliseconds + job.milliseconds
     return Row(video.path.name, score, decision, status, reason, video.frames, faces, milliseconds, most)

@@ -12,10 +12,10 @@ The decision never changes the score.
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from liveness.base.errors import UserError
+from liveness.base.errors import UserError, first_line
 from liveness.evaluation.calibration import Calibration, read_calibration
 from liveness.members.names import shipped_operating
 from liveness.prediction.limits import InputLimit, read_limits
@@ -103,12 +103,14 @@ def read_operating(
             f"{path}: its thresholds are of another state of the data than the members "
             f"({there[:8] or 'none'} there, {data_hash[:8] or 'none'} in the members); {_remedy(path)}"
         )
-    calibrations = _calibrations(path, calibration, members)
-    _check_weights(path, about.get("weights"), weights)
-    _check_digests(path, about.get("weights_sha256") or {}, digests or {})
-    found = _operating(path, points[point], calibrations, least_frames)
-    found.limits = read_limits(limits, str(path))
-    return found
+    try:
+        calibrations = _calibrations(path, calibration, members)
+        _check_weights(path, about.get("weights"), weights)
+        _check_digests(path, about.get("weights_sha256") or {}, digests or {})
+        found = _operating(path, points[point], calibrations, least_frames)
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:  # of a file that was edited by hand
+        raise UserError(f"{path}: is damaged ({first_line(error)}); {_remedy(path)}") from error
+    return replace(found, limits=read_limits(limits, str(path)))
 
 
 def list_points(path: Path) -> list[str]:

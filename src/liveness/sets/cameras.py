@@ -26,7 +26,7 @@ def require_cameras(videos: pd.DataFrame, where: str) -> None:
     where: what asks for cameras, to begin the line with.
     """
     if not has_cameras(videos):
-        raise UserError(f"{where}: the label file has no column camera; expected one that names each video's camera")
+        raise UserError(f"{where}: the label file names no camera; expected a column camera with that of each video")
     without = list(videos["filename"][videos["camera"] == ""].drop_duplicates())
     if without:
         raise UserError(

@@ -56,9 +56,10 @@ class DecodedFrames:
         return self._pixels[start : start + 3 * height * width].reshape(height, width, 3)
 
 
-def open_decoded(folder: Path, names: list[str], most_bytes: float) -> DecodedFrames:
+def open_decoded(folder: Path, names: list[str], most_bytes: float, spare: float = 0.0) -> DecodedFrames:
     """The frames ``names`` of data/<set>/frames/, as many of the first as ``most_bytes`` and half of the free disk
-    hold. The first process builds the file, the others wait for it; a disk that is full costs the file and a note."""
+    hold; ``spare``: bytes of the disk that something else needs. The first process builds the file, the others wait for
+    it; a disk that is full costs the file and a note."""
     place = folder / "decoded"
     path = place / f"{_digest_frames(folder, names)}.u8"
     try:
@@ -66,7 +67,8 @@ def open_decoded(folder: Path, names: list[str], most_bytes: float) -> DecodedFr
         with open(place / "lock", "w") as lock:
             _lock(lock, fcntl.LOCK_EX)
             if not path.with_suffix(".json").is_file() or _too_small(path.with_suffix(".json"), most_bytes):
-                _build(folder, names, path, most_bytes)
+                print(f"note: {place}: decoding {len(names)} frames, once", file=sys.stderr, flush=True)
+                _build(folder, names, path, most_bytes, spare)
             about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             return DecodedFrames(path, {name: tuple(where) for name, where in about["frames"].items()})
     except OSError as error:  # a folder that must not be written to, a full disk
@@ -101,12 +103,12 @@ def _digest_or_none(path: Path) -> str:
 
 
 def _too_small(index: Path, most_bytes: float) -> bool:
-    """Whether the file ended at a smaller limit than today's."""
+    """Whether the file ended at a smaller limit than today's, or found no room at all."""
     about = json.loads(index.read_text(encoding="utf-8"))
-    return not about["whole"] and about["most_bytes"] < most_bytes
+    return not about["whole"] and (about["most_bytes"] < most_bytes or not about["frames"])
 
 
-def _build(folder: Path, names: list[str], path: Path, most_bytes: float) -> None:
+def _build(folder: Path, names: list[str], path: Path, most_bytes: float, spare: float) -> None:
     """Write the pixels and the index, after those that nobody has mapped are cleared away."""
     for old in path.parent.glob("*.u8"):
         with open(old, "rb") as file:
@@ -114,7 +116,8 @@ def _build(folder: Path, names: list[str], path: Path, most_bytes: float) -> Non
                 old.with_suffix(".json").unlink(missing_ok=True)
                 old.unlink()
     sweep(path.parent, patience=0)
-    limit = min(most_bytes, _SHARE_OF_DISK * shutil.disk_usage(path.parent).free)
+    free = shutil.disk_usage(path.parent).free
+    limit = min(most_bytes, _SHARE_OF_DISK * free, free - spare)
     places: dict[str, _Place] = {}
     start, whole = 0, True
     with written_aside(path) as side, open(side, "wb") as file:

@@ -9,6 +9,7 @@ pixels. A sample for which nothing of this is drawn is resized just as in predic
 """
 
 import contextlib
+import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -104,9 +105,20 @@ class Policy:
             if self.rand_augment is not None:
                 rgb = np.asarray(self.rand_augment(Image.fromarray(np.ascontiguousarray(rgb))))
             tensor = to_tensor(rgb, self.view)
-            if self.erase is not None:
-                tensor = self.erase(tensor)
+            tensor = self._erase_box(tensor)
         return tensor, label
+
+    def _erase_box(self, tensor: Any) -> Any:
+        """Noise in a random box. timm's has mean 0 and deviation 1, as images have by ImageNet's mean and std; where a
+        full channel is not 1 it gets a picture's mean and deviation (a half and a quarter of full) instead."""
+        import torch
+
+        view = self.view
+        if self.erase is None or view.white == 1:
+            return self.erase(tensor) if self.erase else tensor
+        noise = self.erase(torch.full_like(tensor, math.nan))  # which stays where nothing is erased
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (view.mean, view.std))
+        return torch.where(noise.isnan(), tensor, ((0.5 + 0.25 * noise) * view.white - mean) / std)
 
     def partner(self, n: int, seed: int) -> int | None:
         """Which of ``n`` samples is mixed into the sample of ``seed``; None for most samples, or without mixing."""

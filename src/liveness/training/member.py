@@ -40,7 +40,7 @@ from liveness.models.score import Job, Request, score_jobs
 from liveness.sets.dataset import HeldOutVideos, PreparedSet, frame_file, list_holdout, load_set, split_set
 from liveness.sets.decoded import DecodedFrames, open_decoded
 from liveness.training import loop, lr_finder, passing, tracking
-from liveness.training.runs import describe_run, drop_state, find_run_weights, same_run
+from liveness.training.runs import describe_run, drop_state, find_run_weights, same_run, tell_changes
 from liveness.training.saving import Saver
 from liveness.training.semi import make_cross_pseudo, make_mean_teacher
 from liveness.training.start import Start, list_provenance, merge_provenance
@@ -75,7 +75,7 @@ class Run:
     videos: HeldOutVideos  # of the fold that is held out
     log: tracking.Log
     saver: Saver
-    trained_on: list[str]  # videos
+    trained_on: dict[str, list[str]]  # of list_provenance; taken at the start, as the source may go while this trains
     asked: Asked = lambda: False
     unasked: float = 0.0  # time.monotonic() when no stop had been asked for yet
     oof: pd.DataFrame | None = None  # the held-out fold's scores
@@ -103,19 +103,23 @@ def train_member(
     described = describe_run(recipe, fold, prepared, naive)
     if same_run(folder, described, find_run_weights(described)):
         return _pass_over(recipe, described, folder)
+    if changes := tell_changes(folder, described):
+        _whisper(changes)
     device = pick_device(launch.local_rank())
     tracker = recipe.tracker if distributed.rank() == 0 else "none"
     with memory_told(recipe), tracking.open_tracker(tracker, folder, described, name_run(described)) as log:
         if distributed.rank() == 0:
             tracking.record_start(folder / "runs.json", described, device, distributed.size())
-        decoded = open_cache(recipe.train, prepared, device)
-        start = Start(recipe, fold, name)
-        state = start_or_resume(make_task(recipe, prepared, rows, decoded), start, device, folder / "last.pt")
+        start, task = Start(recipe, fold, name), make_task(recipe, prepared, rows)
+        state = start_or_resume(task, start, device, folder / "last.pt")
+        decoded = task.frames.decoded = open_cache(recipe.train, prepared, device, loop.count_bytes(state))
         if distributed.rank() == 0:  # not before: a start that failed must not claim the folder
             write_text(folder / "config.json", json.dumps(described, indent=1, sort_keys=True) + "\n")
         videos = HeldOutVideos(prepared, held_out, recipe.view, decoded)
         saver = Saver(state, folder / "last.pt")
-        run = Run(recipe, prepared, described, folder, state, videos, log, saver, sorted(set(rows.filename)))
+        seen = list_provenance(prepared, rows.filename, start.describe()) if distributed.rank() == 0 else {}
+        seen = merge_provenance([seen, list_unlabelled_provenance(recipe)])
+        run = Run(recipe, prepared, described, folder, state, videos, log, saver, seen)
         _say(f"{name_run(described)}: {_summary(run, rows)}")
         run.saver.begin(_say, _whisper)
         run.asked, run.unasked = listen(), time.monotonic()
@@ -174,24 +178,24 @@ def memory_told(recipe: Recipe) -> Iterator[None]:
         ) from error
 
 
-def open_cache(config: Train, prepared: PreparedSet, device: torch.device) -> DecodedFrames | None:
-    """The decoded frames of the set, as far as ``train.cache_gib`` says; None where there are to be none."""
+def open_cache(config: Train, prepared: PreparedSet, device: torch.device, state: int) -> DecodedFrames | None:
+    """The decoded frames of the set, as far as ``train.cache_gib`` says; None where there are to be none.
+
+    state: bytes of last.pt. Room for two (one is written beside the other) and for the member stays free."""
     gib = config.cache_gib if config.cache_gib >= 0 else GPU_CACHE_GIB if device.type == "cuda" else 0.0
     if not gib:
         return None
     names = [frame_file(row) for row in prepared.frames.itertuples(index=False)]
-    decoded = open_decoded(prepared.folder, names, gib * (1 << 30))
+    decoded = open_decoded(prepared.folder, names, gib * (1 << 30), 2.5 * state)
     if len(decoded) < len(names):
         _whisper(
             f"{len(decoded)} of {len(names)} frames are kept decoded in {show_path(decoded.path.parent)} "
-            f"(train.cache_gib={gib:g}, half of the free disk); the others are decoded each time"
+            f"(train.cache_gib={gib:g}, half of the free disk, room for last.pt); the others are decoded each time"
         )
     return decoded
 
 
-def make_task(
-    recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame, decoded: DecodedFrames | None = None
-) -> Supervised:
+def make_task(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> Supervised:
     """What is learned from the frames ``rows``. The model has its first random weights, equal on every rank."""
     seed = recipe.train.seed
     random.seed(seed)
@@ -200,11 +204,11 @@ def make_task(
     maker = MAKERS.get(recipe.train.task)
     if maker is None:
         raise UserError(f"train.task={recipe.train.task}: expected one of {', '.join(MAKERS)}")
-    return maker(recipe, prepared, rows, decoded)
+    return maker(recipe, prepared, rows)
 
 
 # Every way to train by its name in train.task. A maker builds its networks, the member's first.
-MAKERS: dict[str, Callable[[Recipe, PreparedSet, pd.DataFrame, DecodedFrames | None], Supervised]] = {
+MAKERS: dict[str, Callable[[Recipe, PreparedSet, pd.DataFrame], Supervised]] = {
     "supervised": make_supervised,
     "cross_pseudo": make_cross_pseudo,
     "mean_teacher": make_mean_teacher,
@@ -329,10 +333,7 @@ def _complete(run: Run) -> Outcome:
         oof = score_held_out(model, state.device, run.videos, prepared, recipe)
     whole = with_holdout(oof, model, state.device, prepared, recipe)
     if distributed.rank() == 0:
-        earlier = Start(recipe, run.described["fold"], prepared.name).describe()
-        about: dict[str, Any] = {"epoch": state.kept_epoch, "lr": state.lr}
-        parts = [list_provenance(prepared, run.trained_on, earlier), list_unlabelled_provenance(recipe)]
-        about["trained_on"] = merge_provenance(parts)
+        about = {"epoch": state.kept_epoch, "lr": state.lr, "trained_on": run.trained_on}
         finish(model, whole, prepared, run.described | about, run.folder)
         drop_state(recipe, run.folder)
     distributed.barrier()

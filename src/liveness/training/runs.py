@@ -21,6 +21,10 @@ from liveness.training.unlabelled import check_unlabelled
 
 # Of a recipe: what may differ between two starts of one run without changing what is trained.
 _FREE = ("recipe.train.workers", "recipe.train.keep_state", "recipe.train.cache_gib", "recipe.tracker")
+# What only takes more or less memory: the same global batches and draws, rounded otherwise (docs/training.md). A run
+# that ran out of memory continues with others; amp is also how a finished member scores, so there it counts.
+_SPARING = ("recipe.train.batch_per_process", "recipe.train.checkpoint_activations", "recipe.train.amp")
+_AMP = _SPARING[-1:]
 
 
 def describe_run(recipe: Recipe, fold: int, prepared: PreparedSet, naive: bool) -> dict[str, Any]:
@@ -41,16 +45,35 @@ def find_run_weights(described: dict[str, Any]) -> Path:
 
 def same_run(folder: Path, described: dict[str, Any], weights: Path) -> bool:
     """Whether this very run is finished. A run of another recipe or data is a UserError."""
+    finished = (folder / "config.json").is_file() and (folder / "oof.csv").is_file() and weights.is_file()
+    changed = [text for text in _compare_record(folder, described) if not text.startswith(_FREE)]
+    difference = [text for text in changed if not text.startswith(_SPARING) or (finished and text.startswith(_AMP))]
+    if difference:
+        raise UserError(
+            f"{folder} holds another run: {'; '.join(difference[:3])}; remove the folder, or give --restart"
+        )
+    return finished
+
+
+def tell_changes(folder: Path, described: dict[str, Any]) -> str:
+    """What a run that goes on from its last.pt does otherwise than so far, to spare memory; "" for nothing."""
+    changed = [text for text in _compare_record(folder, described) if text.startswith(_SPARING)]
+    if not changed or not (folder / "last.pt").is_file():
+        return ""
+    return (
+        f"{'; '.join(changed)}: this run goes on with the same batches and draws, but no longer to the last bit; batch "
+        "norm that is not frozen and dropout depend on train.batch_per_process"
+    )
+
+
+def _compare_record(folder: Path, described: dict[str, Any]) -> list[str]:
+    """The differences between a run's config.json, where there is one, and what is to be trained now."""
     record = folder / "config.json"
-    if record.is_file():
-        there = json.loads(record.read_text(encoding="utf-8"))
-        _fill(there.get("recipe", {}), to_dict(Recipe()))
-        difference = [text for text in _differences(there, described) if not text.startswith(_FREE)]
-        if difference:
-            raise UserError(
-                f"{folder} holds another run: {'; '.join(difference[:3])}; remove the folder, or give --restart"
-            )
-    return record.is_file() and (folder / "oof.csv").is_file() and weights.is_file()
+    if not record.is_file():
+        return []
+    there = json.loads(record.read_text(encoding="utf-8"))
+    _fill(there.get("recipe", {}), to_dict(Recipe()))
+    return _differences(there, described)
 
 
 def _fill(old: dict, defaults: dict) -> None:

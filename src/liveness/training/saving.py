@@ -148,11 +148,14 @@ def measure_rate(folder: Path, size: int) -> float:
     folder.mkdir(parents=True, exist_ok=True)
     chunk, written, most = os.urandom(min(_CHUNK, max(size, 1 << 16))), 0, min(size, _PROBE)
     started = time.monotonic()
-    with tempfile.TemporaryFile(dir=folder) as file:
-        while written < most and time.monotonic() - started < _PROBE_SECONDS or not written:
-            written += file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            while written < most and time.monotonic() - started < _PROBE_SECONDS or not written:
+                written += file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:  # a quota, which the check of the free space does not know of
+        raise UserError(f"{folder}: cannot write there ({error.strerror}); expected room for last.pt") from error
     return written / max(time.monotonic() - started, 1e-6)
 
 

@@ -28,7 +28,6 @@ from liveness.models.build import build
 from liveness.models.device import autocast, to_device
 from liveness.models.losses import sample_losses
 from liveness.sets.dataset import PreparedSet, load_unlabelled
-from liveness.sets.decoded import DecodedFrames
 from liveness.training.augment import Policy, derive_seed
 from liveness.training.samples import (
     CameraBalance,
@@ -269,25 +268,21 @@ def set_apart(videos: pd.DataFrame, share: float, seed: int) -> set[str]:
 # --- making them -----------------------------------------------------------------------------------
 
 
-def make_cross_pseudo(
-    recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame, decoded: DecodedFrames | None
-) -> CrossPseudo:
+def make_cross_pseudo(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> CrossPseudo:
     """For ``training.member.make_task``. The model has the first weights of supervised training."""
     model, other = (build(recipe.model, recipe.view.size) for _ in range(2))
-    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), recipe.train.seed, decoded)
+    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), recipe.train.seed)
     return CrossPseudo(recipe, model, other, frames, find_balance(recipe, prepared, rows), _make_unlabelled(recipe)[0])
 
 
-def make_mean_teacher(
-    recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame, decoded: DecodedFrames | None
-) -> MeanTeacher:
+def make_mean_teacher(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> MeanTeacher:
     """For ``training.member.make_task``. The model has the first weights of supervised training."""
     model, train = build(recipe.model, recipe.view.size), recipe.train
     apart = find_apart(recipe, prepared, rows)
     kept = rows[~rows.filename.isin(apart)].reset_index(drop=True)
-    frames = TrainingFrames(prepared.folder, kept, Policy(recipe.augment, recipe.view), train.seed, decoded)
+    frames = TrainingFrames(prepared.folder, kept, Policy(recipe.augment, recipe.view), train.seed)
     plain = Policy(Augment(), recipe.view)
-    calibration = TrainingFrames(prepared.folder, rows[rows.filename.isin(apart)], plain, train.seed, decoded)
+    calibration = TrainingFrames(prepared.folder, rows[rows.filename.isin(apart)], plain, train.seed)
     views = _make_unlabelled(recipe)
     return MeanTeacher(recipe, model, frames, find_balance(recipe, prepared, kept), views, calibration)
 

@@ -100,7 +100,7 @@ def _require_alike(source: dict[str, Any], recipe: Recipe, where: str) -> None:
     if (there["name"], there.get("kwargs") or {}) != (here.name, here.kwargs):
         raise UserError(f"train.init: {where} is a {there['name']}, the recipe builds a {here.name}")
     view = from_dict(View, source["contract"]["view"], where)
-    for part in ("kind", "size", "mean", "std"):
+    for part in ("kind", "size", "mean", "std", "channels", "white"):
         if getattr(view, part) != getattr(recipe.view, part):
             raise UserError(
                 f"train.init: {where} was trained with view.{part}={getattr(view, part)}, the recipe has "
@@ -132,6 +132,13 @@ def _digest_group(data: str, group: str) -> str:
     return hashlib.sha256(f"{data}/{group}".encode()).hexdigest()[:_DIGITS]
 
 
+def find_seen(source: dict[str, Any], folder: Path, video_ids: list[str]) -> list[str]:
+    """Which videos of data/<set> a member was trained on, by the digests of their files in its description."""
+    seen = set((source.get("trained_on") or {}).get("videos", ()))
+    digests = digest_sources(folder, video_ids) if seen else {}
+    return [video_id for video_id, digest in digests.items() if digest[:_DIGITS] in seen]
+
+
 def require_fold_safe(source: dict[str, Any], prepared: PreparedSet, fold: int, where: str) -> None:
     """A UserError where a member has seen, or may have seen, a video or a group that fold ``fold`` or the holdout of
     the set holds out. A member that was trained elsewhere and does not say on what is taken at its word."""
@@ -147,11 +154,9 @@ def require_fold_safe(source: dict[str, Any], prepared: PreparedSet, fold: int, 
             )
         return
     groups = {_digest_group(prepared.name, group): name for name, group in held_out.group.items()}  # one name a group
-    digests = digest_sources(prepared.folder, held_out.video_id.tolist())
     names = dict(zip(held_out.video_id, held_out.index, strict=True))
-    by_video = {digest[:_DIGITS]: names[video_id] for video_id, digest in digests.items()}
     common = {groups[key] for key in seen["groups"] if key in groups}
-    common |= {by_video[key] for key in seen["videos"] if key in by_video}
+    common |= {names[video_id] for video_id in find_seen(source, prepared.folder, list(names))}
     if common:
         first = min(common, key=natural_key)
         raise UserError(

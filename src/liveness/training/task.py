@@ -28,7 +28,6 @@ from liveness.models.device import autocast, to_device
 from liveness.models.drop_path import replace_drop_path
 from liveness.models.losses import class_weights, sample_losses
 from liveness.sets.dataset import PreparedSet
-from liveness.sets.decoded import DecodedFrames
 from liveness.training.augment import Policy, derive_seed
 from liveness.training.samples import (
     CameraBalance,
@@ -121,6 +120,9 @@ class Task(ABC):
 class Supervised(Task):
     """Labelled frames, and the recipe's loss between their labels and the model's logits."""
 
+    balance: CameraBalance | None = None  # also of a subclass that sets up its networks itself
+    class_weights = (1.0, 1.0)  # of attack and of live samples
+
     def __init__(
         self,
         recipe: Recipe,
@@ -132,7 +134,6 @@ class Supervised(Task):
         """balance: how samples are drawn, where not each once an epoch. beside: as in ``Task``."""
         super().__init__(recipe, model, beside)
         self.frames, self.balance = frames, balance
-        self.class_weights = (1.0, 1.0)  # of attack and of live samples
         if self.config.class_balance:
             # As they are trained on: some of the live samples become attacks.
             drawn = balance.live * len(frames) if balance else sum(int(row.label) == 1 for row in frames.rows)
@@ -164,11 +165,9 @@ class Supervised(Task):
         return sample_losses(logits.float(), labels, self.config, self.class_weights)
 
 
-def make_supervised(
-    recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame, decoded: DecodedFrames | None
-) -> Supervised:
+def make_supervised(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> Supervised:
     """For ``training.member.make_task``: what is learned from the labelled frames ``rows``."""
-    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), recipe.train.seed, decoded)
+    frames = TrainingFrames(prepared.folder, rows, Policy(recipe.augment, recipe.view), recipe.train.seed)
     return Supervised(recipe, build(recipe.model, recipe.view.size), frames, find_balance(recipe, prepared, rows))
 
 
