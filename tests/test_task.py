@@ -13,7 +13,7 @@ from liveness.models.build import build
 from liveness.sets.dataset import load_set, split_set
 from liveness.training import loop, member
 from liveness.training.samples import batches
-from liveness.training.task import Supervised, Task
+from liveness.training.task import Supervised
 
 
 @pytest.fixture
@@ -29,8 +29,7 @@ class Twins(Supervised):
     model: what cross pseudo supervision and a mean teacher ask of the loop."""
 
     def __init__(self, recipe, model, frames, twin) -> None:
-        Task.__init__(self, recipe, model, {"twin": twin})
-        self.frames, self.balance, self.class_weights = frames, None, (1.0, 1.0)
+        super().__init__(recipe, model, frames, beside={"twin": twin})
         self.teacher = {key: value.clone() for key, value in model.state_dict().items()}
 
     def stream(self, first_step, device):

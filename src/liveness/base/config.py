@@ -167,6 +167,15 @@ class Train:
     distil_features: float = added_later(0.0, least=0)  # weight of the distance of what the classifiers are given
     # Weight of a second head that learns species beside the score (training/species.py); 0 = none.
     species_weight: float = added_later(0.0, least=0)
+    # Semi-supervised training: cross_pseudo and mean_teacher (training/semi.py, docs/semi_supervised.md).
+    unlabelled: str = added_later("")  # a prepared set, of which no label is read
+    unlabelled_batch: int = added_later(1, least=1)  # unlabelled samples per labelled one
+    unlabelled_weight: float = added_later(1.0, above=0)  # of their loss, when it has its full weight
+    unlabelled_ramp: float = added_later(0.4, least=0, most=1)  # share of the training after which it has it
+    # mean_teacher: the calibrated probability from which a frame is taken as live, or as an attack.
+    confidence: float = added_later(0.9, above=0.5, below=1)
+    # mean_teacher: share of the training videos that are kept from training, to calibrate the teacher on.
+    calibration_share: float = added_later(0.2, above=0, most=0.5)
 
 
 @dataclass
@@ -358,6 +367,7 @@ def _check_recipe(recipe: Recipe, where: str) -> None:
     frozen = re.fullmatch(r"none|backbone|stages:[1-9]\d*", train.freeze)
     require(frozen is not None, f"{where}: train.freeze={train.freeze}; expected none, backbone or stages:N")
     _check_task(train, where)
+    _check_unlabelled(train, where)
     require(
         not train.thaw_epochs or train.freeze != "none",
         f"{where}: train.thaw_epochs={train.thaw_epochs:g} without train.freeze: there is nothing to thaw",
@@ -377,6 +387,24 @@ def _check_task(train: Train, where: str) -> None:
     require(
         not train.species_weight or train.task in ("supervised", "distil"),
         f"{where}: train.species_weight={train.species_weight:g} with train.task={train.task}; expected 0",
+    )
+
+
+def _check_unlabelled(train: Train, where: str) -> None:
+    semi = train.task in ("cross_pseudo", "mean_teacher")
+    require(
+        semi or not train.unlabelled,
+        f"{where}: train.unlabelled={train.unlabelled} with train.task={train.task}; "
+        "expected cross_pseudo or mean_teacher, which learn from a set without labels",
+    )
+    require(
+        train.unlabelled or not semi,
+        f"{where}: train.task={train.task} without train.unlabelled; expected the "
+        "name of a prepared set, whose labels are not read",
+    )
+    require(
+        train.ema_half_life > 0 or train.task != "mean_teacher",
+        f"{where}: train.ema_half_life=0 with train.task=mean_teacher; expected above 0: the moving average teaches",
     )
 
 

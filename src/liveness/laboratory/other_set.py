@@ -115,11 +115,15 @@ def find_origin(described: EnsembleDescription, folder: Path) -> dict[str, Any]:
     """Whether the members may have seen the set's videos: ``independent`` (True, False, None: not known) and ``line``,
     which says why; ``trained_on``: the sets' names; ``shared``: how many videos are in one of them too."""
     told = [describe_member(member.path) for member in described.members]
-    states = sorted({(str(one.get("data") or ""), str(one.get("data_hash") or "")) for one in told})
-    names = sorted({data for data, _ in states})
+    states = {(str(one.get("data") or ""), str(one.get("data_hash") or "")) for one in told}
+    unlabelled = {(one["unlabelled"]["set"], one["unlabelled"]["digest"]) for one in told if one.get("unlabelled")}
+    names = sorted({data for data, _ in states | unlabelled})
     found: dict[str, Any] = {"independent": True, "trained_on": names, "line": ""}
     unknown = []
-    for data, data_hash in states:
+    if folder.name in {data for data, _ in unlabelled - states}:
+        why = f"{described.name} has learned from the videos of data/{folder.name}, without their labels"
+        return found | {"independent": False, "line": f"not independent: {why}"}
+    for data, data_hash in sorted(states | unlabelled):
         if data == folder.name or (data_hash and data_hash == digest_of_set(folder)):
             again = f"python -m liveness.evaluate {described.name} --data {data}"
             why = (

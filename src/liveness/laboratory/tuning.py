@@ -233,8 +233,9 @@ def train_trial(recipe: Recipe, data: str, fold: int, report: Callable[[int, flo
     from liveness.models.device import pick_device, use_all_cores
     from liveness.sets.dataset import HeldOutVideos, load_set, split_set
     from liveness.training import loop
-    from liveness.training.member import make_task, memory_told, open_cache, score_held_out, start_or_resume
+    from liveness.training.member import memory_told, open_cache, score_held_out, start_or_resume
     from liveness.training.start import Start
+    from liveness.training.tasks import make_task
 
     use_all_cores()
     whole, device = load_set(data, recipe.frames), pick_device()

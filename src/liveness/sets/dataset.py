@@ -6,6 +6,7 @@ writes nothing.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from liveness.frames.contract import cut_views, stack, to_tensor
 from liveness.frames.notes import IMAGE, parse_notes
 from liveness.frames.rules import NEWEST
 from liveness.frames.video import VideoError, choose_frames, jpeg_decode
-from liveness.sets.folds import digest_of_set
+from liveness.sets.folds import TRAINED_ON, digest_of_set
 from liveness.sets.settings import read_settings
 
 if TYPE_CHECKING:
@@ -67,20 +68,39 @@ def load_set(name: str, plan: FramePlan, naive: bool = False) -> PreparedSet:
     naive: deal the videos by folds.csv's naive_fold, which knows no persons; held-out ones stay held out.
     """
     folder = workspace() / "data" / name
-    missing = [table for table in (*_COLUMNS, "prepare.json") if not (folder / table).is_file()]
+    _require_tables(folder, (*_COLUMNS, "prepare.json"))
+    return _read_set(folder, plan, _read_videos(folder, naive), digest_of_set(folder))
+
+
+def load_unlabelled(name: str, plan: FramePlan) -> PreparedSet:
+    """data/<name> as ``load_set`` reads it, but without labels and folds (nan), which it need not have.
+
+    ``digest`` is that of the tables which name its frames and faces."""
+    folder = workspace() / "data" / name
+    tables = [table for table in TRAINED_ON if table != "folds.csv"]
+    _require_tables(folder, ("labels_video.csv", *tables))
+    videos = _read_typed(folder, "labels_video.csv").set_index("filename")
+    videos = videos[videos.status != "left_out"].assign(label=np.nan, fold=np.nan)
+    digest = hashlib.sha256(b"".join((folder / table).read_bytes() for table in tables)).hexdigest()
+    return _read_set(folder, plan, videos, digest)
+
+
+def _require_tables(folder: Path, tables: tuple[str, ...]) -> None:
+    missing = [table for table in tables if not (folder / table).is_file()]
     if missing:
-        raise UserError(f"{unprepared(name)} (missing there: {', '.join(missing)})")
-    videos = _read_videos(folder, naive)
-    settings = read_settings(folder)
+        raise UserError(f"{unprepared(folder.name)} (missing there: {', '.join(missing)})")
+
+
+def _read_set(folder: Path, plan: FramePlan, videos: pd.DataFrame, digest: str) -> PreparedSet:
+    """The set of ``videos`` with its settings, and its frames by a plan."""
+    name, settings = folder.name, read_settings(folder)
     frames = _read_frames(folder, videos)
     stills = {video.video_id for video in videos.itertuples() if IMAGE in parse_notes(video.reason)}
     if frames.video_id.isin(stills).all():  # every plan takes an image's one frame
         frames = frames.reset_index(drop=True)
     else:
         frames = _of_plan(frames, plan, settings.data, name)
-    return PreparedSet(
-        name, folder, settings.data, settings.detector_sha256, digest_of_set(folder), videos, frames, settings.version
-    )
+    return PreparedSet(name, folder, settings.data, settings.detector_sha256, digest, videos, frames, settings.version)
 
 
 def _read_videos(folder: Path, naive: bool) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 Reads data/<set>/.records of both; writes nothing.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,13 @@ class Twin:
     same: bool
 
 
-def find_shared(folder: Path, other: Path) -> list[Twin]:
-    """The videos of ``folder`` (data/<set>) that ``other`` has too, each with one twin, equal files first."""
+def find_shared(folder: Path, other: Path, among: Collection[str] | None = None) -> list[Twin]:
+    """The videos of ``folder`` (data/<set>) that ``other`` has too, each with one twin, equal files first.
+
+    among: the file names of ``other`` that count; all by default."""
     ours, theirs = _read_records(folder), _read_records(other)
+    if among is not None:
+        theirs = {name: record for name, record in theirs.items() if name in among}
     by_digest = {record["sha256"]: name for name, record in theirs.items() if record.get("sha256")}
     found = {
         name: Twin(name, by_digest[record["sha256"]], True)

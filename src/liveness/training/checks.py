@@ -30,6 +30,7 @@ from liveness.training import tracking
 from liveness.training.runs import clear_run, describe_run, find_run_weights, lock_run, same_run
 from liveness.training.samples import find_balance, require_share
 from liveness.training.saving import given_seconds
+from liveness.training.semi import find_apart
 from liveness.training.start import count_frozen, list_stages
 from liveness.training.task import checkpoint_activations
 
@@ -66,19 +67,21 @@ def check_member(
     tracking.require_tracker(recipe.tracker)
     given_seconds()
     _require_frames_that_fit(recipe.view, prepared)
+    rows = rows[~rows.filename.isin(find_apart(recipe, prepared, rows))]
     require_share(len(rows), recipe.train, distributed.size())
     find_balance(recipe, prepared, rows)
     fresh = restart or not (folder / "last.pt").is_file()
     parameters = _check_model(
         json.dumps(to_dict(recipe.model)),
         recipe.view.size,
-        fresh and not recipe.train.init,
+        fresh and (not recipe.train.init or recipe.train.task == "cross_pseudo"),
         recipe.train.checkpoint_activations,
         recipe.train.freeze,
     )
     states = 2 if fresh else 1  # a new last.pt is written beside the one before it
     freed = (folder / "last.pt").stat().st_size if restart and (folder / "last.pt").is_file() else 0
-    require_room(folder, states * (16 if recipe.train.ema_half_life else 12) * parameters - freed)
+    each = (16 if recipe.train.ema_half_life else 12) + (12 if recipe.train.task == "cross_pseudo" else 0)
+    require_room(folder, states * each * parameters - freed)
     require_room(weights.parent, 4 * parameters)
 
 

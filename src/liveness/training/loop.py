@@ -109,6 +109,7 @@ def start_state(task: Task, device: torch.device, lr: float) -> State:
         from timm.utils import ModelEmaV3
 
         ema = ModelEmaV3(task.model, decay=ema_decay(config, task.steps_per_epoch), use_warmup=True)
+    task.average = ema.module if ema is not None else None
     half = device.type == "cuda" and config.amp and half_type() == torch.float16
     return State(task, ema, optimizer, torch.amp.GradScaler(enabled=half), device, lr)
 

@@ -44,6 +44,7 @@ from liveness.training.start import Start, list_provenance, merge_provenance
 from liveness.training.task import Task
 from liveness.training.tasks import make_task
 from liveness.training.teachers import describe_teachers, keep_own
+from liveness.training.unlabelled import list_unlabelled_provenance
 
 GPU_CACHE_GIB = 16.0  # of decoded frames, where train.cache_gib leaves it open: all of the challenge's set
 FIGURES = ("logloss", "eer", "auc")  # of metrics.csv and of a member: its held-out videos
@@ -119,7 +120,8 @@ def train_member(
         seen: dict[str, list[str]] = {}
         if distributed.rank() == 0:
             taught = [teacher.get("trained_on") or {} for teacher in describe_teachers(recipe, fold, name)]
-            seen = merge_provenance([list_provenance(prepared, rows.filename, start.describe()), *taught])
+            own = list_provenance(prepared, rows.filename, start.describe())
+            seen = merge_provenance([own, *taught, list_unlabelled_provenance(recipe)])
         run = Run(recipe, prepared, described, folder, state, videos, log, saver, seen)
         _say(f"{name_run(described)}: {_summary(run, rows)}")
         run.saver.begin(_say, _whisper)
@@ -219,7 +221,7 @@ def _summary(run: Run, rows: pd.DataFrame) -> str:
         f"{recipe.model.name}, {count_parameters(state.model) / 1e6:.1f} M parameters, "
         f"{recipe.view.kind} {recipe.view.size} px, {len(rows)} frames of {rows.filename.nunique()} videos, "
         f"{len(run.videos)} videos held out, {recipe.train.epochs} epochs of {state.task.steps_per_epoch} steps, "
-        f"lr {state.lr:g}, {distributed.size()} x {state.device.type}"
+        f"lr {state.lr:g}, {distributed.size()} x {state.device.type}{state.task.about}"
         + (f", continuing after step {state.step}" if state.step else "")
     )
 

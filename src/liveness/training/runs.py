@@ -19,6 +19,7 @@ from liveness.sets.dataset import PreparedSet, split_set
 from liveness.training.species import list_species
 from liveness.training.start import check_start
 from liveness.training.teachers import check_teacher
+from liveness.training.unlabelled import check_unlabelled
 
 # Of a recipe: what may differ between two starts of one run without changing what is trained.
 _FREE = ("recipe.train.workers", "recipe.train.keep_state", "recipe.train.cache_gib", "recipe.tracker")
@@ -30,7 +31,8 @@ _AMP = _SPARING[-1:]
 
 def describe_run(recipe: Recipe, fold: int, prepared: PreparedSet, naive: bool) -> dict[str, Any]:
     """What a run is: config.json, and the beginning of the member's description. A UserError for a ``train.init`` that
-    it cannot go on from, or a ``train.teacher`` that it cannot learn from."""
+    it cannot go on from, or a ``train.teacher`` or ``train.unlabelled`` that it cannot
+    learn from."""
     described = {"recipe": to_dict(recipe), "fold": fold, "data": prepared.name, "data_hash": prepared.digest}
     source = check_start(recipe, fold, prepared)
     described |= ({"naive": True} if naive else {}) | ({"init": source} if source else {})
@@ -38,7 +40,9 @@ def describe_run(recipe: Recipe, fold: int, prepared: PreparedSet, naive: bool) 
     if recipe.train.species_weight:
         species = list_species(recipe, prepared, split_set(prepared, fold, recipe.view)[0])
     teacher = check_teacher(recipe, fold, prepared, species)
-    return described | ({"species": species.describe()} if species else {}) | ({"teacher": teacher} if teacher else {})
+    described |= ({"species": species.describe()} if species else {}) | ({"teacher": teacher} if teacher else {})
+    unlabelled = check_unlabelled(recipe, fold, prepared)
+    return described | ({"unlabelled": unlabelled} if unlabelled else {})
 
 
 def find_run_weights(described: dict[str, Any]) -> Path:

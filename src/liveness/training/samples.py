@@ -7,6 +7,7 @@ undisturbed process sees. Reads data/<set>/frames/; writes nothing.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,18 @@ from liveness.sets.decoded import DecodedFrames
 from liveness.training import passing
 from liveness.training.augment import Policy, derive_seed
 
-Key = tuple[int, int]  # (epoch, index) of a sample; index + n, index + 2n, … are further draws of it in that epoch
+# (epoch, index) of a sample; index + n, index + 2n, … are further draws of it in that epoch. A third number, where
+# there is one, says which of several kinds of samples it is (training/unlabelled.py).
+Key = tuple[int, ...]
+
+
+class Samples(Protocol):
+    """What a loader is fed with: key -> float32 image (3 x H x W) and label."""
+
+    policy: Policy
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: Key) -> tuple[torch.Tensor, float]: ...
 
 
 class TrainingFrames:
@@ -168,7 +180,7 @@ def plan_shares(n: int, config: Train, first_step: int, balance: CameraBalance |
 
 
 def load_batches(
-    frames: TrainingFrames, plan: list[Share], config: Train, device: torch.device
+    frames: Samples, plan: list[Share], config: Train, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """(images, labels) of each share, in the plan's order: float32 N x 3 x H x W and float64 N, on the CPU.
 

@@ -74,6 +74,8 @@ class Start:
             load_strictly(model, load_member(path)[0].state_dict(), show_path(path))
         else:
             load_pretrained(model, self.recipe.model, say=say)
+        for name in task.also_pretrained:
+            load_pretrained(task.networks[name], self.recipe.model, say=say)
         if self.is_kept:
             task.tuning = FineTuning(train, model)
 

@@ -10,7 +10,7 @@ losses. Another way to train is another subclass of ``Task`` with a line in ``MA
 - a second network or head that learns too is given as ``beside``: it is optimised, distributed, saved and
   resumed as the model is;
 - unlabelled samples are a second stream, which ``stream`` hands out beside the labelled one;
-- a teacher that follows the model is updated in ``after_step`` and saved by ``state_dict``.
+- a teacher that follows the model is ``average``, or updated in ``after_step`` and saved by ``state_dict``.
 """
 
 from abc import ABC, abstractmethod
@@ -46,11 +46,15 @@ class Task(ABC):
     undisturbed process does.
     """
 
+    also_pretrained: tuple[str, ...] = ()  # networks beside the model that start from model.pretrained as it does
+
     def __init__(self, recipe: Recipe, model: nn.Module, beside: Mapping[str, nn.Module] | None = None) -> None:
         """model: becomes the member. beside: what is trained with it and is no part of the member."""
         self.config: Train = recipe.train
         self.networks: dict[str, nn.Module] = {"model": model, **(beside or {})}
         self.tuning: FineTuning | None = None  # set when the model is at its start
+        self.average: nn.Module | None = None  # the model's moving average where there is one; set by the loop
+        self.about = ""  # what the line at the start of a training says of it, ", ..."
         self._drop_path = [replace_drop_path(network) for network in self.networks.values()]
         if self.config.checkpoint_activations:
             checkpoint_activations(model, recipe.model.name)
@@ -132,7 +136,7 @@ class Supervised(Task):
         balance: CameraBalance | None = None,
         beside: Mapping[str, nn.Module] | None = None,
     ) -> None:
-        """balance: how samples are drawn, where not each once an epoch."""
+        """balance: how samples are drawn, where not each once an epoch. beside: as in ``Task``."""
         super().__init__(recipe, model, beside)
         self.frames, self.balance = frames, balance
         if self.config.class_balance:
@@ -154,7 +158,7 @@ class Supervised(Task):
         self,
         networks: Mapping[str, nn.Module],
         share: Share,
-        batch: tuple[torch.Tensor, torch.Tensor],
+        batch: Any,
         device: torch.device,
     ) -> torch.Tensor:
         _, labels, logits = self.put_through(networks, share, batch, device)

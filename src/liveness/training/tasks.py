@@ -16,6 +16,7 @@ from liveness.sets.dataset import PreparedSet
 from liveness.training.augment import Policy
 from liveness.training.distil import make_distilled
 from liveness.training.samples import TrainingFrames, find_balance
+from liveness.training.semi import make_cross_pseudo, make_mean_teacher
 from liveness.training.species import make_with_species
 from liveness.training.task import Supervised
 
@@ -39,4 +40,9 @@ def _make_supervised(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame, 
 
 
 # A maker builds its networks, the member's first.
-MAKERS: dict[str, Maker] = {"supervised": _make_supervised, "distil": make_distilled}
+MAKERS: dict[str, Maker] = {
+    "supervised": _make_supervised,
+    "distil": make_distilled,
+    "cross_pseudo": make_cross_pseudo,
+    "mean_teacher": make_mean_teacher,
+}
