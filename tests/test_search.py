@@ -13,7 +13,7 @@ from test_prediction import put_member
 
 from liveness import evaluate
 from liveness import search as command
-from liveness.base import compose, config
+from liveness.base import compose, config, validity
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
 from liveness.evaluation import out_of_fold
@@ -429,4 +429,4 @@ def test_what_cannot_be_searched_is_one_clear_line(mix):
 def test_a_cascade_that_is_none_is_refused(cascade, words):
     members = [EnsembleMember("convnext_large", 0), EnsembleMember("convnext_large", 1)]
     with pytest.raises(UserError, match=words):
-        config.check(Ensemble("x", "train", members, cascade=cascade), "ensemble x")
+        validity.check(Ensemble("x", "train", members, cascade=cascade), "ensemble x")

@@ -15,7 +15,7 @@ import torch
 from hand_set import NARROW, write_prepared
 
 from liveness import train
-from liveness.base import compose, config, distributed, launch
+from liveness.base import compose, distributed, launch, validity
 from liveness.base.compose import load_recipe
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
@@ -243,7 +243,7 @@ def test_a_trained_member_tells_how_many_folds_there_are(root, monkeypatch):
 )
 def test_folds_of_an_ensemble_that_make_no_sense_are_one_line(entries, words):
     with pytest.raises(UserError, match=words):
-        config.check(Ensemble("x", "train", entries), "ensemble x")
+        validity.check(Ensemble("x", "train", entries), "ensemble x")
 
 
 # --- what is typed

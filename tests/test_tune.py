@@ -16,10 +16,10 @@ from test_training_options import NARROW
 from tiny_set import write_set
 
 from liveness.base.compose import load_recipe, load_space, names
-from liveness.base.config import check
 from liveness.base.errors import UserError
 from liveness.base.experiments import Dimension, SearchSpace, check_space
 from liveness.base.files import CODE
+from liveness.base.validity import check
 from liveness.laboratory import studies, tuning
 
 LR = Dimension("train.lr", low=1e-4, high=1e-1, log=True)

@@ -9,10 +9,11 @@ import re
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from liveness.base.config import Augment, Data, Ensemble, FramePlan, Recipe, check, nearest, require
+from liveness.base.config import Augment, Data, Ensemble, FramePlan, Recipe, nearest
 from liveness.base.errors import UserError
 from liveness.base.experiments import ComparedRows, SearchSpace, check_space
 from liveness.base.files import CONFIGS, prepared_sets
+from liveness.base.validity import check, require
 
 SCHEMAS = {"recipe": Recipe, "data": Data, "ensemble": Ensemble, "compare": ComparedRows, "tune": SearchSpace}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from liveness.base.bounds import bounded, choice
-from liveness.base.config import require
+from liveness.base.validity import require
 
 
 @dataclass

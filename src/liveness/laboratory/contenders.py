@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from liveness.base.compose import load_recipe, load_rows, names
-from liveness.base.config import Recipe, nearest, require
+from liveness.base.config import Recipe, nearest
 from liveness.base.errors import UserError
 from liveness.base.files import CODE, unprepared, workspace
+from liveness.base.validity import require
 from liveness.members.names import member_name, recipe_fold, run_folder, weights_path
 
 STOPPED = 143  # exit code of a training that was asked to stop, and of what started it

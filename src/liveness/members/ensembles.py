@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from liveness.base.compose import load_ensemble
-from liveness.base.config import Ensemble, EnsembleMember, check_cascade
+from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
 from liveness.base.files import plain_name, unprepared, workspace
+from liveness.base.validity import check_cascade
 from liveness.members.names import operating_path, parse_member_name, parse_recipe_fold, recipe_fold
 
 
