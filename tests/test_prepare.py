@@ -19,6 +19,7 @@ import pytest
 from skimage import data as images
 
 from liveness import sanity_check
+from liveness.base import files
 from liveness.base.errors import UserError
 from liveness.base.files import CODE
 from liveness.frames.workers import Failed, run_tasks
@@ -85,6 +86,7 @@ def prepare_here(monkeypatch, capsys):
     """What the driver runs, step by step in this process: much quicker to repeat. ``warned``: what stderr got last."""
 
     def call(name: str, *overrides: str, verbs=("prepare", "make_folds", "sanity_check"), options=()) -> str:
+        monkeypatch.setattr(files, "_swept", set())  # a process of its own looks for what dead ones left
         for verb in verbs:
             changes = ["-o", *overrides] if overrides and verb != "sanity_check" else []
             monkeypatch.setattr(sys, "argv", [verb, name, *changes, *options])
@@ -578,6 +580,17 @@ def test_what_is_not_the_checks_to_decide_is_left_and_named(clips, workspace, pr
     (folder / "prepare.json").write_text("[]")
     with pytest.raises(UserError, match="damaged; delete it"):
         check()
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_away_by_the_next(clips, workspace, prepare_here):
+    prepare_here("s", "folds.n=3")
+    whole = tree(workspace / "data/s")
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    side = workspace / "data/s" / f"{files.ASIDE}{files._here()}-{dead.stdout.strip()}-abc.csv"
+    side.write_text("half")
+    (workspace / "data/s/duplicates.csv").unlink()
+    prepare_here("s", "folds.n=3")
+    assert tree(workspace / "data/s") == whole
 
 
 @pytest.mark.full
