@@ -321,11 +321,11 @@ def _check_data(data: Data, where: str) -> None:
             f"{where}: folds.holdout={data.folds.holdout:g} with folds.by=camera: a holdout is drawn from all cameras, "
             "so that its thresholds would be those of cameras that the members know; expected 0",
         )
-        return  # sets/folds.py knows how many cameras there are, and so whether folds.test is one
-    require(
-        data.folds.test < data.folds.n,
-        f"{where}: folds.test={data.folds.test}; expected a fold, 0 to {data.folds.n - 1}",
-    )
+    else:  # with cameras sets/folds.py knows how many folds there are, and so whether folds.test is one
+        require(
+            data.folds.test < data.folds.n,
+            f"{where}: folds.test={data.folds.test}; expected a fold, 0 to {data.folds.n - 1}",
+        )
     require(
         not (data.folds.identities and data.folds.embeddings),
         f"{where}: folds.identities={data.folds.identities} and folds.embeddings={data.folds.embeddings}; expected "
