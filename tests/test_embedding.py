@@ -96,8 +96,12 @@ def test_without_the_extra_one_line_says_what_to_install_before_any_work(workspa
     with pytest.raises(UserError, match=r"needs dlib-bin and face-recognition-models, .*setup.sh --identity"):
         prepare_set(load_data("t", ["folds.identities=auto"]))
     assert not (workspace / "data/t/frames").exists()
+
+
+@pytest.mark.parametrize("by", ["group", "camera"])
+def test_embeddings_are_computed_or_read_and_not_both(by):
     with pytest.raises(UserError, match="expected one of them: auto computes embeddings"):
-        load_data("t", ["folds.identities=auto", "folds.embeddings=mine.csv"])
+        load_data("t", ["folds.identities=auto", "folds.embeddings=mine.csv", f"folds.by={by}"])
 
 
 def test_a_set_without_any_face_cannot_tell_who_is_who(tmp_path):

@@ -8,12 +8,12 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 from in_process import train_here
+from test_demo import decoded, rows
 
 from liveness import shift
 from liveness.base.files import CODE
@@ -53,8 +53,8 @@ def test_the_demo_as_a_newcomer_starts_it(shown):
     report = json.loads((shown / "runs/demo/demo/report.json").read_text())
     assert len(read(shown / "runs/demo/demo/oof_video.csv")) == 60 and report["data"] == "demo"
     with open(shown / "result/submission.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 12 and list(rows[0]) == ["fname", "liveness_score"]
+        written = list(csv.DictReader(file))
+    assert len(written) == 12 and list(written[0]) == ["fname", "liveness_score"]
     assert set(read(shown / "result/predictions.csv").decision) <= {"live", "attack", "abstain"}
 
 
@@ -102,16 +102,6 @@ def test_face_members_under_every_stressor(trained, monkeypatch, capsys):
     own = read(trained / "runs/demo/demo_face_fold0/oof.csv").groupby("filename").score.mean()
     clean = table[table.stressor == "clean"].score
     assert len(clean) == 8 and (clean - own.reindex(clean.index)).abs().max() < 1e-6
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def decoded(path: Path) -> list[np.ndarray]:
-    with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 def test_yunet_finds_the_face_in_nearly_every_frame(shown):

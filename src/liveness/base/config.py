@@ -289,6 +289,3 @@ def nearest(name: str, choices: list[str], cutoff: float = 0.4) -> str:
     """``; did you mean X?`` or an empty string."""
     close = difflib.get_close_matches(name, choices, n=1, cutoff=cutoff)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-# --- checking ----------------------------------------------------------------------------------------
