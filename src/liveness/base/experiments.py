@@ -45,6 +45,12 @@ class SearchSpace:
     """configs/tune/<name>.yaml: what is searched, and how (docs/tuning.md)."""
 
     name: str = "unnamed"
+    # What a study minimises: the inner fold's log loss, or its worst HTER under the stresses below, at the threshold
+    # that its unstressed scores have (laboratory/stressed_search.py).
+    objective: str = choice("log_loss", "stressed_hter")
+    stressors: list[str] = field(default_factory=list)  # of simulation/stress.py; none named = all
+    severities: list[int] = field(default_factory=lambda: [2])
+    stressed_videos: int = bounded(100, least=0)  # a sample of the inner fold's videos; 0 = all
     pruner: str = choice("median", "hyperband", "none")
     # Trials that are drawn at random before the sampler learns from them, and that the median pruner waits for.
     startup_trials: int = bounded(5, least=1)
