@@ -108,6 +108,6 @@ def _tell_stressed(found: dict[str, Any]) -> str:
     """The nested estimate of a search for the least stressed HTER (laboratory/stressed_search.py)."""
     default, tuned = (f"{percent(one['hter'])} ({one['stress']})" for one in (found["default"], found["tuned"]))
     return (
-        f"worst stressed HTER of the folds reported on: {default} by the default, {tuned} by the tuned values; difference "
-        f"{percentage_points(found['difference'])} ({percentage_points_range(found['interval'])})"
+        f"worst stressed HTER of the folds reported on: {default} by the default, {tuned} by the tuned values; "
+        f"difference {percentage_points(found['difference'])} ({percentage_points_range(found['interval'])})"
     )

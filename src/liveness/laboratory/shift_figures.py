@@ -69,7 +69,7 @@ def _figures(table: pd.DataFrame, threshold: float) -> dict:
 
 
 def measure_hter(clean: pd.DataFrame, stressed: pd.DataFrame, threshold: float) -> float:
-    """(APCER + BPCER) / 2 under a stress, at a threshold that was chosen on ``clean``; tables as in ``judge_stress``."""
+    """(APCER + BPCER) / 2 under a stress at a threshold that was chosen on ``clean``; tables as in ``judge_stress``."""
     table = select_presented(clean, stressed)
     accepted, live = (table["score"] >= threshold).to_numpy(), table["label"].to_numpy() == 1
     return (_share(accepted[~live]) + _share(~accepted[live])) / 2

@@ -3,8 +3,8 @@
     inner = StressedFold(prepared, filenames, space)            once for all trials of a study
     hter, stress = inner.measure(model, recipe, device)         the worst, and under which stress
 
-The threshold is the equal-error one of the fold's unstressed scores, and is kept under every stress, as a threshold that
-was chosen at home is used abroad. Stresses and scores are those of the shift laboratory, uncalibrated. Reads
+The threshold is the equal-error one of the fold's unstressed scores, and is kept under every stress, as a threshold
+that was chosen at home is used abroad. Stresses and scores are those of the shift laboratory, uncalibrated. Reads
 data/<set>/videos/; writes nothing but what ``liveness.shift`` writes of the final members.
 """
 

@@ -6,8 +6,7 @@
 One study per outer fold k. A trial trains on all folds but k and one more, the inner one, and is judged on the inner
 one by its log loss or its worst stressed HTER, so that fold k has no part in what is chosen for it. Then one member per
 fold is trained with its own study's best values, on all folds but k, and judged on k beside the recipe's default. Reads
-data/<set>/; writes
-runs/<set>/<name>/{journal.log,trials.csv,tune.json} and what training writes.
+data/<set>/; writes runs/<set>/<name>/{journal.log,trials.csv,tune.json} and what training writes.
 """
 
 import contextlib
@@ -335,8 +334,8 @@ def choose_tuned(search: Search, found: dict[int, "Study"]) -> Contender:
 
 
 def estimate_search(search: Search, rows: list[Contender]) -> dict[str, Any]:
-    """What the search is worth: a comparison of the default's and the tuned members on the outer folds; with the objective
-    stressed_hter also by that."""
+    """What the search is worth: a comparison of the default's and the tuned members on the outer folds; with the
+    objective stressed_hter also by that."""
     found = judge_contenders(rows, search.data, search.folds)
     add_costs(found, rows, search.data, timed=False)
     if search.space.objective == "stressed_hter":
