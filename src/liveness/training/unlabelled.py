@@ -22,7 +22,7 @@ from liveness.evaluation.combine import HOLDOUT
 from liveness.frames.contract import make_contract
 from liveness.sets.dataset import PreparedSet, load_unlabelled
 from liveness.sets.extract import digest_sources
-from liveness.sets.shared_videos import find_shared
+from liveness.sets.shared_videos import find_copies
 from liveness.training.samples import CameraBalance, Key, Samples, Share, batches
 from liveness.training.start import list_provenance
 
@@ -83,7 +83,7 @@ def _require_apart(fold: int, prepared: PreparedSet, unlabelled: PreparedSet) ->
     _require_records(unlabelled, list(unlabelled.frames.video_id.unique()))
     _require_records(prepared, list(held_out.video_id[held_out.video_id.isin(set(prepared.frames.video_id))]))
     trained_on = set(unlabelled.frames.filename)
-    twins = find_shared(unlabelled.folder, prepared.folder, set(held_out.index))
+    twins = find_copies(unlabelled.folder, prepared.folder, set(held_out.index))
     twins = [twin for twin in twins if twin.filename in trained_on]
     where, why = f"train.unlabelled: {unlabelled.name}", "the held-out error would be a fiction"
     if twins:
