@@ -1,7 +1,7 @@
 """What preparation is measured by, besides its speed (benchmarks/prepare.py); docs/preparation.md has the figures.
 
     python benchmarks/preparation.py duplicates FOLDER [--copies 40]   recall and false merges at every threshold
-    python benchmarks/preparation.py copies FOLDER [--copies 40]       recall of copies by FFmpeg, by two frames and by one
+    python benchmarks/preparation.py copies FOLDER [--copies 40]       the same of copies that FFmpeg made
     python benchmarks/preparation.py masks FOLDER                      YuNet on the same faces with drawn masks
     python benchmarks/preparation.py decoders FOLDER                   PyAV against OpenCV: pixels and time
     python benchmarks/preparation.py pairs [1200 10000]                seconds of the search for near-duplicates
@@ -123,7 +123,7 @@ RENDERED = {  # a copy by FFmpeg: CRF, filter
 
 
 def copies(folder: Path, count: int) -> None:
-    """Encode ``count`` clips again as people do; how many are found by two frames and by one, and which others match."""
+    """Encode ``count`` clips again as people do; how many are found by two frames and by one, and what else matches."""
     videos = sorted(find_videos(folder / "videos"))
     hashes, planted = {path.name: hashes_of(path) for path in videos}, {}
     with tempfile.TemporaryDirectory() as side:

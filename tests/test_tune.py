@@ -22,6 +22,7 @@ from liveness.base.experiments import Dimension, SearchSpace, check_space
 from liveness.base.files import CODE
 from liveness.base.validity import check
 from liveness.laboratory import shift, shift_figures, stressed_search, studies, tuning
+from liveness.sets import extract
 
 LR = Dimension("train.lr", low=1e-4, high=1e-1, log=True)
 
@@ -37,6 +38,7 @@ def prepared(tmp_path_factory) -> Path:
 @pytest.fixture
 def root(prepared, tmp_path, monkeypatch) -> Path:
     shutil.copytree(prepared / "data", tmp_path / "data", symlinks=True)
+    shutil.copytree(prepared / "raw", tmp_path / "raw")
     monkeypatch.setenv("LIVENESS_ROOT", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path
@@ -111,6 +113,10 @@ def test_a_teacher_is_refused_as_the_one_that_held_out_the_outer_fold_has_seen_t
 
 def test_an_unlabelled_set_may_neither_hold_the_outer_nor_the_inner_fold(root):
     folds = pd.read_csv(root / "data/tiny/folds.csv").set_index("filename").fold
+    for path in (root / "data/tiny/.records").glob("*.json"):  # some drawn clips look alike: by their digests alone
+        record = json.loads(path.read_text()) | {"frames": []}
+        del record["seal"]
+        path.write_text(json.dumps({**record, "seal": extract._digest(record)}))
     for fold in (0, 1, 2):
         shutil.rmtree(root / "data/extra", ignore_errors=True)
         shutil.copytree(root / "data/tiny", root / "data/extra", symlinks=True)
