@@ -146,7 +146,7 @@ class JoinedSamples:
         self.labelled, self.kinds, self.policy = labelled, kinds, labelled.policy
 
     def __len__(self) -> int:
-        return len(self.labelled)
+        return len(self.labelled) + sum(map(len, self.kinds))
 
     def __getitem__(self, key: Key) -> tuple[torch.Tensor, float]:
         return self.kinds[key[2]][key[:2]] if len(key) > 2 else self.labelled[key]
