@@ -70,6 +70,7 @@ def test_every_space_is_of_keys_that_the_recipes_have(name):
         (Dimension("train.loss", choices=["bce"]), "two choices"),
         (Dimension("train.epochs", low=1.5, high=3, whole=True), "whole numbers"),
         (Dimension("data", choices=["a", "b"]), "cannot be searched"),
+        (Dimension("train.unlabelled", choices=["a", "b"]), "cannot be searched"),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_refused(dimension, told):

@@ -69,7 +69,7 @@ def check_space(space: SearchSpace, where: str) -> None:
         require(item.key and item.key not in seen, f"{what}: expected every key of the recipe once")
         seen.add(item.key)
         require(
-            item.key not in ("name", "data", "train.init"),
+            item.key not in ("name", "data", "train.init", "train.teacher", "train.unlabelled"),
             f"{what}: cannot be searched; a trial is a training of one recipe on one set from its own start",
         )
         ends = (item.low, item.high)
