@@ -45,7 +45,7 @@ def digest_number(number: int) -> str:
 
 
 def write_records(folder: Path, first: int = 0) -> None:
-    """What preparation would record of the set's videos; their files' digests are those of numbers from ``first`` on."""
+    """What preparation would record of the set's videos; their digests are those of numbers from ``first`` on."""
     (folder / ".records").mkdir(exist_ok=True)
     for number, path in enumerate(sorted((folder / "frames").glob("*-0.jpg")), first):
         video = path.name.removesuffix("-0.jpg")
