@@ -33,10 +33,12 @@ LABELLER = ["train.keep_apart=true", "train.select=last", *OPTIONS]
 CONFIDENCE = 0.6
 
 
-def label(root: Path, *arguments: str, unlabelled: str = "extra", name: str = "mine") -> int:
+def label(
+    root: Path, *arguments: str, unlabelled: str = "extra", name: str = "mine", more: tuple[str, ...] = ()
+) -> int:
     words = ["convnext_xlarge", "--unlabelled", unlabelled, "--data", "tiny", "--name", name, *arguments]
     with at_home(root):
-        return pseudo_label.main([*words, "--confidence", str(CONFIDENCE), "-o", *OPTIONS])
+        return pseudo_label.main([*words, "--confidence", str(CONFIDENCE), "-o", *OPTIONS, *more])
 
 
 def labeller_name() -> str:
@@ -190,6 +192,8 @@ def test_a_member_says_what_it_learned_from_and_what_that_came_from(copy, capsys
     seen = set(about["trained_on"]["videos"])
     assert mine <= seen and set(told["calibrated_on"]["videos"]) <= seen
     assert about["pseudo_labels"]["videos"] == len(mine) and about["pseudo_labels"]["unlabelled"]["set"] == "extra"
+    with pytest.raises(UserError, match="was trained on 12 of the 12 videos of data/tiny that are kept apart"):
+        label(copy, "--folds", "0", name="other", more=("train.init=convnext_xlarge",))
     changed = table.copy()
     changed.loc[changed.fold == 1, "weight"] = 0.5
     changed.to_csv(path_of(copy), index=False)

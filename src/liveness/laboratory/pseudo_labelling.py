@@ -25,6 +25,7 @@ from liveness.base.compose import from_dict, load_ensemble, names
 from liveness.base.config import Recipe, nearest
 from liveness.base.errors import UserError
 from liveness.base.files import natural_key, plain_name, sha256_of, show_path, write_json, write_text
+from liveness.base.names import few
 from liveness.base.tables import table_text
 from liveness.base.validity import require
 from liveness.evaluation.calibration import Calibration, fit_calibration
@@ -36,7 +37,8 @@ from liveness.sets.dataset import HeldOutVideos, PreparedSet, load_set, split_se
 from liveness.sets.soft_labels import is_soft
 from liveness.training.pseudo_labels import COLUMNS, name_labellers, pseudo_path
 from liveness.training.semi import find_apart
-from liveness.training.start import list_provenance, require_fold_safe
+from liveness.training.start import Start, find_seen, list_provenance, require_fold_safe
+from liveness.training.teachers import describe_teachers
 from liveness.training.unlabelled import load_apart
 
 _LEAST = 5  # videos of each class that the calibration needs
@@ -93,10 +95,33 @@ def train_labellers(labelling: Labelling) -> None:
     for fold, labellers in labelling.by_fold.items():
         for labeller, _ in labellers:
             recipe = labeller.load(fold)
-            load_apart(labelling.unlabelled, recipe, fold, load_set(labelling.data, recipe.frames), "--unlabelled")
+            prepared = load_set(labelling.data, recipe.frames)
+            load_apart(labelling.unlabelled, recipe, fold, prepared, "--unlabelled")
+            sources = [Start(recipe, fold, labelling.data).describe(), *describe_teachers(recipe, fold, labelling.data)]
+            for source in sources:
+                _require_unseen(source or {}, recipe, prepared, fold, f"{labeller.name}: what it starts or learns from")
         list_missing([labeller for labeller, _ in labellers], labelling.data, [fold])
     for fold, labellers in labelling.by_fold.items():
         train_missing([labeller for labeller, _ in labellers], labelling.data, [fold])
+
+
+def _find_kept_apart(recipe: Recipe, prepared: PreparedSet, fold: int) -> list[str]:
+    """The videos with hard labels that a labeller of the fold keeps from its training."""
+    apart = find_apart(recipe, prepared, split_set(prepared, fold, recipe.view)[0])
+    videos = prepared.videos
+    return videos.index[videos.index.isin(apart) & ~is_soft(videos)].tolist()
+
+
+def _require_unseen(about: dict[str, Any], recipe: Recipe, prepared: PreparedSet, fold: int, where: str) -> None:
+    """A UserError where a member was trained on videos on which a labeller is to be calibrated."""
+    videos = prepared.videos.video_id[_find_kept_apart(recipe, prepared, fold)]
+    seen = find_seen(about, prepared.folder, list(videos))
+    require(
+        not seen,
+        f"{where} was trained on {len(seen)} of the {len(videos)} videos of data/{prepared.name} that are kept apart "
+        f"to calibrate on for fold {fold}, such as {few(seen, 2)}: its scores of them are too sure; leave out train.init and "
+        "train.teacher",
+    )
 
 
 # --- labelling -------------------------------------------------------------------------------------
@@ -169,13 +194,14 @@ def _ask(
         raise UserError(f"{where} was not trained on this state of data/{prepared.name} with fold {fold} held out")
     require_fold_safe(about, prepared, fold, where)
     unlabelled = load_apart(labelling.unlabelled, recipe, fold, prepared, "--unlabelled")
-    apart = find_apart(recipe, prepared, split_set(prepared, fold, recipe.view)[0])
-    judged = prepared.videos.index[prepared.videos.index.isin(apart) & ~is_soft(prepared.videos)]
+    if recipe.train.task != "mean_teacher":  # which lists what it is calibrated on too
+        _require_unseen(about, recipe, prepared, fold, where)
+    judged = _find_kept_apart(recipe, prepared, fold)
     nobody = replace(unlabelled, videos=unlabelled.videos.assign(label=0, fold=-1))  # it has no labels: none is read
     device = pick_device()
     model.to(device)
     scores = []
-    for part, chosen in ((prepared, list(judged)), (nobody, list(nobody.videos.index))):
+    for part, chosen in ((prepared, judged), (nobody, list(nobody.videos.index))):
         videos = HeldOutVideos(part, chosen, recipe.view)
         table = video_scores(score_held_out(model, device, videos, part, recipe), recipe.combine)
         scores.append(table.set_index("filename")["score"].reindex(chosen))

@@ -151,7 +151,8 @@ def _as_in_set(path: Path, folds: pd.DataFrame, videos: pd.DataFrame) -> pd.Data
     if "camera" not in folds and has_cameras(videos):
         camera_of = dict(zip(videos["filename"], videos["camera"], strict=True))
         folds["camera"] = [camera_of[name] for name in folds["filename"]]
-    return folds
+    taken = take_soft(folds, videos)
+    return folds.assign(**{column: taken[column] for column in COLUMNS if column in taken and column not in folds})
 
 
 def check_folds(path: Path, folds: pd.DataFrame, videos: pd.DataFrame) -> None:
@@ -177,7 +178,7 @@ def check_folds(path: Path, folds: pd.DataFrame, videos: pd.DataFrame) -> None:
         own = folds.set_index("filename")[column] if column in folds else pd.Series("", index=folds["filename"])
         other = own.index[own.str.strip() != theirs.reindex(own.index).fillna("").str.strip()]
         if len(other):
-            raise UserError(f"{path}: another {column} than the set's for {other[0]!r}; run: {_refresh(path.parent)}")
+            raise UserError(f"{path}: another {column} than the set's for {other[0]!r}; {anew}")
     try:
         assert_no_leak(joined["fold"].to_numpy(), joined["group"].to_numpy())
     except UserError as error:
@@ -206,10 +207,6 @@ def split_tables(folder: Path, folds: pd.DataFrame, test: int) -> dict[str, tupl
 def _require_whole(path: Path, folds: pd.DataFrame) -> None:
     if not folds["fold"].astype(str).str.fullmatch(r"-1|\d+").all():
         raise UserError(f"{path}: fold must be a whole number from 0, or -1 for the holdout; {_deal_anew(path.parent)}")
-
-
-def _refresh(folder: Path) -> str:
-    return f"python -m liveness.make_folds {folder.name}"
 
 
 def _deal_anew(folder: Path) -> str:
