@@ -24,7 +24,7 @@ from liveness.base.files import sha256_of
 from liveness.evaluation.calibration import fit_calibration
 from liveness.laboratory.pseudo_labelling import choose_sure, plan_labelling
 from liveness.members.weights import describe_member, load_member
-from liveness.sets.dataset import HeldOutVideos, load_set
+from liveness.sets.dataset import HeldOutVideos, load_set, load_unlabelled
 from liveness.training import loop, member
 from liveness.training.pseudo_labels import split_training
 
@@ -103,6 +103,7 @@ def test_each_fold_is_labelled_by_the_member_that_held_it_out_calibrated_on_grou
         assert not set(folds.group[list(trained)]) & set(folds.group[list(calibrated)])
 
 
+@pytest.mark.full
 def test_a_label_is_the_score_as_calibrated_on_the_inner_part_and_a_weight_its_certainty(root):
     """Scores computed one frame at a time from the member's file."""
     told = about_of(root)["folds"]["0"]
@@ -110,8 +111,7 @@ def test_a_label_is_the_score_as_calibrated_on_the_inner_part_and_a_weight_its_c
     inner = set(told["calibrated_on"]["videos"])
     with at_home(root):
         recipe = load_recipe("convnext_xlarge", OPTIONS)
-        sets = {name: load_set("tiny", recipe.frames) for name in ("tiny",)}
-        sets["extra"] = member_set(root, recipe)
+        sets = {"tiny": load_set("tiny", recipe.frames), "extra": load_unlabelled("extra", recipe.frames)}
     order = sorted(sets["tiny"].videos.index)
     known = [name for number, name in enumerate(order) if digest_number(number)[:16] in inner]
     scores = {}
@@ -133,12 +133,6 @@ def test_a_label_is_the_score_as_calibrated_on_the_inner_part_and_a_weight_its_c
         assert table.label[name] == pytest.approx(p, abs=1e-4)
         assert table.weight[name] == pytest.approx(certainty, abs=1e-3)
     assert len(table) > 2
-
-
-def member_set(root: Path, recipe: Recipe):
-    from liveness.sets.dataset import load_unlabelled
-
-    return load_unlabelled("extra", recipe.frames)
 
 
 def test_only_sure_videos_are_labelled():
@@ -183,6 +177,7 @@ def start(root: Path, *options: str, fold: int = 0, restart: bool = False) -> Pa
     return root / "weights" / "tiny" / f"convnext_xlarge_fold{fold}.safetensors"
 
 
+@pytest.mark.full
 def test_a_member_says_what_it_learned_from_and_what_that_came_from(copy, capsys):
     about = describe_member(start(copy))
     told, table = about_of(copy)["folds"]["0"], pd.read_csv(path_of(copy))
@@ -295,6 +290,7 @@ def test_an_unlabelled_set_with_a_copy_of_a_held_out_video_is_refused_before_and
     assert expected in refused(copy)
 
 
+@pytest.mark.full
 def test_a_file_for_other_data_or_that_was_changed_is_refused(copy):
     assert "has nothing for fold 2, only for 0, 1" in refused(copy, fold=2)
     kept, about = path_of(copy).read_bytes(), about_of(copy)

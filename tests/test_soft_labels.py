@@ -127,7 +127,7 @@ def test_the_weighted_soft_loss_is_that_of_a_computation_by_hand():
     assert one == 1.0 and plain is labels
 
 
-@pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
+@pytest.mark.parametrize("mixing", [pytest.param("mixup", marks=pytest.mark.full), "cutmix"])
 def test_a_mixed_sample_has_both_losses_each_with_its_weight(root, mixing):
     """Whatever the logit z: w * loss(z, y) = share * w1 * loss(z, y1) + (1 - share) * w2 * loss(z, y2)."""
     with at_home(root):
