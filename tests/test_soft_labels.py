@@ -15,7 +15,7 @@ from liveness.base.compose import load_recipe
 from liveness.base.config import Folds, Train
 from liveness.base.errors import UserError
 from liveness.models.losses import part_weights, sample_losses
-from liveness.sets.dataset import load_set, split_set
+from liveness.sets.dataset import load_set, load_unlabelled, split_set
 from liveness.sets.fold_table import count_soft, read_folds
 from liveness.sets.folds import check_folds, digest_of_set, fold_set
 from liveness.sets.labelled import read_labelled
@@ -111,6 +111,8 @@ def test_no_member_is_judged_by_a_soft_label_and_the_other_folds_learn_it(root):
     assert len(judged) == 22 and not {"1.mp4", "6.mp4"} & set(judged.filename)
     assert count_soft(root / "data" / "tiny") == {"soft_labelled": 2}
     assert len(read_labelled(root / "data" / "tiny")[0]) == 22
+    with at_home(root):
+        assert not {"soft_label", "weight"} & set(load_unlabelled("tiny", recipe.frames).frames)
 
 
 def bce(logit: float, target: float) -> float:

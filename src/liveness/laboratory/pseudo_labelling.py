@@ -119,8 +119,8 @@ def _require_unseen(about: dict[str, Any], recipe: Recipe, prepared: PreparedSet
     require(
         not seen,
         f"{where} was trained on {len(seen)} of the {len(videos)} videos of data/{prepared.name} that are kept apart "
-        f"to calibrate on for fold {fold}, such as {few(seen, 2)}: its scores of them are too sure; leave out train.init "
-        "and train.teacher",
+        f"to calibrate on for fold {fold}, such as {few(seen, 2)}: its scores of them are too sure; leave "
+        "out train.init and train.teacher",
     )
 
 

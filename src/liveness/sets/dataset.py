@@ -84,6 +84,7 @@ def load_unlabelled(name: str, plan: FramePlan) -> PreparedSet:
     _require_tables(folder, ("labels_video.csv", *tables))
     videos = _read_typed(folder, "labels_video.csv").set_index("filename")
     videos = videos[videos.status != "left_out"].assign(label=np.nan, fold=np.nan)
+    videos = videos.drop(columns=list(COLUMNS), errors="ignore")
     digest = hashlib.sha256(b"".join((folder / table).read_bytes() for table in tables)).hexdigest()
     return _read_set(folder, plan, videos, digest)
 

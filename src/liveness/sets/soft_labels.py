@@ -50,7 +50,7 @@ def read_soft(table: pd.DataFrame, where: str) -> pd.DataFrame:
     texts = table[SOFT].str.strip() if SOFT in table else pd.Series("", index=table.index)
     found[SOFT] = pd.to_numeric(texts.where(texts != "", "nan"), errors="coerce").astype(float)
     soft = texts != ""
-    sound = (found[SOFT] > 0) & (found[SOFT] < 1) & ((found[SOFT] > 0.5) == (table["label"].astype(str) == "1"))
+    sound = (found[SOFT] > 0) & (found[SOFT] < 1) & ((found[SOFT] > 0.5) == (pd.to_numeric(table["label"]) == 1))
     if (soft & ~sound).any():
         row = table[soft & ~sound].iloc[0]
         raise UserError(
