@@ -320,3 +320,12 @@ def test_an_ensembles_members_of_a_fold_label_together():
 
 def test_a_recipe_that_uses_nothing_of_it_is_written_as_before():
     assert not {"keep_apart", "pseudo_labels"} & set(to_dict(Recipe())["train"])
+
+
+def test_too_small_an_inner_part_is_said_before_a_labeller_is_trained(root):
+    before = set(root.rglob("*.safetensors"))
+    with pytest.raises(
+        UserError, match="fold 2: the part of the training videos that is kept apart .* expected 5 videos"
+    ):
+        label(root, "--folds", "2", name="other", more=("train.calibration_share=0.1",))
+    assert set(root.rglob("*.safetensors")) == before

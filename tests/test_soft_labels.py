@@ -10,6 +10,7 @@ import pytest
 import torch
 from hand_set import NARROW, write_prepared
 from in_process import at_home, train_here
+from test_semi import write_records, write_unlabelled
 
 from liveness.base.compose import load_recipe
 from liveness.base.config import Folds, Train
@@ -173,6 +174,26 @@ def test_a_step_of_weighted_samples_is_the_same_in_parts(root):
             gradients.append([total, *(p.grad.clone() for p in task.model.parameters())])
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-6)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(gradients[0][1:], gradients[1][1:], strict=True))
+
+
+@pytest.mark.parametrize("task", [pytest.param("cross_pseudo", marks=pytest.mark.full), "mean_teacher"])
+def test_weights_count_beside_unlabelled_samples_too(root, task):
+    """With next to nothing of the unlabelled loss, a sample's loss is its weight times the loss that it has without."""
+    write_records(root / "data" / "tiny")
+    write_unlabelled(root, "extra")
+    options = [*OPTIONS, f"train.task={task}", "train.unlabelled=extra", "train.unlabelled_weight=1e-9"]
+    found, path = [], root / "data" / "tiny" / "folds.csv"
+    with at_home(root):
+        recipe = load_recipe("convnext_xlarge", [*options, "model.drop_path=0", "train.batch_per_process=60"])
+        for weight in ("3", "1"):
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+            table.assign(weight=weight).to_csv(path, index=False)
+            prepared = load_set("tiny", recipe.frames)
+            task_made = make_task(recipe, prepared, split_set(prepared, 0, recipe.view)[0])
+            state = loop.start_state(task_made, torch.device("cpu"), 0.01)
+            share, batch = next(task_made.stream(0, state.device))
+            found.append(task_made.losses(loop.ready_networks(state), share, batch, state.device).detach())
+    assert torch.allclose(found[0], 3 * found[1], rtol=1e-5) and found[1].min() > 0
 
 
 def test_the_balance_of_classes_counts_soft_labels_and_weights(root):

@@ -100,6 +100,8 @@ def train_labellers(labelling: Labelling) -> None:
             sources = [Start(recipe, fold, labelling.data).describe(), *describe_teachers(recipe, fold, labelling.data)]
             for source in sources:
                 _require_unseen(source or {}, recipe, prepared, fold, f"{labeller.name}: what it starts or learns from")
+            labels = prepared.videos.label[_find_kept_apart(recipe, prepared, fold)].to_numpy(dtype=int)
+            calibrate_labeller(labels, labels, f"fold {fold}")  # whether there are enough of them
         list_missing([labeller for labeller, _ in labellers], labelling.data, [fold])
     for fold, labellers in labelling.by_fold.items():
         train_missing([labeller for labeller, _ in labellers], labelling.data, [fold])
