@@ -44,7 +44,7 @@ OPTIONS = ["train.unlabelled=extra", "train.epochs=3", "train.lr=0.02", "train.u
 OPTIONS += ["train.confidence=0.6", "train.calibration_share=0.5", "train.ema_half_life=0.2", "train.batch=4"]
 
 
-def digest_of(number: int) -> str:
+def digest_number(number: int) -> str:
     return hashlib.sha256(str(number).encode()).hexdigest()
 
 
@@ -55,7 +55,7 @@ def write_records(folder: Path, first: int = 0) -> None:
     for number, path in enumerate(sorted((folder / "frames").glob("*-0.jpg")), first):
         video = path.name.removesuffix("-0.jpg")
         frames = [np.asarray(Image.open(folder / "frames" / f"{video}-{k}.jpg")) for k in range(3)]
-        record = {"filename": f"{video}.mp4", "sha256": digest_of(number)}
+        record = {"filename": f"{video}.mp4", "sha256": digest_number(number)}
         record["frames"] = [{"frame_id": k, "hashes": hash_frame(rgb)} for k, rgb in enumerate(frames)]
         text = json.dumps({**record, "seal": extract._digest(record)})
         (folder / ".records" / f"{video}.json").write_text(text)
@@ -296,7 +296,7 @@ def test_a_member_says_what_it_learned_from_and_no_label_of_that_was_read(root, 
     path = start(root, f"train.task={task}", "train.epochs=1")
     about, weights = describe_member(path), load_file(path)
     assert "21 unlabelled frames of 7 videos of extra" in capsys.readouterr().out
-    digests = {digest_of(number)[:16] for number in range(7700, 7707)}
+    digests = {digest_number(number)[:16] for number in range(7700, 7707)}
     assert about["unlabelled"]["set"] == "extra" and digests <= set(about["trained_on"]["videos"])
     ensemble = SimpleNamespace(name="mine", members=[SimpleNamespace(name="one", path=path)])
     origin = find_origin(ensemble, root / "data" / "extra")
@@ -379,7 +379,7 @@ def test_a_member_of_another_set_that_has_seen_a_copy_is_refused(root, tmp_path,
         state = build(recipe.model, recipe.view.size).state_dict()
         said = "source_fold1.safetensors was trained on 3.mp4 of planted, which is 6.mp4 of tiny or a near-duplicate"
         for number, expected in ((5003, said), (5002, "")):
-            save_member(weights, state, about | {"trained_on": {"videos": [digest_of(number)[:16]], "groups": []}})
+            save_member(weights, state, about | {"trained_on": {"videos": [digest_number(number)[:16]], "groups": []}})
             options = [*task, f"{key}=planted/source:1", "train.unlabelled="]
             if expected:
                 assert expected in refused(tmp_path, *options)

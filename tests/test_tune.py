@@ -113,6 +113,8 @@ def test_a_teacher_is_refused_as_the_one_that_held_out_the_outer_fold_has_seen_t
     options = ("train.task=distil", "train.teacher=convnext_large")
     with pytest.raises(UserError, match=r"train.task=distil: .* has seen the inner one"):
         tuning.check_search(plan(override=options))
+    with pytest.raises(UserError, match=r"train.pseudo_labels=mine: .* have seen the inner one"):
+        tuning.check_search(plan(override=("train.pseudo_labels=mine",)))
     assert not (root / "runs").exists()
 
 

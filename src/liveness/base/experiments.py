@@ -59,6 +59,10 @@ class SearchSpace:
     space: list[Dimension] = field(default_factory=list)
 
 
+# What makes a trial another training than the recipe's own, and what would have seen the inner fold.
+_FIXED = ("name", "data", "train.init", "train.teacher", "train.unlabelled", "train.pseudo_labels")
+
+
 def check_space(space: SearchSpace, where: str) -> None:
     """A UserError unless every dimension is one or the other and each key stands once. Whether the recipe has the key
     and takes the values, only the recipe knows."""
@@ -69,7 +73,7 @@ def check_space(space: SearchSpace, where: str) -> None:
         require(item.key and item.key not in seen, f"{what}: expected every key of the recipe once")
         seen.add(item.key)
         require(
-            item.key not in ("name", "data", "train.init", "train.teacher", "train.unlabelled"),
+            item.key not in _FIXED,
             f"{what}: cannot be searched; a trial is a training of one recipe on one set from its own start",
         )
         ends = (item.low, item.high)

@@ -119,8 +119,13 @@ def _list_extremes(item: Dimension) -> list[Any]:
 
 
 def _require_no_teacher(recipe: Recipe) -> None:
-    """A UserError for distillation: a teacher that held out the outer fold was trained on the inner one, on which
-    trials are judged, and the other way round."""
+    """A UserError for distillation and pseudo-labels: a teacher or labeller that held out the outer fold was trained on
+    the inner one, on which trials are judged, and the other way round."""
+    if recipe.train.pseudo_labels:
+        raise UserError(
+            f"train.pseudo_labels={recipe.train.pseudo_labels}: a search cannot learn from them, as labellers that "
+            "held out the outer fold have seen the inner one; search the recipe without them"
+        )
     if recipe.train.task == "distil":
         raise UserError(
             "train.task=distil: a search cannot be taught, as a teacher that held out the outer fold has seen the "
