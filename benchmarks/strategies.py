@@ -50,9 +50,9 @@ from liveness.training.member import train_member  # noqa: E402
 RECIPE = "efficientnet_lite0"
 # Narrow, so that the whole table takes a CPU core about an hour: one small view of a face instead of three.
 SETTING = (
-    "frames.plan=even", "frames.count=1", "view.size=96", "view.scales=[1.9]", "view.train_scales=[1.3,2.7]",
-    "augment.attack_rate=0", "augment.camera=0", "train.epochs=10", "train.batch=16", "train.balance=camera",
-    "train.workers=0", "train.cache_gib=0",
+    "frames.plan=even", "frames.count=1", "view.size=80", "view.scales=[1.9]", "view.train_scales=[1.3,2.7]",
+    "augment.attack_rate=0", "augment.camera=0", "train.epochs=3", "train.batch=16", "train.balance=camera",
+    "train.workers=0", "train.cache_gib=2",
 )  # fmt: skip
 TEACHER = "supervised"  # that row's member of the same fold, trained on the same labels
 PLAN = ["frames.plan=even", "frames.count=1"]  # one frame of a clip, as of a still image
@@ -99,7 +99,7 @@ def draw_rows(table: pd.DataFrame, how_many: Callable[[int], int], rng: np.rando
 
 
 def make_set(name: str, table: pd.DataFrame, labelled: bool, source: str = "") -> None:
-    """Link the videos to raw/<name>/ and prepare them; folds are the camera groups.
+    """Link the videos to raw/<name>/ and prepare them; folds, if ``labelled``, are the camera groups.
 
     source: a prepared set with these videos, whose frames and faces are linked, so that nothing is decoded again.
     """
@@ -111,8 +111,9 @@ def make_set(name: str, table: pd.DataFrame, labelled: bool, source: str = "") -
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():
             link.symlink_to(path.resolve())
-    if labelled:
-        write_text(folder / "label.csv", table_text(table[["filename", "label", "camera", "subject"]]))
+    # Also where training will read no label: a set of videos and images has to say that the images belong to it, and
+    # the persons in it have to be told apart from those that are held out.
+    write_text(folder / "label.csv", table_text(table[["filename", "label", "camera", "subject"]]))
     if source:
         link_prepared(workspace() / "data" / source, made, [Path(name).stem for name in table["filename"]])
     data = load_data(name, [*PLAN, "workers=1"])
@@ -169,15 +170,16 @@ def make_draws(table: pd.DataFrame, name: str, draws: int, share: float, judged:
 # --- the strategies ----------------------------------------------------------------------------------
 
 
-def list_ways(draw: Draw, options: list[str]) -> list[Contender]:
-    """The rows, the first is what the others are compared with; {rest} is the unlabelled set of the draw."""
+def list_ways(draw: Draw, args: argparse.Namespace) -> list[Contender]:
+    """The rows for a draw; the first is what the others are compared with."""
     ways = {
         "supervised": [],
         "cross_pseudo": ["train.task=cross_pseudo", f"train.unlabelled={draw.rest}"],
         "mean_teacher": ["train.task=mean_teacher", f"train.unlabelled={draw.rest}"],
         "distil": ["train.task=distil", f"train.teacher={TEACHER}"],
     }
-    return [Contender(name, RECIPE, (*SETTING, *options, *own)) for name, own in ways.items()]
+    wanted = {name: own for name, own in ways.items() if name in (args.ways or ways)}
+    return [Contender(name, RECIPE, (*SETTING, *args.options, *own)) for name, own in wanted.items()]
 
 
 def train(row: Contender, data: str, fold: int) -> float:
@@ -254,16 +256,13 @@ def main(argv: list[str] | None = None) -> int:
     table = gather_videos(args.sets, groups, args.most)
     make_set(f"{args.name}_all", table, True)
     draws = make_draws(table, args.name, args.draws, args.share, args.judged)
-    done: list[Contender] = []
-    for way in [row.name for row in list_ways(draws[0], args.options)]:
-        if args.ways and way not in args.ways:
-            continue
-        for draw in draws:
-            row = next(row for row in list_ways(draw, args.options) if row.name == way)
-            train(row, draw.data, draw.fold)
-        done.append(row)
-        found = describe(table, done, draws, groups)
-        about = {"sets": args.sets, "camera_groups": groups, "share": args.share, "draws": args.draws}
+    for number in range(args.draws):
+        so_far = [draw for draw in draws if draw.number <= number]
+        for way in range(len(list_ways(draws[0], args))):
+            for draw in so_far:
+                train(list_ways(draw, args)[way], draw.data, draw.fold)
+        found = describe(table, list_ways(draws[0], args), so_far, groups)
+        about = {"sets": args.sets, "camera_groups": groups, "share": args.share, "draws": number + 1}
         about |= {"recipe": RECIPE, "options": [*SETTING, *args.options], "teacher": TEACHER}
         if args.out:
             write_json(args.out, about | found, indent=1)
