@@ -1,5 +1,6 @@
 """Semi-supervised training: its losses against a computation by hand, what it refuses, and that it resumes exactly."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -39,13 +40,17 @@ OPTIONS = ["train.unlabelled=extra", "train.epochs=3", "train.lr=0.02", "train.u
 OPTIONS += ["train.confidence=0.6", "train.calibration_share=0.5", "train.ema_half_life=0.2", "train.batch=4"]
 
 
+def digest_number(number: int) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
 def write_records(folder: Path, first: int = 0) -> None:
-    """What preparation would record of the set's videos; their files' digests are numbers from ``first`` on."""
+    """What preparation would record of the set's videos; their digests are those of numbers from ``first`` on."""
     (folder / ".records").mkdir(exist_ok=True)
     for number, path in enumerate(sorted((folder / "frames").glob("*-0.jpg")), first):
         video = path.name.removesuffix("-0.jpg")
         frames = [np.asarray(Image.open(folder / "frames" / f"{video}-{k}.jpg")) for k in range(3)]
-        record = {"filename": f"{video}.mp4", "sha256": f"{number:0>64x}"}
+        record = {"filename": f"{video}.mp4", "sha256": digest_number(number)}
         record["frames"] = [{"frame_id": k, "hashes": hash_frame(rgb)} for k, rgb in enumerate(frames)]
         text = json.dumps({**record, "seal": extract._digest(record)})
         (folder / ".records" / f"{video}.json").write_text(text)
@@ -286,7 +291,7 @@ def test_a_member_says_what_it_learned_from_and_no_label_of_that_was_read(root, 
     path = start(root, f"train.task={task}", "train.epochs=1")
     about, weights = describe_member(path), load_file(path)
     assert "21 unlabelled frames of 7 videos of extra" in capsys.readouterr().out
-    digests = {f"{number:0>64x}"[:16] for number in range(7700, 7707)}
+    digests = {digest_number(number)[:16] for number in range(7700, 7707)}
     assert about["unlabelled"]["set"] == "extra" and digests <= set(about["trained_on"]["videos"])
     ensemble = SimpleNamespace(name="mine", members=[SimpleNamespace(name="one", path=path)])
     origin = find_origin(ensemble, root / "data" / "extra")
