@@ -16,9 +16,9 @@ writes JSON.
 
 import argparse
 import json
+import math
 import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,18 +34,19 @@ from liveness.base.compose import load_data  # noqa: E402
 from liveness.base.config import EnsembleMember  # noqa: E402
 from liveness.base.errors import UserError, run  # noqa: E402
 from liveness.base.files import workspace, write_bytes, write_json, write_text  # noqa: E402
-from liveness.base.tables import table_text  # noqa: E402
+from liveness.base.tables import read_table, table_text  # noqa: E402
 from liveness.evaluation.format import percent, percent_range, plain, plain_range  # noqa: E402
 from liveness.laboratory.comparison import judge_scores  # noqa: E402
 from liveness.laboratory.comparison_text import tell_difference  # noqa: E402
 from liveness.laboratory.contenders import Contender  # noqa: E402
-from liveness.members.names import run_folder  # noqa: E402
+from liveness.laboratory.pseudo_labelling import label_set, plan_labelling  # noqa: E402
 from liveness.members.trained import read_members  # noqa: E402
 from liveness.sets.folds import fold_set  # noqa: E402
 from liveness.sets.labels import find_set  # noqa: E402
 from liveness.sets.preparation import prepare_set  # noqa: E402
 from liveness.training.checks import claim_run  # noqa: E402
 from liveness.training.member import train_member  # noqa: E402
+from liveness.training.pseudo_labels import pseudo_path  # noqa: E402
 
 RECIPE = "efficientnet_lite0"
 # Narrow, so that the whole table takes a CPU core about an hour: one small view of a face instead of three.
@@ -55,6 +56,8 @@ SETTING = (
     "train.workers=0", "train.cache_gib=2",
 )  # fmt: skip
 TEACHER = "supervised"  # that row's member of the same fold, trained on the same labels
+PSEUDO = "strategies"  # the file of pseudo-labels
+CONFIDENCE = 0.9  # of a pseudo-label: the calibrated probability of its class
 PLAN = ["frames.plan=even", "frames.count=1"]  # one frame of a clip, as of a still image
 
 
@@ -176,20 +179,38 @@ def list_ways(draw: Draw, args: argparse.Namespace) -> list[Contender]:
         "supervised": [],
         "cross_pseudo": ["train.task=cross_pseudo", f"train.unlabelled={draw.rest}"],
         "mean_teacher": ["train.task=mean_teacher", f"train.unlabelled={draw.rest}"],
+        "pseudo_labels": [f"train.pseudo_labels={PSEUDO}"],
         "distil": ["train.task=distil", f"train.teacher={TEACHER}"],
     }
     wanted = {name: own for name, own in ways.items() if name in (args.ways or ways)}
     return [Contender(name, RECIPE, (*SETTING, *args.options, *own)) for name, own in wanted.items()]
 
 
-def train(row: Contender, data: str, fold: int) -> float:
-    """Train a member, in this process, unless it is there; the seconds of processor time that it took."""
-    if (run_folder(data, row.name, fold) / "oof.csv").is_file():
-        return 0.0
-    recipe, began = row.load(fold), time.process_time()
+def label_rest(draw: Draw, args: argparse.Namespace) -> None:
+    """Make the pseudo-labels of a draw: a labeller trained on the same labels, but for those that calibrate it."""
+    if not pseudo_path(draw.data, PSEUDO).with_suffix(".json").is_file():
+        own = [*SETTING, *args.options]
+        plan = plan_labelling(RECIPE, own, draw.data, draw.rest, [draw.fold], CONFIDENCE, PSEUDO)
+        for labeller, _ in plan.by_fold[draw.fold]:
+            train(labeller, draw.data, draw.fold)
+        label_set(plan)
+
+
+def train(row: Contender, data: str, fold: int) -> None:
+    """Train a member in this process; passed over where it is made, refused where it was made with other values."""
+    recipe = row.load(fold)
     with claim_run(recipe, fold, data) as folder:
         train_member(recipe, fold, data, folder)
-    return time.process_time() - began
+
+
+def train_all(draws: list[Draw], args: argparse.Namespace) -> None:
+    """Row by row, as a row may be taught by the members of one before it."""
+    for way in range(len(list_ways(draws[0], args))):
+        for draw in draws:
+            row = list_ways(draw, args)[way]
+            if row.name == "pseudo_labels":
+                label_rest(draw, args)
+            train(row, draw.data, draw.fold)
 
 
 # --- the table ---------------------------------------------------------------------------------------
@@ -216,6 +237,9 @@ def judge(table: pd.DataFrame, rows: list[Contender], draws: list[Draw]) -> dict
     labels, groups = about["label"].to_numpy(int)[kept], about["subject"].to_numpy()[kept]
     found = judge_scores(rows, labels, scores[kept], groups)
     counts = {"videos": len(set(about.index[kept])), "left_out": len(set(about.index[~kept]))}
+    for against in [value for row in found for value in (row["against"] or {}).values()]:
+        if against["videos_to_tell"]:  # every draw scores the same videos
+            against["videos_to_tell"] = math.ceil(against["videos_to_tell"] * counts["videos"] / len(labels))
     shown = ("name", "log_loss", "log_loss_interval", "eer", "eer_interval", "against")
     return {**counts, "groups": len(set(groups)), "rows": [{key: row[key] for key in shown} for row in found]}
 
@@ -233,6 +257,18 @@ def describe(table: pd.DataFrame, rows: list[Contender], draws: list[Draw], grou
             for number in sorted({draw.number for draw in draws})
         ],
     }
+
+
+def count_pseudo(table: pd.DataFrame, draws: list[Draw]) -> list[dict[str, Any]]:
+    """By draw and group how many of the unlabelled videos were labelled, and how many of those rightly."""
+    labels, found = table.set_index("filename")["label"].astype(int), []
+    for draw in draws:
+        path = pseudo_path(draw.data, PSEUDO)
+        if path.is_file():
+            given = read_table(path, ["filename", "label"]).set_index("filename")["label"].astype(float)
+            right = int(((given > 0.5) == labels[given.index]).sum())
+            found.append({"draw": draw.number, "group": draw.fold, "labelled": len(given), "right": right})
+    return found
 
 
 def render(title: str, found: dict[str, Any]) -> list[str]:
@@ -258,17 +294,17 @@ def main(argv: list[str] | None = None) -> int:
     draws = make_draws(table, args.name, args.draws, args.share, args.judged)
     for number in range(args.draws):
         so_far = [draw for draw in draws if draw.number <= number]
-        for way in range(len(list_ways(draws[0], args))):
-            for draw in so_far:
-                train(list_ways(draw, args)[way], draw.data, draw.fold)
+        train_all(so_far, args)
         found = describe(table, list_ways(draws[0], args), so_far, groups)
         about = {"sets": args.sets, "camera_groups": groups, "share": args.share, "draws": number + 1}
         about |= {"recipe": RECIPE, "options": [*SETTING, *args.options], "teacher": TEACHER}
+        about |= {"videos": len(table), "pseudo_labels": count_pseudo(table, so_far)}
         if args.out:
             write_json(args.out, about | found, indent=1)
-    print("\n".join(render("all camera groups", found["pooled"])))
-    for part in found["by_group"]:
-        print("\n".join(render(f"held out: {', '.join(part['cameras'])}", part)))
+        if number == args.draws - 1:
+            print("\n".join(render("all camera groups", found["pooled"])))
+            for part in found["by_group"]:
+                print("\n".join(render(f"held out: {', '.join(part['cameras'])}", part)))
     return 0
 
 
@@ -276,7 +312,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sets", metavar="SET", nargs="+", help="raw sets with labels")
     parser.add_argument("--camera-groups", nargs="+", required=True, metavar="CAMERA,...", help="held out together")
-    parser.add_argument("--draws", type=int, default=2, help="of the labels that are kept")
+    parser.add_argument("--draws", type=int, default=2, help="of the labels; 0 only makes the set with all")
     parser.add_argument("--share", type=float, default=0.25, help="of the labels that are kept")
     parser.add_argument("--most", type=int, default=60, help="videos of a camera and class; 0 = all")
     parser.add_argument("--judged", type=int, default=20, help="of them in the group that is held out; 0 = all")
