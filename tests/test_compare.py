@@ -124,6 +124,25 @@ def test_rows_are_judged_on_the_videos_that_all_of_them_score(root):
     assert by_name["same"]["against"]["eer"]["verdict"] == "cannot be told apart"
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_where_folds_hold_out_whole_cameras_no_label_of_them_calibrates_a_row(root, whole):
+    rng, count = np.random.default_rng(3), 180
+    table = pd.DataFrame({"filename": [f"{i}.mp4" for i in range(count)], "label": rng.integers(0, 2, count)})
+    table["group"], table["fold"] = table.filename, np.arange(count) % 3
+    cameras = table.fold if whole else np.arange(count) // 60
+    videos = table.assign(species="", camera=[f"c{camera}" for camera in cameras])
+    table.to_csv(root / "data/tiny/folds.csv", index=False)
+    videos.to_csv(root / "data/tiny/labels_video.csv", index=False)
+    scores = np.clip(0.5 * table.label + rng.uniform(0.25, 0.49, count), 0, 1)  # attacks up to 0.49: biased to live
+    write_runs(root, "biased", pd.Series(scores.to_numpy(), index=table.filename))
+    found = judge_contenders([Contender("biased", "demo_face")], "tiny", [0, 1, 2])
+    assert found["uncalibrated"] is whole
+    raw = log_loss(table.label, scores)
+    assert found["rows"][0]["log_loss"] == pytest.approx(raw) if whole else found["rows"][0]["log_loss"] < raw / 2
+    remarks = " ".join(list_remarks(found | {"untimed": "", "device": "", "rows": [{"apart": False}]}))
+    assert ("uncalibrated" in remarks) is whole
+
+
 def test_the_difference_in_log_loss_has_the_interval_of_a_paired_mean():
     rng = np.random.default_rng(11)
     labels = rng.integers(0, 2, 400)
@@ -149,7 +168,8 @@ def forge(rows: list[str]) -> dict:
             enumerate(rows)]  # fmt: skip
     made[0]["against"] = None
     return {"version": 1, "data": "tiny", "folds": [0], "videos": 19, "live": 9, "groups": 5, "by": "group",
-            "left_out": 2, "device": "", "untimed": "milliseconds were not asked for", "rows": made}  # fmt: skip
+            "left_out": 2, "uncalibrated": False, "device": "", "untimed": "milliseconds were not asked for",
+            "rows": made}  # fmt: skip
 
 
 def test_page_text_and_markdown_say_the_same_and_put_rows_apart_last():

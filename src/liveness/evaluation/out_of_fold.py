@@ -153,8 +153,7 @@ def measure_by_camera(judged: Judged, folds: pd.DataFrame, species: list[str] | 
     """
     home = judged.home & (judged.table["status"] != "not_covered").to_numpy()
     named = (folds["camera"] if "camera" in folds else pd.Series("", index=folds.index)).to_numpy()
-    table = judged.table.assign(camera=named)
-    whole = bool((table[named != ""].groupby("camera")["fold"].nunique() == 1).all())
+    table, whole = judged.table.assign(camera=named), hold_out_cameras(folds)
     table, raw = table[home].reset_index(drop=True), whole and judged.how != "none"
     if raw:
         table["score"] = judged.raw.to_numpy()[home]
@@ -162,6 +161,12 @@ def measure_by_camera(judged: Judged, folds: pd.DataFrame, species: list[str] | 
         threshold = metrics.eer(scored["label"], scored["score"]).threshold
     found = cameras.measure_cameras(table, threshold, _of_rows(species, home))
     return {"cameras": {**found, "held_out": whole, "uncalibrated": raw}} if found else {}
+
+
+def hold_out_cameras(folds: pd.DataFrame) -> bool:
+    """Whether each named camera lies whole in one fold, and not all in the same. folds: fold, camera ("": none)."""
+    named = folds[folds["camera"] != ""] if "camera" in folds else folds[:0]
+    return named["fold"].nunique() > 1 and bool((named.groupby("camera")["fold"].nunique() == 1).all())
 
 
 def _of_rows(species: list[str] | None, rows: np.ndarray) -> list[str] | None:

@@ -4,7 +4,8 @@
     add_costs(found, contenders, "demo")
 
 All rows are judged on the same videos: those that every one of them scores. A video's score comes from the member that
-held it out, calibrated as the evaluation calibrates an ensemble of that recipe alone. Reads runs/<set>/ and
+held it out, calibrated as the evaluation calibrates an ensemble of that recipe alone; where every fold holds out whole
+cameras it is uncalibrated, since a calibration would be fitted on labels of the very camera. Reads runs/<set>/ and
 weights/<set>/; writes nothing.
 """
 
@@ -19,7 +20,7 @@ from liveness.base.config import Ensemble, EnsembleMember, Model
 from liveness.base.errors import UserError
 from liveness.base.files import workspace
 from liveness.evaluation import intervals, metrics
-from liveness.evaluation.out_of_fold import judge_as_shipped
+from liveness.evaluation.out_of_fold import hold_out_cameras, judge_as_shipped
 from liveness.laboratory.contenders import Contender
 from liveness.laboratory.cost import measure_costs
 from liveness.members.names import member_name
@@ -34,27 +35,39 @@ def judge_contenders(contenders: Sequence[Contender], data: str, folds: Sequence
     dealt = read_folds(workspace() / "data" / data)
     wanted = {row.name: [EnsembleMember(row.name, fold) for fold in folds] for row in contenders}
     trained = read_members(data, [member for members in wanted.values() for member in members])
-    scores = pd.DataFrame(index=dealt.index)
+    scores, whole = pd.DataFrame(index=dealt.index), hold_out_cameras(dealt)
     for row in contenders:
         names = {member_name(member.recipe, member.fold) for member in wanted[row.name]}
         judged = judge_as_shipped(dealt, [member for member in trained if member.name in names], _CALIBRATION)
-        scores[row.name] = judged.table["score"].to_numpy()
+        scores[row.name] = (judged.raw if whole else judged.table["score"]).to_numpy()
     home = dealt["fold"].isin(folds).to_numpy()
     kept = home & scores.notna().all(axis=1).to_numpy()
     labels, groups = dealt["label"].to_numpy(int)[kept], dealt["group"].to_numpy()[kept]
     if len(set(labels)) < 2:
         raise UserError(f"{data}: {len(labels)} videos have a score of every row; expected live and attack ones")
     clusters = groups if len(set(groups)) < len(groups) else None
-    table = scores[kept].reset_index(drop=True)
-    first = table[contenders[0].name].to_numpy()
-    rows = [_judge_row(row, labels, table[row.name].to_numpy(), first, clusters) for row in contenders]
-    rows[0]["against"] = None
+    rows = judge_scores(contenders, labels, scores[kept], clusters)
     for row, found in zip(contenders, rows, strict=True):
         found["unscored"] = int((home & scores[row.name].isna().to_numpy()).sum())
     counts = {"videos": len(labels), "live": int(labels.sum()), "groups": len(set(groups))}
     by = "video" if clusters is None else "group"
     left = int(home.sum() - len(labels))
-    return {"version": 1, "data": data, "folds": list(folds), **counts, "by": by, "left_out": left, "rows": rows}
+    about = {"by": by, "left_out": left, "uncalibrated": whole}
+    return {"version": 1, "data": data, "folds": list(folds), **counts, **about, "rows": rows}
+
+
+def judge_scores(
+    contenders: Sequence[Contender], labels: np.ndarray, scores: pd.DataFrame, clusters: np.ndarray | None
+) -> list[dict[str, Any]]:
+    """What the table says of each row's errors, and of its paired difference to the first, which has none.
+
+    labels: (N,) 0 or 1; scores: N rows, a column for each contender's name; clusters: (N,) names of the groups that are
+    drawn whole for the intervals; None: videos are drawn.
+    """
+    first = scores[contenders[0].name].to_numpy()
+    rows = [_judge_row(row, labels, scores[row.name].to_numpy(), first, clusters) for row in contenders]
+    rows[0]["against"] = None
+    return rows
 
 
 def _judge_row(

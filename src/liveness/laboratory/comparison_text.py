@@ -26,10 +26,13 @@ def render_comparison(found: dict[str, Any]) -> str:
         costs.append((_title(row), f"{row['model']}, {row['size']} px", _start(row), *size, *ms))
     errors = [("row", "log loss", "95 % interval", "EER", "95 % interval", "log loss against the first")]
     for row in rows:
-        told = _tell(row, "log_loss") if row["against"] else "(first)"
+        told = tell_difference(row, "log_loss") if row["against"] else "(first)"
         limits = plain_range(row["log_loss_interval"]), percent(row["eer"]), percent_range(row["eer_interval"])
         errors.append((_title(row), plain(row["log_loss"]), *limits, told))
-    pairs = [("row", "EER against the first"), *((_title(row), _tell(row, "eer")) for row in rows if row["against"])]
+    pairs = [
+        ("row", "EER against the first"),
+        *((_title(row), tell_difference(row, "eer")) for row in rows if row["against"]),
+    ]
     lines = [f"{found['data']}: {_count(found)}", "", *align_columns(costs), "", *align_columns(errors)]
     if len(pairs) > 1:
         lines += ["", *align_columns(pairs)]
@@ -46,7 +49,11 @@ def render_markdown(found: dict[str, Any]) -> str:
         cells += [f"{row['parameters'] / 1e6:.2f}", f"{row['gflops']:.3g}", plain(row["milliseconds"], 1)]
         cells += [plain(row["log_loss"]), plain_range(row["log_loss_interval"])]
         cells += [percent(row["eer"]), percent_range(row["eer_interval"])]
-        cells += [_tell(row, "log_loss"), _tell(row, "eer")] if row["against"] else ["(first)", "(first)"]
+        cells += (
+            [tell_difference(row, "log_loss"), tell_difference(row, "eer")]
+            if row["against"]
+            else ["(first)", "(first)"]
+        )
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     remarks = " ".join(f"{text[0].upper()}{text[1:]}." for text in list_remarks(found))
     return "\n".join([*lines, "", f"Measured on `{found['data']}`: {_count(found)}. {remarks}", ""])
@@ -55,6 +62,8 @@ def render_markdown(found: dict[str, Any]) -> str:
 def list_remarks(found: dict[str, Any]) -> list[str]:
     """What a reader must know before using a figure."""
     texts = [f"intervals are by {found['by']}; a difference below 0 is better than the first"]
+    if found["uncalibrated"]:
+        texts.append("scores are uncalibrated, since every fold holds out whole cameras, of which nobody has labels")
     if few := warn_of_few_groups(found["groups"], "group"):
         texts.append(f"{few} ({counted(found['groups'], 'group')})")
     if "stressed" in found:
@@ -90,7 +99,7 @@ def _count(found: dict[str, Any]) -> str:
     return f"{counted(found['videos'], 'video')} ({found['live']} live), {groups}, folds {folds}"
 
 
-def _tell(row: dict[str, Any], figure: str) -> str:
+def tell_difference(row: dict[str, Any], figure: str) -> str:
     """The paired difference, its interval, the verdict."""
     against = row["against"][figure]
     if figure == "eer":
