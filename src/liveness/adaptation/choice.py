@@ -86,7 +86,7 @@ def deal_clips(labels: np.ndarray, groups: np.ndarray, plan: AdaptPlan) -> tuple
     """
     import warnings
 
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+    from sklearn.model_selection import StratifiedGroupKFold
 
     codes = intervals.group_codes(groups)
     for count in range(min(plan.folds, int(codes.max()) + 1), 2, -1):

@@ -22,11 +22,11 @@ from liveness.base.errors import UserError
 from liveness.base.files import plain_name, show_path, workspace
 from liveness.base.names import few, find_column
 from liveness.base.tables import read_table
+from liveness.evaluation.combine import frames_to_video, logit
 from liveness.frames.contract import to_tensor
 from liveness.frames.quality import MEASURES
 from liveness.models.device import one_thread, share_of_cores
 from liveness.models.score import average_views
-from liveness.evaluation.combine import frames_to_video, logit
 from liveness.prediction.engine import decode_ahead
 from liveness.prediction.rows import SCORED
 from liveness.sets.labelled import raw_videos, read_labelled
@@ -46,6 +46,7 @@ class Clips:
     labels: np.ndarray  # 1 live, 0 attack
     groups: np.ndarray
     species: np.ndarray
+    cameras: np.ndarray  # "" where none is named
     measures: pd.DataFrame
     views: dict[str, list[np.ndarray]]
     frames: dict[str, list[int]]
@@ -56,6 +57,7 @@ class Clips:
         rows = np.asarray(rows)
         return Clips(
             [self.names[row] for row in rows], self.labels[rows], self.groups[rows], self.species[rows],
+            self.cameras[rows],
             self.measures.iloc[rows].reset_index(drop=True),
             {name: [parts[row] for row in rows] for name, parts in self.views.items()},
             {name: [counts[row] for row in rows] for name, counts in self.frames.items()}, self.without,
@@ -76,8 +78,10 @@ def draw_clips(clips: Clips, count: int, seed: int = 0) -> np.ndarray:
 # --- reading ---------------------------------------------------------------------------------------
 
 
-def read_clips(name: str, start: Start, camera: str = "", workers: int = 0) -> Clips:
+def read_clips(name: str, start: Start, camera: str | None = "", workers: int = 0) -> Clips:
     """The labelled clips of data/<name>, of one camera where the set names several, cut for the start's networks.
+
+    camera: which one; None takes those of all cameras.
 
     A UserError where the set is not prepared, labels are of one class or contradict near-duplicates, there are several
     cameras and none was asked for, or fewer than LEAST clips have a face.
@@ -99,23 +103,24 @@ def read_clips(name: str, start: Start, camera: str = "", workers: int = 0) -> C
     measures = [found[n].measures or dict.fromkeys(MEASURES, np.nan) for n in good]
     return Clips(
         good, table["label"].to_numpy(int), table["group"].to_numpy(str), table["species"].to_numpy(str),
+        table["camera"].to_numpy(str),
         pd.DataFrame(measures, columns=list(MEASURES)),
         {network: [found[n].views[key] for n in good] for network, key in keys.items()},
         {network: [len(found[n].frames_of[key]) for n in good] for network, key in keys.items()}, lacking,
     )  # fmt: skip
 
 
-def _of_camera(table: pd.DataFrame, folder: Path, camera: str) -> pd.DataFrame:
-    """The rows of one camera; all where the set names none or a single one."""
+def _of_camera(table: pd.DataFrame, folder: Path, camera: str | None) -> pd.DataFrame:
+    """The rows of one camera, with a column ``camera``; all where the set names none or a single one."""
     videos = read_table(folder / "labels_video.csv", ["filename"])
     column = find_column(list(videos.columns), "camera")
     if column is None:
         if camera:
             raise UserError(f"--camera {camera}: {show_path(folder / 'labels_video.csv')} has no column camera")
-        return table
+        return table.assign(camera="")
     of = videos.set_index("filename")[column].reindex(table["filename"]).fillna("").to_numpy()
-    known = sorted(set(of) - {""})
-    if not camera and len(known) > 1:
+    table, known = table.assign(camera=of), sorted(set(of) - {""})
+    if camera == "" and len(known) > 1:
         raise UserError(f"{folder.name}: its clips are of {len(known)} cameras; name one: --camera {known[0]}")
     if camera and camera not in known:
         raise UserError(f"--camera {camera}: {folder.name} has the cameras {few(known)}")
@@ -141,7 +146,7 @@ def _require_consistent(folder: Path, table: pd.DataFrame) -> None:
         )
 
 
-def _require_enough(labels: np.ndarray, name: str, camera: str, more: str = "") -> None:
+def _require_enough(labels: np.ndarray, name: str, camera: str | None, more: str = "") -> None:
     what = f"{name}{f', camera {camera}' if camera else ''}"
     more = "" if more.startswith("; 0 ") else more
     if len(labels) < LEAST:
@@ -175,6 +180,9 @@ class Seen:
         for place, clip in enumerate(clips):
             for relit in (0, 1):
                 mine = scores[(self.clip[rows] == clip) & (self.relit[rows] == bool(relit))]
+                if not len(mine):
+                    found[place, 1] = found[place, 0]
+                    continue
                 found[place, relit] = frames_to_video(average_views(mine, self.frames[clip]), self.combine)
         return logit(found)
 
@@ -192,20 +200,22 @@ class SeenClips:
         return len(self.names)
 
 
-def see_clips(start: Start, clips: Clips) -> SeenClips:
-    """One forward pass of every network's unchanging part over all views, as they are and relit."""
+def see_clips(start: Start, clips: Clips, relit: bool = True) -> SeenClips:
+    """One forward pass of every network's unchanging part over all views, as they are and relit.
+
+    relit: False leaves these out, where nothing is to be learnt; they then count as equal to the others."""
     targets = _draw_brightness(clips)
 
     def see(network: Network) -> Seen:
-        inner, clip, relit = [], [], []
+        inner, clip, moves = [], [], []
         for number, views in enumerate(clips.views[network.name]):
-            for moved in (False, True):
+            for moved in (False, True)[: 1 + relit]:
                 pixels = relight(views, targets[number]) if moved else views
                 inner.append(_run_early(network, pixels))
                 clip += [number] * len(pixels)
-                relit += [moved] * len(pixels)
+                moves += [moved] * len(pixels)
         frames = tuple(clips.frames[network.name])
-        return Seen(torch.cat(inner), np.array(clip), np.array(relit), frames, network.member.combine)
+        return Seen(torch.cat(inner), np.array(clip), np.array(moves), frames, network.member.combine)
 
     with ThreadPoolExecutor(share_of_cores()) as pool:
         found = dict(zip([n.name for n in start.networks], pool.map(see, start.networks), strict=True))
@@ -221,7 +231,7 @@ def _run_early(network: Network, views: np.ndarray) -> torch.Tensor:
 def _draw_brightness(clips: Clips) -> list[float]:
     """For every clip the mean luma of another one, of either class, drawn by its name."""
     views = next(iter(clips.views.values()))
-    lumas = np.array([float((part.reshape(-1, 3).mean(0) @ _LUMA)) for part in views])
+    lumas = np.array([float(part.reshape(-1, 3).mean(0) @ _LUMA) for part in views])
     drawn = [np.random.default_rng(zlib.crc32(name.encode())).integers(len(lumas)) for name in clips.names]
     return [float(np.clip(lumas[place], _DARKEST, _BRIGHTEST)) for place in drawn]
 

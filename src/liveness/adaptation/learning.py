@@ -1,7 +1,7 @@
 """How a network learns from a few clips: its classifier alone, from the old or from nothing, or its last stage.
 
     network = fit_classifier(network, seen, labels, rows, plan)          a linear probe, held to the old classifier
-    network, offset = fit_at_home(network, seen, labels, rows, plan)     a classifier of its own, which knows no other camera
+    network, offset = fit_at_home(network, seen, labels, rows, plan)     a classifier of its own, from nothing
     network = fine_tune(network, seen, labels, rows, plan)
 
 Nothing here is random beyond the plan's seed, and each fit computes on one thread, so that two runs give equal bytes.
@@ -93,7 +93,7 @@ def fit_classifier(network: Network, seen: Seen, labels: np.ndarray, clips: np.n
 def fit_at_home(
     network: Network, seen: Seen, labels: np.ndarray, clips: np.ndarray, plan: AdaptPlan
 ) -> tuple[Network, float]:
-    """The network with a classifier that begins at nothing, and the offset of its log-odds: it knows only these clips."""
+    """The network with a classifier that begins at nothing, and the offset of its log-odds: it knows these clips only."""
     return _fit_linear(network, seen, labels, clips, plan, fresh=True)
 
 
