@@ -1,4 +1,4 @@
-"""Adapt an ensemble to one camera by 10 to a few hundred labelled clips: members, a decision, a page of what it is worth.
+"""Adapt an ensemble to one camera by 10 to a few hundred labelled clips: members, a decision, a page about them.
 
     python -m liveness.adapt mine
     python -m liveness.adapt mine --anchor others

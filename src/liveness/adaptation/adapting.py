@@ -47,8 +47,8 @@ DOUBTED_SHARE, DOUBTED_CLIPS = 0.1, 3  # of the labels: from there on nothing is
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked. ``camera``: of a set that names several; ``ensemble`` and ``data``: the start and where its weights
-    lie; ``anchor``: a set of other cameras to be scored before and after; ``trust_labels``: learn though many labels
+    """What is asked. ``camera``: of a set that names several; ``ensemble``, ``data``: the start, where its weights lie;
+    ``anchor``: a set of other cameras to be scored before and after; ``trust_labels``: learn though many labels
     contradict the scores."""
 
     name: str
@@ -118,8 +118,8 @@ def _require_unseen(start: Start, folder: Path) -> None:
     for network in start.networks:
         if seen := find_seen(network.description, folder, ids):
             raise UserError(
-                f"{start.name}: {network.name} was trained on {len(seen)} videos of {folder.name} (first {seen[0]}), so "
-                "its errors there are a fiction; start from an ensemble that has not seen them, such as minifasnet"
+                f"{start.name}: {network.name} was trained on {len(seen)} videos of {folder.name} (first {seen[0]}), "
+                "so its errors there are a fiction; start from an ensemble that has not seen them, such as minifasnet"
             )
 
 
@@ -212,11 +212,18 @@ def _judge(start: Start, clips: Clips, found: Choice, kind: str) -> dict[str, An
         if (part := judge_scores(scores[:, 0], np.ones(len(clips), bool), clips, operating))
     }
     rows = [
-        {"filename": name, "label": int(clips.labels[row]), "group": str(clips.groups[row]), "fold": int(found.folds[row]),
-         "before": float(before[row]), "after": float(after[row]),
-         "decision_before": made["before"][row], "decision_after": made["after"][row]}
+        {
+            "filename": name,
+            "label": int(clips.labels[row]),
+            "group": str(clips.groups[row]),
+            "fold": int(found.folds[row]),
+            "before": float(before[row]),
+            "after": float(after[row]),
+            "decision_before": made["before"][row],
+            "decision_after": made["after"][row],
+        }
         for row, name in enumerate(clips.names)
-    ]  # fmt: skip
+    ]
     live = clips.labels == 1
     moved = [
         {"reason": old.reason, "measure": old.measure, "turned_away": float((~find_inside(clips, (old,))[live]).mean()),

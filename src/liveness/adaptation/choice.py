@@ -2,7 +2,7 @@
 
     found = choose(start, seen, plan)
     found.kind, found.shift          the candidate, and what is to be shifted once its networks are fitted on all clips
-    found.nested                     scores of the whole procedure: nothing was fitted or chosen on the clip that it scores
+    found.nested                     scores of the whole procedure: no clip had a say in what scores it
 
 A fit that leaves out two folds serves twice: for each of the two as the outer one. Reads and writes nothing, but for
 what ``keep`` does with each fit's log-odds.
@@ -169,7 +169,7 @@ def _cross_score(
             tasks += [(kind, (number,)) for number in numbers]
             tasks += [(kind, pair) for pair in combinations(numbers, 2)]
     with ThreadPoolExecutor(share_of_cores()) as pool:
-        done = list(pool.map(lambda task: keep(*task, lambda: compute(*task)), tasks))
+        done = list(pool.map(lambda task: keep(task[0], task[1], lambda: compute(*task)), tasks))
     of_task = dict(zip(tasks, done, strict=True))
     found: dict[str, Levels] = {}
     for kind in kinds:

@@ -141,7 +141,7 @@ def _require_consistent(folder: Path, table: pd.DataFrame) -> None:
         one, other = against[0]
         raise UserError(
             f"{folder.name}: {one} is labelled {'live' if label[one] else 'attack'} and its near-duplicate {other} "
-            f"{'live' if label[other] else 'attack'} ({len(against)} such pairs, {show_path(path)}); correct the labels "
+            f"{'live' if label[other] else 'attack'} ({len(against)} such pairs, {show_path(path)}); correct them "
             "and prepare the set again"
         )
 

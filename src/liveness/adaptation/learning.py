@@ -93,7 +93,7 @@ def fit_classifier(network: Network, seen: Seen, labels: np.ndarray, clips: np.n
 def fit_at_home(
     network: Network, seen: Seen, labels: np.ndarray, clips: np.ndarray, plan: AdaptPlan
 ) -> tuple[Network, float]:
-    """The network with a classifier that begins at nothing, and the offset of its log-odds: it knows these clips only."""
+    """The network with a classifier that these clips alone have made, and the offset of its log-odds."""
     return _fit_linear(network, seen, labels, clips, plan, fresh=True)
 
 

@@ -48,8 +48,8 @@ def tell_choice(summary: dict[str, Any]) -> str:
     one = next(row for row in summary["candidates"] if row["kind"] == kind)
     low, high = one["interval"]
     return (
-        f"{TITLES[kind]} is chosen, which changes {CANDIDATES[kind]}: its log loss out of fold is {plain(one['loss'])}, "
-        f"{plain(-one['gain'])} below that of {start} ({plain(-high)} to {plain(-low)})"
+        f"{TITLES[kind]} is chosen, which changes {CANDIDATES[kind]}: its log loss out of fold is "
+        f"{plain(one['loss'])}, {plain(-one['gain'])} below that of {start} ({plain(-high)} to {plain(-low)})"
     )
 
 
@@ -57,9 +57,9 @@ def warn_adapted(summary: dict[str, Any]) -> list[str]:
     """What a reader must know before using a figure, the gravest first."""
     counts, groups_are, found = summary["clips"], summary["grouping"], []
     if doubtful := summary["doubtful"]:
+        labels = "label" if len(doubtful) == 1 else "labels"
         found.append(
-            f"the scores contradict the {'label' if len(doubtful) == 1 else 'labels'} of {few(doubtful)}: look at them; "
-            "if the labels are right, these clips are what the ensemble cannot do"
+            f"the scores contradict the {labels} of {few(doubtful)}: look at them; if the labels are right, these clips are what the ensemble cannot do"
             + ("; to learn from them all the same: --trust-labels" if summary["distrusted"] else "")
         )
     anchor = summary["anchor"]
@@ -77,8 +77,8 @@ def warn_adapted(summary: dict[str, Any]) -> list[str]:
         found.append(f"{counts['live']} live and {counts['attack']} attacks: expected ten of each, better thirty")
     found += [_tell_cue(row) for row in summary["cues"]]
     found += [
-        f"{TITLES[row['kind']]} is better on these clips and worse on the same clips in another light: it has learnt the "
-        "light, and is not chosen"
+        f"{TITLES[row['kind']]} is better on these clips and worse on the same clips in another light: it has "
+        "learnt the light, and is not chosen"
         for row in summary["candidates"]
         if row["verdict"] == "better in this light only"
     ]
@@ -95,8 +95,8 @@ def _warn_of_pictures(summary: dict[str, Any]) -> list[str]:
     for row in summary["figures"]["limits"]:
         if row["now"] != row["bound"]:
             found.append(
-                f"the limit {row['reason']} turned away {percent(row['turned_away'])} of the live clips, and was moved from "
-                f"{row['bound']:g} to {row['now']:g}"
+                f"the limit {row['reason']} turned away {percent(row['turned_away'])} of the live clips, and was moved "
+                f"from {row['bound']:g} to {row['now']:g}"
             )
         elif row["turned_away"] > 0:
             found.append(f"the limit {row['reason']} turns away {percent(row['turned_away'])} of the live clips")
@@ -169,9 +169,9 @@ def tell_kept(summary: dict[str, Any]) -> str:
     if anchor := summary["anchor"]:
         eer, loss = anchor["compared"]["eer"], anchor["compared"]["log_loss"]
         return (
-            f"on {counted(anchor['clips'], 'clip')} of {anchor['set']} HTER goes from {percent(anchor['before']['hter'])} "
-            f"to {percent(anchor['after']['hter'])}, EER from {percent(anchor['before']['eer'])} to "
-            f"{percent(anchor['after']['eer'])} ({percentage_points(eer['difference'])} points, "
+            f"on {counted(anchor['clips'], 'clip')} of {anchor['set']} HTER goes from "
+            f"{percent(anchor['before']['hter'])} to {percent(anchor['after']['hter'])}, EER from "
+            f"{percent(anchor['before']['eer'])} to {percent(anchor['after']['eer'])} ({percentage_points(eer['difference'])} points, "
             f"{percentage_points_range(eer['interval'])}; {eer['verdict']}), log loss by {loss['difference']:+.3f} "
             f"({loss['verdict']})"
         )
@@ -179,9 +179,9 @@ def tell_kept(summary: dict[str, Any]) -> str:
         return "no network has changed, so that no order of scores is other than before"
     far = summary["figures"]["distance"]
     return (
-        f"on these clips the log-odds have moved by {plain(far['log_odds'], 2)} on average, the order is the old one to "
-        f"{plain(far['rank_correlation'], 2)} (rank correlation), and {percent(far['other_side'])} of the clips lie on "
-        "the other side of the threshold"
+        f"on these clips the log-odds have moved by {plain(far['log_odds'], 2)} on average, the order is the old one "
+        f"to {plain(far['rank_correlation'], 2)} (rank correlation), and {percent(far['other_side'])} of the clips "
+        "lie on the other side of the threshold"
     )
 
 
