@@ -74,8 +74,8 @@ def adapt_set(asked: Asked) -> tuple[dict[str, Any], Path]:
     _require_unseen(start, folder)
     if asked.anchor:
         _require_apart(folder, asked.anchor)
-    clips = read_clips(asked.name, start, asked.camera, asked.workers)
-    anchor = read_clips(asked.anchor, start, None, asked.workers) if asked.anchor else None
+    clips = read_clips(asked.name, start, asked.camera, asked.workers, asked.trust_labels)
+    anchor = read_clips(asked.anchor, start, None, asked.workers, trust=True) if asked.anchor else None
     runs = workspace() / "runs" / asked.name / asked.result
     with held(runs / "lock", f"{runs}: another process adapts to this camera"):
         seen = see_clips(start, clips)

@@ -78,17 +78,18 @@ def draw_clips(clips: Clips, count: int, seed: int = 0) -> np.ndarray:
 # --- reading ---------------------------------------------------------------------------------------
 
 
-def read_clips(name: str, start: Start, camera: str | None = "", workers: int = 0) -> Clips:
+def read_clips(name: str, start: Start, camera: str | None = "", workers: int = 0, trust: bool = False) -> Clips:
     """The labelled clips of data/<name>, of one camera where the set names several, cut for the start's networks.
 
-    camera: which one; None takes those of all cameras.
+    camera: which one; None takes those of all cameras. trust: labels may contradict near-duplicates.
 
     A UserError where the set is not prepared, labels are of one class or contradict near-duplicates, there are several
     cameras and none was asked for, or fewer than LEAST clips have a face.
     """
     folder = workspace() / "data" / plain_name(name, "SET")
     table = _of_camera(read_labelled(folder)[0], folder, camera)
-    _require_consistent(folder, table)
+    if not trust:
+        _require_consistent(folder, table)
     _require_enough(table["label"].to_numpy(), name, camera)
     paths = raw_videos(folder, table["filename"].tolist())
     wanted = list({n.member.wanted.key: n.member.wanted for n in start.networks}.values())
@@ -141,8 +142,8 @@ def _require_consistent(folder: Path, table: pd.DataFrame) -> None:
         one, other = against[0]
         raise UserError(
             f"{folder.name}: {one} is labelled {'live' if label[one] else 'attack'} and its near-duplicate {other} "
-            f"{'live' if label[other] else 'attack'} ({len(against)} such pairs, {show_path(path)}); correct them "
-            "and prepare the set again"
+            f"{'live' if label[other] else 'attack'} ({len(against)} such pairs, {show_path(path)}); correct them and "
+            "prepare the set again, or, where an attack replays that very recording: --trust-labels"
         )
 
 

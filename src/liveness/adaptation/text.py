@@ -59,7 +59,8 @@ def warn_adapted(summary: dict[str, Any]) -> list[str]:
     if doubtful := summary["doubtful"]:
         labels = "label" if len(doubtful) == 1 else "labels"
         found.append(
-            f"the scores contradict the {labels} of {few(doubtful)}: look at them; if the labels are right, these clips are what the ensemble cannot do"
+            f"the scores contradict the {labels} of {few(doubtful)}: look at them; "
+            "if the labels are right, these clips are what the ensemble cannot do"
             + ("; to learn from them all the same: --trust-labels" if summary["distrusted"] else "")
         )
     anchor = summary["anchor"]
@@ -171,7 +172,8 @@ def tell_kept(summary: dict[str, Any]) -> str:
         return (
             f"on {counted(anchor['clips'], 'clip')} of {anchor['set']} HTER goes from "
             f"{percent(anchor['before']['hter'])} to {percent(anchor['after']['hter'])}, EER from "
-            f"{percent(anchor['before']['eer'])} to {percent(anchor['after']['eer'])} ({percentage_points(eer['difference'])} points, "
+            f"{percent(anchor['before']['eer'])} to {percent(anchor['after']['eer'])} ("
+            f"{percentage_points(eer['difference'])} points, "
             f"{percentage_points_range(eer['interval'])}; {eer['verdict']}), log loss by {loss['difference']:+.3f} "
             f"({loss['verdict']})"
         )
