@@ -29,7 +29,7 @@ from liveness.adaptation.candidates import (
     score_candidate,
 )
 from liveness.adaptation.choice import Choice, bound_gain, choose, compare_candidates, deal_clips, pick
-from liveness.adaptation.clips import Clips, draw_clips, relight, see_clips
+from liveness.adaptation.clips import Clips, draw_clips, measure_light, relight, see_clips
 from liveness.adaptation.learning import fine_tune
 from liveness.adaptation.start import Network, Start, load_start
 from liveness.base.compose import load_adapt_plan, load_recipe
@@ -256,13 +256,14 @@ def test_a_member_made_at_home_knows_these_clips_only(start):
     assert alone.networks is start.networks
 
 
-def test_relit_clips_have_the_brightness_they_are_given():
+def test_relit_clips_have_the_light_of_another_and_lose_their_own():
     rng = np.random.default_rng(4)
-    views = rng.integers(20, 150, (3, 40, 40, 3)).astype(np.uint8)
-    for target in (40, 90, 180):
-        assert relight(views, target).mean() == pytest.approx(target, abs=12)
-    pair = relight(np.array([[[[0, 0, 0], [255, 255, 255], [60, 60, 60], [70, 70, 70]]]], np.uint8), 200)
-    assert pair[0, 0, 0, 0] == 0 and pair[0, 0, 1, 0] == 255 and pair[0, 0, 2, 0] < pair[0, 0, 3, 0]
+    views = rng.integers(60, 160, (3, 40, 40, 3)).astype(np.uint8)
+    other = relight(views, (180.0, 12.0))
+    assert measure_light(other) == pytest.approx((180, 12), abs=1.0)
+    brighter = (views * 0.5 + 70).astype(np.uint8)
+    both = [relight(part, (110.0, 15.0)).astype(int) for part in (views, brighter)]
+    assert np.abs(both[0] - both[1]).max() <= 3
 
 
 def test_drawn_clips_are_half_live():
@@ -286,6 +287,15 @@ def test_labels_that_all_scores_contradict_are_doubted():
     after[7] = labels[7]  # what was learnt mends one of them
     found = Choice(DAY_ONE, Shift(), [], {DAY_ONE: np.stack([scores] * 2, 1)}, np.stack([after] * 2, 1), labels, True)
     assert judging.find_doubtful(found, clips.names, labels) == ["2.png", "12.png", "17.png"]
+
+
+def test_labels_swapped_in_a_fifth_of_the_clips_are_found(start):
+    seen = see_clips(start, make_clips(40, 20))
+    good = fit_candidate(PROBE, start, seen, np.arange(40), PLAN).networks
+    swapped = np.arange(40) % 5 == 0
+    wrong = replace(seen, labels=np.where(swapped, 1 - seen.labels, seen.labels))
+    found = choose(replace(start, networks=good), wrong, PLAN, OF_SCORES)
+    assert judging.find_doubtful(found, wrong.names, wrong.labels) == [f"{number}.png" for number in range(0, 40, 5)]
 
 
 def test_a_limit_that_turns_all_away_moves_to_the_measured_clips():

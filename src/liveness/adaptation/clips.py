@@ -3,8 +3,8 @@
     clips = read_clips("mine", start)
     seen = see_clips(start, clips)
 
-Every clip is there twice: as it is, and *relit*, its brightness moved to that of another clip, whatever the other's
-label. Relit clips train with the others, so that brightness teaches nothing, and judge whether it has been learnt.
+Every clip is there twice: as it is, and *relit*, its brightness and contrast moved to those of another clip, whatever
+the other's label. Relit clips train with the others, so that light teaches nothing, and judge whether it has been learnt.
 Reads data/<set>/{labels_video,folds,duplicates}.csv and the raw videos; writes nothing.
 """
 
@@ -33,7 +33,6 @@ from liveness.sets.labelled import raw_videos, read_labelled
 
 LEAST = 5  # clips
 _BATCH = 32  # views at a time
-_DARKEST, _BRIGHTEST = 20.0, 235.0  # mean luma that a clip is relit to
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -205,7 +204,7 @@ def see_clips(start: Start, clips: Clips, relit: bool = True) -> SeenClips:
     """One forward pass of every network's unchanging part over all views, as they are and relit.
 
     relit: False leaves these out, where nothing is to be learnt; they then count as equal to the others."""
-    targets = _draw_brightness(clips)
+    targets = _draw_light(clips)
 
     def see(network: Network) -> Seen:
         inner, clip, moves = [], [], []
@@ -229,17 +228,21 @@ def _run_early(network: Network, views: np.ndarray) -> torch.Tensor:
         return torch.cat([network.early(part).clone() for part in batch.split(_BATCH)])
 
 
-def _draw_brightness(clips: Clips) -> list[float]:
-    """For every clip the mean luma of another one, of either class, drawn by its name."""
-    views = next(iter(clips.views.values()))
-    lumas = np.array([float(part.reshape(-1, 3).mean(0) @ _LUMA) for part in views])
-    drawn = [np.random.default_rng(zlib.crc32(name.encode())).integers(len(lumas)) for name in clips.names]
-    return [float(np.clip(lumas[place], _DARKEST, _BRIGHTEST)) for place in drawn]
+def _draw_light(clips: Clips) -> list[tuple[float, float]]:
+    """For every clip the light (``measure_light``) of another one, of either class, drawn by its name."""
+    lights = [measure_light(views) for views in next(iter(clips.views.values()))]
+    return [lights[np.random.default_rng(zlib.crc32(name.encode())).integers(len(lights))] for name in clips.names]
 
 
-def relight(views: np.ndarray, target: float) -> np.ndarray:
-    """uint8 views whose mean luma is moved to about ``target`` by a gamma curve: black and white stay."""
-    mean = float(np.clip(views.reshape(-1, 3).mean(0) @ _LUMA, 1, 254))
-    gamma = float(np.clip(np.log(target / 255) / np.log(mean / 255), 0.2, 5))
-    curve = (255 * (np.arange(256) / 255) ** gamma + 0.5).astype(np.uint8)
-    return curve[views]
+def measure_light(views: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of the luma of uint8 views."""
+    luma = views.astype(np.float32) @ _LUMA
+    return float(luma.mean()), float(luma.std())
+
+
+def relight(views: np.ndarray, light: tuple[float, float]) -> np.ndarray:
+    """uint8 views whose luma is moved to another mean and deviation, as another exposure would: what is beyond black
+    and white is lost."""
+    (mean, spread), (goal, width) = measure_light(views), light
+    levels = (np.arange(256) - mean) * min(width / max(spread, 1.0), 4.0) + goal
+    return (levels + 0.5).clip(0, 255).astype(np.uint8)[views]
