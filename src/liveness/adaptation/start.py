@@ -98,7 +98,7 @@ def load_start(name: str, data: str = "") -> Start:
 
 def _load_network(member: Member, described: EnsembleDescription) -> Network:
     model, description = load_member(member.path)
-    model.requires_grad_(False)
+    model.requires_grad_(False).to(memory_format=torch.channels_last)  # as it scores
     fitted = described.operating.calibrations.get(member.name, Calibration("none"))
     if fitted.how == "isotonic":
         raise UserError(

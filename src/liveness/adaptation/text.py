@@ -4,6 +4,7 @@ warn_adapted(summary)       what a reader must know before using a figure, the g
 render_adapted(summary, figures, page)
 """
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from liveness.evaluation.format import (
 )
 from liveness.evaluation.intervals import warn_of_few_groups
 
+_WIDTH = 100
 FEW_CLIPS = 10  # of a class
 TITLES = {
     DAY_ONE: "as it is",
@@ -187,6 +189,10 @@ def tell_kept(summary: dict[str, Any]) -> str:
     )
 
 
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+
+
 def render_adapted(summary: dict[str, Any], figures: Path, page: Path) -> str:
     """The whole report as text; figures and page: the files that it went to."""
     counts, name = summary["clips"], summary["set"] + (f", camera {summary['camera']}" if summary["camera"] else "")
@@ -197,14 +203,14 @@ def render_adapted(summary: dict[str, Any], figures: Path, page: Path) -> str:
         f"{grouping.count_groups(summary['grouping'], counts['groups'], counts['clips'])}; "
         f"{grouping.sentence(summary['grouping'])}",
         "",
-        f"  {tell_choice(summary)}",
-        *(f"  warning: {line}" for line in warn_adapted(summary)),
+        *_wrap(tell_choice(summary)),
+        *(part for line in warn_adapted(summary) for part in _wrap(f"warning: {line}")),
         "",
         *align_columns([["out of fold", "log loss", "less", "95 %", "HTER", "EER", ""], *list_candidates(summary)]),
         "",
         *align_columns([["the whole procedure", "before", "95 %", "after", "95 %"], *list_figures(summary)]),
         "",
-        f"  kept: {tell_kept(summary)}",
+        *_wrap(f"kept: {tell_kept(summary)}"),
         f"  use: DATA={summary['set']} ENSEMBLE={summary['ensemble']} bash predict.sh VIDEOS",
         f"  page: {show_path(page)}; all figures: {show_path(figures)}",
     ]
