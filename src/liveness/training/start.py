@@ -117,11 +117,17 @@ def list_provenance(
 ) -> dict[str, list[str]]:
     """What to write into a member that was trained on these videos: short digests of the videos' files and of their
     groups in the set; with those of the member that it went on from."""
-    names = sorted(set(filenames))
-    digests = digest_sources(prepared.folder, [prepared.videos.loc[name].video_id for name in names])
-    videos = {digest[:_DIGITS] for digest in digests.values()}
-    groups = {_digest_group(prepared.name, prepared.videos.loc[name].group) for name in names}
-    return merge_provenance([{"videos": list(videos), "groups": list(groups)}, (source or {}).get("trained_on") or {}])
+    rows = prepared.videos.loc[sorted(set(filenames))]
+    return digest_provenance(prepared.folder, dict(zip(rows.video_id, rows.group, strict=True)), source)
+
+
+def digest_provenance(
+    folder: Path, groups: dict[str, str], source: dict[str, Any] | None = None
+) -> dict[str, list[str]]:
+    """The same of videos of data/<set> by their ids, each with its group; the set need not have folds."""
+    videos = {digest[:_DIGITS] for digest in digest_sources(folder, list(groups)).values()}
+    own = {"videos": list(videos), "groups": list({_digest_group(folder.name, group) for group in groups.values()})}
+    return merge_provenance([own, (source or {}).get("trained_on") or {}])
 
 
 def merge_provenance(parts: list[dict[str, list[str]]]) -> dict[str, list[str]]:
