@@ -81,7 +81,7 @@ def warn_adapted(summary: dict[str, Any]) -> list[str]:
         found.append(f"{counts['live']} live and {counts['attack']} attacks: expected ten of each, better thirty")
     found += [_tell_cue(row) for row in summary["cues"]]
     found += [
-        f"{TITLES[row['kind']]} is better on these clips and worse on the same clips in another light: it has "
+        f"{TITLES[row['kind']]} is better on these clips, but not so in another light: it has "
         "learnt the light, and is not chosen"
         for row in summary["candidates"]
         if row["verdict"] == "better in this light only"
