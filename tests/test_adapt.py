@@ -31,7 +31,7 @@ from liveness.adaptation.candidates import (
 from liveness.adaptation.choice import Choice, bound_gain, choose, compare_candidates, deal_clips, pick
 from liveness.adaptation.clips import Clips, draw_clips, measure_light, relight, see_clips
 from liveness.adaptation.learning import fine_tune
-from liveness.adaptation.start import Network, Start, load_start
+from liveness.adaptation.start import Network, Start, can_learn, load_start
 from liveness.base.compose import load_adapt_plan, load_recipe
 from liveness.base.config import Detector, FramePlan, View
 from liveness.base.errors import UserError
@@ -469,6 +469,7 @@ def test_a_start_that_cannot_learn_is_one_line(tmp_path):
         path.write_text(json.dumps(about))
         with pytest.raises(UserError, match="calibrated by isotonic steps"):
             load_start("tiny")
+        assert not can_learn(nn.Sequential(nn.Conv2d(3, 1, 1)))
         with pytest.raises(UserError, match="no ensemble 'nothing'"):
             load_start("nothing")
     with pytest.raises(UserError, match=r"keep_init=2"):

@@ -75,7 +75,8 @@ def judge_scores(scores: np.ndarray, inside: np.ndarray, clips: Clips, operating
         "hter": sum(side["value"] for side in sides) / 2,
         "hter_interval": [sum(side["interval"][end] for side in sides) / 2 for end in (0, 1)],
         "forced": {"apcer": sides[0], "bpcer": sides[1]},
-        "decisions": {key: decided[key] for key in ("apcer", "bpcer", "abstained", "worst", "by")},
+        "decisions": {key: decided[key] for key in ("apcer", "bpcer", "abstained", "worst", "by")}
+        | {"species": len(decided["apcer_species"])},
         "made": made,
     }
 

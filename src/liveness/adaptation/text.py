@@ -60,10 +60,10 @@ def warn_adapted(summary: dict[str, Any]) -> list[str]:
     """What a reader must know before using a figure, the gravest first."""
     counts, groups_are, found = summary["clips"], summary["grouping"], []
     if doubtful := summary["doubtful"]:
-        labels = "label" if len(doubtful) == 1 else "labels"
+        labels, them, are = ("label", "it", "it is") if len(doubtful) == 1 else ("labels", "them", "they are")
         found.append(
-            f"the scores contradict the {labels} of {few(doubtful)}: look at them; "
-            "if the labels are right, these clips are what the ensemble cannot do"
+            f"the scores contradict the {labels} of {few(doubtful)}: look at {them}; if {are} right, the "
+            "ensemble cannot do such clips"
             + ("; to learn from them all the same: --trust-labels" if summary["distrusted"] else "")
         )
     anchor = summary["anchor"]
@@ -81,7 +81,7 @@ def warn_adapted(summary: dict[str, Any]) -> list[str]:
         found.append(f"{counts['live']} live and {counts['attack']} attacks: expected ten of each, better thirty")
     found += [_tell_cue(row) for row in summary["cues"]]
     found += [
-        f"{TITLES[row['kind']]} is better on these clips and worse on the same clips in another light: it has "
+        f"{TITLES[row['kind']]} is better on these clips, but not so in another light: it has "
         "learnt the light, and is not chosen"
         for row in summary["candidates"]
         if row["verdict"] == "better in this light only"
@@ -151,7 +151,7 @@ def list_figures(summary: dict[str, Any]) -> list[list[str]]:
     before, after = summary["figures"]["before"], summary["figures"]["after"]
 
     worst = after["decisions"]["worst"]
-    kind = "" if worst.startswith("pooled") else f" ({worst}, the worst)"
+    kind = f" ({worst}, the worst)" if after["decisions"]["species"] > 1 else ""
 
     def rate(name: str, of: Any) -> list[str]:
         parts = [of(side) for side in (before, after)]
