@@ -11,11 +11,18 @@ from typing import Any
 
 from liveness.base.config import Augment, Data, Ensemble, FramePlan, Recipe, nearest
 from liveness.base.errors import UserError
-from liveness.base.experiments import ComparedRows, SearchSpace, check_space
+from liveness.base.experiments import AdaptPlan, ComparedRows, SearchSpace, check_space
 from liveness.base.files import CONFIGS, prepared_sets
 from liveness.base.validity import check, require
 
-SCHEMAS = {"recipe": Recipe, "data": Data, "ensemble": Ensemble, "compare": ComparedRows, "tune": SearchSpace}
+SCHEMAS = {
+    "recipe": Recipe,
+    "data": Data,
+    "ensemble": Ensemble,
+    "compare": ComparedRows,
+    "tune": SearchSpace,
+    "adapt": AdaptPlan,
+}
 
 
 def names(group: str) -> list[str]:
@@ -71,6 +78,12 @@ def load_space(name: str) -> SearchSpace:
     check(space, f"tune {name}")
     check_space(space, f"tune {name}")
     return space
+
+
+def load_adapt_plan(name: str = "default", overrides: list[str] | tuple[str, ...] = ()) -> AdaptPlan:
+    plan = _load("adapt", name, list(overrides))
+    check(plan, f"adapt {name}")
+    return plan
 
 
 def check_ensemble(ensemble: Ensemble) -> None:

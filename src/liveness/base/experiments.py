@@ -1,6 +1,7 @@
-"""The schema of what compares recipes: rows of a comparison (configs/compare), a space to search (configs/tune).
+"""The schema of what compares recipes: rows of a comparison (configs/compare), a space to search (configs/tune), and
+of what adapts an ensemble to a camera (configs/adapt).
 
-base/compose.py reads both: ``load_rows``, ``load_space``.
+base/compose.py reads them: ``load_rows``, ``load_space``, ``load_adapt_plan``.
 """
 
 from dataclasses import dataclass, field
@@ -79,3 +80,28 @@ def check_space(space: SearchSpace, where: str) -> None:
             require(not item.log or item.low > 0, f"{what}: log with low={item.low:g}; expected low above 0")
             fits = not item.whole or (item.low == int(item.low) and item.high == int(item.high))
             require(fits, f"{what}: whole with low={item.low:g}, high={item.high:g}; expected whole numbers")
+
+
+@dataclass
+class AdaptPlan:
+    """configs/adapt/<name>.yaml: how a few clips of one camera change an ensemble (docs/adapt.md).
+
+    A spread is the standard deviation of a normal prior around the start; the clips move away from it by as much as
+    their number supports.
+    """
+
+    name: str = "default"
+    folds: int = bounded(5, least=3, most=10)  # of the nested cross-validation
+    seed: int = bounded(20221, least=0)
+    offset_spread: float = bounded(2.0, above=0)  # of a camera's own offset of the log-odds
+    slope_spread: float = bounded(0.5, above=0)  # of the logarithm of a camera's own slope
+    head_spread: float = bounded(0.1, above=0)  # of a classifier's weights, in logits per deviation of a feature
+    home_share: float = bounded(0.5, above=0, below=1)  # of the member trained at home, in its blend
+    # Fine-tuning of the last stage.
+    steps: int = bounded(60, least=1)
+    batch: int = bounded(32, least=2)  # views, half live and half attack
+    lr: float = bounded(1e-3, above=0)
+    l2_sp: float = bounded(0.01, least=0)  # as train.l2_sp
+    keep_init: float = bounded(0.5, least=0, most=1)  # as train.keep_init: share of the first weights (WiSE-FT)
+    distil_weight: float = bounded(0.5, least=0, most=1)  # share of the untouched network where it was right
+    distil_temperature: float = bounded(2.0, above=0)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from liveness.base.compose import load_ensemble
+from liveness.base.compose import check_ensemble, load_ensemble, names
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
 from liveness.base.files import plain_name, unprepared, workspace
@@ -21,12 +21,48 @@ from liveness.base.validity import check_cascade
 from liveness.members.names import operating_path, parse_member_name, parse_recipe_fold, recipe_fold
 
 
+def find_ensemble(name: str, data: str = "") -> Ensemble:
+    """The ensemble of configs/ensemble/<name>.yaml; else one that a program has made (``liveness.adapt``), as
+    weights/<data>/<name>.json lists its members. Without ``data`` the one set is taken that has such a file.
+
+    A UserError where there is neither, or several sets have it and none is named.
+    """
+    if name in names("ensemble"):
+        return load_ensemble(name)
+    plain_name(name, "the ensemble")
+    there = {path.parent.name: path for path in sorted((workspace() / "weights").glob("*/*.json")) if path.stem == name}
+    made = {of: found for of, path in there.items() if (found := _read_made(path, name)) is not None}
+    if data in made:
+        return made[data]
+    if len(made) > 1 and not data:
+        raise UserError(f"{name} was made for the sets {', '.join(made)}; name one: DATA={next(iter(made))}")
+    if made:
+        return replace(next(iter(made.values())), data=data or next(iter(made)))
+    return load_ensemble(name)
+
+
+def _read_made(path: Path, name: str) -> Ensemble | None:
+    """The ensemble that an operating file lists under ``ensemble``; None for a file that lists none."""
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if "ensemble" not in about:
+            return None
+        found = [
+            EnsembleMember(str(m["recipe"]), int(m["fold"]), float(m["weight"]), soup=True) for m in about["ensemble"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    ensemble = Ensemble(name, path.parent.name, found)
+    check_ensemble(ensemble)
+    return ensemble
+
+
 def in_set(name: str, data: str = "") -> Ensemble:
     """The ensemble of configs/ensemble/<name>.yaml on set ``data`` (default: its own), with the set's folds.
 
     ``data`` of the result is that set. A UserError where ``folds: all`` stands and the set is not prepared.
     """
-    ensemble = load_ensemble(name)
+    ensemble = find_ensemble(name, data)
     ensemble.data = plain_name(data or ensemble.data, "DATA")
     if not any(member.folds for member in ensemble.members):
         return ensemble

@@ -99,6 +99,7 @@ class MiniFASNet(nn.Module):
     """float32 images (N x 3 x 80 x 80) -> the log-odds of live (N x 1)."""
 
     class_layer, live_class = "prob", LIVE  # the layer that tells the classes, and which is live (models/taps.py)
+    late_layers = ("conv_5", "conv_6_sep", "conv_6_dw", "linear", "bn", "prob")  # of ``forward_late`` and the head
 
     def __init__(
         self,
@@ -132,14 +133,20 @@ class MiniFASNet(nn.Module):
         self.drop = nn.Dropout(drop_rate)
         self.prob = HeadLinear(128, 3, bias=False)  # in float32, whatever the rest computes in
 
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 images -> what the classifier looks at (N x 128)."""
+    def forward_early(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 images -> what the last stage is given (N x 128 x 5 x 5): nine tenths of the operations."""
         x = self.conv2_dw(self.conv1(x))
         x = self.conv_3(self.conv_23(x))
-        x = self.conv_4(self.conv_34(x))
-        x = self.conv_5(self.conv_45(x))
-        x = self.conv_6_dw(self.conv_6_sep(x))
+        return self.conv_45(self.conv_4(self.conv_34(x)))
+
+    def forward_late(self, x: torch.Tensor) -> torch.Tensor:
+        """What ``forward_early`` gives -> what the classifier looks at (N x 128)."""
+        x = self.conv_6_dw(self.conv_6_sep(self.conv_5(x)))
         return self.bn(self.linear(x.flatten(1)))
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 images -> what the classifier looks at (N x 128)."""
+        return self.forward_late(self.forward_early(x))
 
     def forward_head(self, x: torch.Tensor) -> torch.Tensor:
         """Features -> the logits of the three classes (N x 3)."""
