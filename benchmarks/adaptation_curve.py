@@ -28,13 +28,14 @@ from liveness.adaptation.candidates import (  # noqa: E402
     CANDIDATES,
     DAY_ONE,
     FINE_TUNING,
+    OF_SCORES,
     Fitted,
     blend_shifted,
     fit_candidate,
     fit_shift,
     score_candidate,
 )
-from liveness.adaptation.choice import choose, deal_clips  # noqa: E402
+from liveness.adaptation.choice import calibrate_apart, compare_candidates, deal_clips, pick  # noqa: E402
 from liveness.adaptation.clips import Clips, SeenClips, draw_clips, read_clips, see_clips  # noqa: E402
 from liveness.adaptation.start import Start, load_start  # noqa: E402
 from liveness.base.compose import load_adapt_plan  # noqa: E402
@@ -68,21 +69,19 @@ def main(argv: list[str] | None = None) -> int:
     rows = pd.read_csv(args.kept) if args.kept and args.kept.is_file() else pd.DataFrame()
     start, plan = load_start(args.ensemble), load_adapt_plan()
     cameras = dict(table.drop_duplicates("domain")[["domain", "set"]].itertuples(index=False))
-    for camera in args.cameras or list(cameras):
-        todo = [(size, draw) for draw in range(args.draws) for size in args.sizes]
-        done = _finished(rows, camera)
-        if all(one in done for one in todo):
-            continue
-        fresh = start_elsewhere(start, table, camera)
-        clips = read_clips(cameras[camera], fresh, "" if camera == cameras[camera] else camera)
-        seen = see_clips(fresh, clips)
-        for size, draw in todo:
-            if (size, draw) in done or len(clips) - size < LEAST_HELD_OUT:
-                continue
-            found = judge_draw(fresh, plan, clips, seen, size, draw, args.shares)
-            rows = pd.concat([rows, pd.DataFrame(found).assign(camera=camera, size=size, draw=draw)])
-            if args.kept:
-                write_text(args.kept, table_text(rows))
+    ready: dict[str, tuple[Start, Clips, SeenClips]] = {}
+    for draw in range(args.draws):
+        for camera in args.cameras or list(cameras):
+            done = _finished(rows, camera)
+            for size in [size for size in args.sizes if (size, draw) not in done]:
+                if camera not in ready:
+                    ready[camera] = _get_ready(start_elsewhere(start, table, camera), cameras[camera], camera)
+                fresh, clips, seen = ready[camera]
+                if len(clips) - size >= LEAST_HELD_OUT:
+                    found = judge_draw(fresh, plan, clips, seen, size, draw, args.shares)
+                    rows = pd.concat([rows, pd.DataFrame(found).assign(camera=camera, size=size, draw=draw)])
+                    if args.kept:
+                        write_text(args.kept, table_text(rows))
     _finish(rows, args)
     return 0
 
@@ -97,6 +96,11 @@ def _day_one_scores(args: argparse.Namespace) -> pd.DataFrame:
             write_text(args.scores, table_text(table))
     named = [name for name in args.sets if name not in set(table["domain"])]
     return table.assign(set=table["domain"].where(table["domain"].isin(args.sets), named[0] if named else ""))
+
+
+def _get_ready(start: Start, name: str, camera: str) -> tuple[Start, Clips, SeenClips]:
+    clips = read_clips(name, start, "" if camera == name else camera)
+    return start, clips, see_clips(start, clips)
 
 
 def start_elsewhere(start: Start, table: pd.DataFrame, camera: str) -> Start:
@@ -126,24 +130,30 @@ def judge_draw(
     taken = draw_clips(clips, size, SEED + draw)
     held = np.setdiff1d(np.arange(len(clips)), taken)
     here, labels, everyone = see_clips(start, clips.take(taken)), seen.labels[held], np.arange(size)
-    apart: dict[str, dict[int, np.ndarray]] = {}
+    folds, apart = deal_clips(here.labels, here.groups, plan)
+    fitted, single = {}, {}
+    for kind in [kind for kind in CANDIDATES if apart or kind in OF_SCORES]:
+        fitted[kind] = fit_candidate(kind, start, here, everyone, plan)
+        single[kind] = _score_apart(kind, start, here, folds, plan)
+    scores = {
+        kind: calibrate_apart(kind, logits, fitted[kind].weights, here.labels, folds, plan)
+        for kind, logits in single.items()
+    }
+    best = pick(compare_candidates(scores, here.labels, here.groups))  # as ``choose`` does, without its outer folds
+    rows = [_judge(kind, fitted[kind], single[kind], start, plan, here, seen, held, labels) for kind in fitted]
+    rows.append({**rows[list(fitted).index(best)], "kind": CHOSEN, "chosen": best})
+    return rows + (_try_shares(start, plan, here, seen, held, folds) if shares and apart else [])
 
-    def keep(kind: str, left: tuple[int, ...], compute) -> np.ndarray:
-        logits = compute()
-        if len(left) < 2:
-            apart.setdefault(kind, {})[left[0] if left else -1] = logits
-        return logits
 
-    found = choose(start, here, plan, keep=keep)
-    rows = []
-    for kind in found.scores:
-        fitted = fit_candidate(kind, start, here, everyone, plan)
-        parts = apart.get(kind, apart[DAY_ONE])
-        single = parts[-1] if -1 in parts else _join(parts, found.folds)
-        rows.append(_judge(kind, fitted, single, start, plan, here, seen, held, labels))
-        if kind == found.kind:
-            rows.append({**rows[-1], "kind": CHOSEN, "chosen": kind})
-    return rows + (_try_shares(start, plan, here, seen, held) if shares and FINE_TUNING in found.scores else [])
+def _score_apart(kind: str, start: Start, here: SeenClips, folds: np.ndarray, plan: AdaptPlan) -> np.ndarray:
+    """Log-odds of every clip by a candidate that was fitted without its fold."""
+    if kind in OF_SCORES:
+        return score_candidate(fit_candidate(kind, start, here, folds, plan), here, np.arange(len(here)))
+    parts = {}
+    for fold in range(int(folds.max()) + 1):
+        fitted = fit_candidate(kind, start, here, np.flatnonzero(folds != fold), plan)
+        parts[fold] = score_candidate(fitted, here, np.flatnonzero(folds == fold))
+    return _join(parts, folds)
 
 
 def _join(parts: dict[int, np.ndarray], folds: np.ndarray) -> np.ndarray:
@@ -168,22 +178,20 @@ def _judge(
     }  # fmt: skip
 
 
-def _try_shares(start: Start, plan: AdaptPlan, here: SeenClips, seen: SeenClips, held: np.ndarray) -> list[dict]:
+def _try_shares(
+    start: Start, plan: AdaptPlan, here: SeenClips, seen: SeenClips, held: np.ndarray, folds: np.ndarray
+) -> list[dict]:
     """Fine-tuning with other shares of the first weights, mixed from one and the same training."""
-    folds, whole = deal_clips(here.labels, here.groups, plan)[0], replace(plan, keep_init=0.0)
+    whole = replace(plan, keep_init=0.0)
     numbers = range(int(folds.max()) + 1)
     rests = [np.flatnonzero(folds != number) for number in numbers]
     trained = [fit_candidate(FINE_TUNING, start, here, rest, whole) for rest in [*rests, np.arange(len(here))]]
     rows = []
     for share in SHARES:
         mixed = [_mix(one, start, share) for one in trained]
-        parts = {
-            number: score_candidate(mixed[number], here, np.flatnonzero(folds == number)) for number in numbers
-        }
+        parts = {number: score_candidate(mixed[number], here, np.flatnonzero(folds == number)) for number in numbers}
         single = _join(parts, folds)
-        rows.append(
-            _judge(f"keep_init={share:g}", mixed[-1], single, start, plan, here, seen, held, seen.labels[held])
-        )
+        rows.append(_judge(f"keep_init={share:g}", mixed[-1], single, start, plan, here, seen, held, seen.labels[held]))
     return rows
 
 
@@ -271,7 +279,9 @@ def draw_curve(summary: pd.DataFrame) -> str:
     top = 1.05 * max(summary.loc[summary.kind.isin(kinds), "hter_mean"].max(), nought)
     plot = Plot(lambda size: places[size] / len(sizes), lambda rate: rate / top)
     ticks = [(value, f"{100 * value:.3g}") for value in list_round_values(top)]
-    plot.axes([(size, str(size)) for size in places], ticks, "labelled clips of the new camera", "HTER, %, mean of cameras")
+    plot.axes(
+        [(size, str(size)) for size in places], ticks, "labelled clips of the new camera", "HTER, %, mean of cameras"
+    )
     for at, kind in enumerate(kinds):
         mine = summary[summary.kind == kind].sort_values("size")
         points = [(0, nought), *zip(mine["size"], mine["hter_mean"], strict=True)]

@@ -5,7 +5,8 @@
 
 SET: prepared sets (bash prepare_data.sh SET); a column camera of the label file parts a set into cameras, framing=crop
 marks pictures of cut-out faces. The cameras are dealt in turn to three groups. For every group both networks are
-fine-tuned on the others' cameras, calibrated and given a threshold there, and judged on the group's. A row is a way of
+fine-tuned on the others' cameras, calibrated and given a threshold there (by networks trained on one of the two and
+asked about the other), and judged on the group's. A row is a way of
 training; each is judged with several shares of the first weights left in the finished ones (WiSE-FT). Needs
 weights/minifasnet (bash download_weights.sh minifasnet). --kept keeps drawn samples and scores, so that a stopped run
 goes on from the last finished row; they are pictures of faces. Prints a table; --out writes all figures.
@@ -27,12 +28,12 @@ import torch  # noqa: E402
 from liveness.base.compose import load_recipe  # noqa: E402
 from liveness.base.errors import UserError, run  # noqa: E402
 from liveness.base.files import write_json, write_text, written_aside  # noqa: E402
+from liveness.base.tables import table_text  # noqa: E402
 from liveness.evaluation.intervals import compare_eer  # noqa: E402
 from liveness.evaluation.metrics import eer  # noqa: E402
-from liveness.base.tables import table_text  # noqa: E402
 from liveness.frames.quality import MEASURES  # noqa: E402
 from liveness.laboratory import left_out  # noqa: E402
-from liveness.laboratory.day_one import LearningPlan, blend_members, judge_decision, learn_decision  # noqa: E402
+from liveness.laboratory.day_one import LearningPlan, blend_members, learn_decision  # noqa: E402
 from liveness.members.names import weights_path  # noqa: E402
 from liveness.members.weights import load_member  # noqa: E402
 
@@ -40,6 +41,7 @@ NETWORKS = {"minifasnet_v2": 5.0, "minifasnet_v1se": 1.0}  # and their weights i
 WINDOWS = {"fixed": (1.0, 1.0), "around": (0.815, 1.185), "tight": (0.44, 1.185)}  # times the network's own window
 SHARES = (0.0, 0.25, 0.5, 0.75)  # of the first weights in the finished ones
 GROUPS, DRAWS, ATTACK_DRAWS, DRAWN_BY = 3, 3, 2, 7
+SEEN = ("01", "02", "12", "0", "1", "2")  # the groups that a network is trained on
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ ROWS = {
     "balanced": Row("light", "fixed"),
     "cues": Row(),
     "cues_distil": Row(train=DISTIL),
-    "cues_distil_l2sp": Row(train={**DISTIL, "train.l2_sp": 0.01}),
+    "cues_distil_l2sp": Row(train={**DISTIL, "train.l2_sp": 0.1}),
     "cues_distil_attacks15": Row(train=DISTIL, attacks=0.15),
     "cues_distil_attacks30": Row(train=DISTIL, attacks=0.3),
     "cues_distil_tight": Row(windows="tight", train=DISTIL),
@@ -82,7 +84,9 @@ class Workbench:
             raise UserError(f"{', '.join(sets)}: {len(names)} cameras; expected {2 * GROUPS} at least")
         self.group = self.videos.domain.map({name: at % GROUPS for at, name in enumerate(names)}).to_numpy()
         video_of = {key: at for at, key in enumerate(zip(self.videos.set, self.videos.filename, strict=True))}
-        self.video_of_frame = np.array([video_of[key] for key in zip(self.frames.set, self.frames.filename, strict=True)])
+        self.video_of_frame = np.array(
+            [video_of[key] for key in zip(self.frames.set, self.frames.filename, strict=True)]
+        )
         self._known: dict[tuple, left_out.Kept] = {}
 
     def network(self, name: str) -> torch.nn.Module:
@@ -126,36 +130,46 @@ class Workbench:
 
 
 def train_row(bench: Workbench, name: str, row: Row, seed: int) -> pd.DataFrame:
-    """Score of each video by the network ``name``: a row per group that was left out, share of first weights, video."""
-    changes = [f"{key}={value}" for key, value in row.train.items()]
-    recipe = load_recipe(name, ["train.epochs=6", "train.lr=3e-4", f"train.seed={seed}", *changes])
+    """Score of each video by the network ``name``: a row per groups that it has seen, share of first weights, video.
+
+    Trained on two groups it is judged on the third; trained on one it scores another, so that calibration and threshold
+    are learnt from videos that were not trained on either.
+    """
+    teacher = f"minifasnet/{name}:0" if row.train.get("train.task") == "distil" else ""
+    changes = {"train.epochs": 6, "train.lr": 3e-4, "train.seed": seed, "train.teacher": teacher, **row.train}
+    recipe = load_recipe(name, [f"{key}={value}" for key, value in changes.items()])
     samples = bench.keep(name, "samples", row.frozen, row.augment, row.windows)
     scored, parts = bench.keep(name, "scored", row.frozen), []
-    for group in range(GROUPS):
+    for seen in SEEN:
         network = bench.network(name)
         first = copy.deepcopy(left_out.Tail(network, row.frozen).state_dict())
-        drawn = _take_others(bench, name, row, samples, bench.group != group)
+        drawn = _take_groups(bench, name, row, samples, np.isin(bench.group, [int(group) for group in seen]))
         tail = left_out.train_tail(recipe, network, row.frozen, drawn)
         after = copy.deepcopy(tail.state_dict())
         for share in SHARES:
             tail.load_state_dict(left_out.mix_states(first, after, share))
-            parts.append(_table(bench, left_out.score_kept(tail, scored.features), group, share))
+            asked = ~np.isin(bench.group[bench.video_of_frame], [int(group) for group in seen])
+            views = len(scored.features) // len(asked)
+            scores = np.full((len(asked), views), np.nan)
+            features = scored.features[torch.from_numpy(np.repeat(asked, views))]
+            scores[asked] = left_out.score_kept(tail, features).reshape(-1, views)
+            parts.append(_table(bench, scores, seen, share))
     return pd.concat(parts, ignore_index=True)
 
 
 def score_untouched(bench: Workbench, name: str) -> pd.DataFrame:
     scores = bench.keep(name, "scored", 6).logits.double().sigmoid().numpy()
-    return pd.concat([_table(bench, scores, group, 1.0) for group in range(GROUPS)], ignore_index=True)
+    return pd.concat([_table(bench, scores, seen, 1.0) for seen in SEEN], ignore_index=True)
 
 
-def _table(bench: Workbench, scores: np.ndarray, group: int, share: float) -> pd.DataFrame:
-    """The mean over a frame's views and a video's frames."""
+def _table(bench: Workbench, scores: np.ndarray, seen: str, share: float) -> pd.DataFrame:
+    """The mean over a frame's views and a video's frames; nan for videos that were not asked about."""
     per_frame, counts = scores.reshape(len(bench.frames), -1).mean(1), np.bincount(bench.video_of_frame)
     means = np.bincount(bench.video_of_frame, per_frame) / counts
-    return pd.DataFrame({"group": group, "share": share, "video": range(len(counts)), "score": means})
+    return pd.DataFrame({"seen": seen, "share": share, "video": range(len(counts)), "score": means})
 
 
-def _take_others(bench: Workbench, name: str, row: Row, samples: left_out.Kept, mine: np.ndarray) -> left_out.Drawn:
+def _take_groups(bench: Workbench, name: str, row: Row, samples: left_out.Kept, mine: np.ndarray) -> left_out.Drawn:
     """The samples of the videos ``mine``."""
     videos, n = bench.videos[mine], len(bench.videos)
     attacks = None
@@ -181,12 +195,17 @@ def _rows(kept: left_out.Kept, videos: np.ndarray, draws: int) -> left_out.Kept:
 
 def judge(bench: Workbench, scores: dict[str, pd.DataFrame], share: float) -> pd.DataFrame:
     """For each video its score by the networks that did not see its camera (``score``), and whether it is taken for
-    live at the threshold learnt on the cameras that they saw (``accepted``). scores: of each network."""
+    live at the threshold learnt on the two other groups (``accepted``). scores: of each network."""
     plan, parts = LearningPlan({name: NETWORKS[name] for name in scores}, learnt={}, fixed=()), []
     for group in range(GROUPS):
         table = bench.videos.assign(**dict.fromkeys(MEASURES, np.nan))
         for name, rows in scores.items():
-            table[name] = rows.score[(rows.share == share) & (rows.group == group)].to_numpy()
+            table[name] = np.nan
+            for scored in range(GROUPS):
+                seen = [g for g in range(GROUPS) if g not in (group, scored)]
+                by = (rows.share == share) & (rows.seen.astype(str) == "".join(map(str, seen)))
+                mine = (bench.group == scored).nonzero()[0]
+                table.loc[mine, name] = rows.score[by].to_numpy()[mine]
         here = bench.group == group
         learnt = learn_decision(table[~here], plan)
         blended = blend_members(table[here], learnt, plan.weights)
@@ -213,7 +232,10 @@ def describe(judged: pd.DataFrame, untouched: pd.DataFrame) -> dict[str, dict]:
 def summarise(figures: dict[str, dict]) -> dict[str, float]:
     """Median and worst camera, those with whole frames apart."""
     found = {}
-    for what, rows in (("all", list(figures.values())), ("whole", [one for one in figures.values() if not one["crop"]])):
+    for what, rows in (
+        ("all", list(figures.values())),
+        ("whole", [one for one in figures.values() if not one["crop"]]),
+    ):
         for key in ("eer", "hter"):
             values = [one[key] for one in rows]
             found |= {f"{key}_median_{what}": float(np.median(values)), f"{key}_worst_{what}": max(values)}
@@ -275,9 +297,14 @@ def _add(found: dict, about: tuple[str, int, str, float], judged: pd.DataFrame, 
 def render(found: dict) -> list[str]:
     """A line per row, share and networks: EER (HTER) of each camera in percent."""
     names = [name for group in found["groups"] for name in group]
-    lines = [f"{'row':<24} seed networks keep  EER median worst  HTER median worst  " + " ".join(f"{n:>9}" for n in names)]
+    lines = [
+        f"{'row':<24} seed networks keep  EER median worst  HTER median worst  " + " ".join(f"{n:>9}" for n in names)
+    ]
     for one in found["rows"]:
-        s, cells = one["summary"], [f"{100 * c['eer']:.1f}/{100 * c['hter']:.1f}" for c in (one["cameras"][n] for n in names)]
+        s, cells = (
+            one["summary"],
+            [f"{100 * c['eer']:.1f}/{100 * c['hter']:.1f}" for c in (one["cameras"][n] for n in names)],
+        )
         four = [100 * s[key] for key in ("eer_median_all", "eer_worst_whole", "hter_median_all", "hter_worst_whole")]
         lines.append(
             f"{one['row']:<24} {one['seed']:>4} {one['networks'][-8:]:>8} {one['keep_init']:>4} "

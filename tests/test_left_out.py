@@ -33,7 +33,7 @@ def drawn_of(images, labels, network, frozen=6, **kwargs):
 
 def recipe_with(**train):
     recipe = load_recipe("generalist_v2", ["train.epochs=3", "train.batch=4", "train.warmup_epochs=0"])
-    return replace(recipe, train=replace(recipe.train, **train))
+    return replace(recipe, train=replace(recipe.train, freeze="none", **train))
 
 
 @pytest.mark.parametrize("frozen", [0, 4, 6])

@@ -11,7 +11,7 @@ has a fixed number of drawn samples instead of new ones in each epoch. benchmark
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -123,7 +123,7 @@ def run_first(images: np.ndarray, network: MiniFASNet, frozen: int) -> Kept:
     """``images``: uint8 N x 3 x H x W, as ``draw_samples`` and ``cut_scored`` give them, flattened."""
     tail, features, logits = Tail(network.eval(), frozen), [], []
     for at in range(0, len(images), _AT_ONCE):
-        x = torch.from_numpy(images[at : at + _AT_ONCE]).float()
+        x = torch.from_numpy(images[at : at + _AT_ONCE].astype(np.float32))
         for name in STAGES[:frozen]:
             x = network.get_submodule(name)(x)
         features.append(x.half())
@@ -201,6 +201,7 @@ class TailTask(Task):
 
 def train_tail(recipe: Recipe, network: MiniFASNet, frozen: int, drawn: Drawn) -> Tail:
     """The tail of ``network``, a copy of the published one that this changes, trained as the recipe says."""
+    recipe = replace(recipe, train=replace(recipe.train, freeze="none"))  # what is frozen is not in the tail
     tail = Tail(network, frozen)
     if recipe.model.freeze_norm:
         for module in tail.modules():
@@ -213,6 +214,5 @@ def train_tail(recipe: Recipe, network: MiniFASNet, frozen: int, drawn: Drawn) -
 def mix_states(first: Mapping[str, torch.Tensor], trained: Mapping[str, torch.Tensor], share: float) -> dict:
     """``share`` parts of the first weights and the rest trained ones (WiSE-FT)."""
     return {
-        name: value.lerp(first[name], share) if value.is_floating_point() else value
-        for name, value in trained.items()
+        name: value.lerp(first[name], share) if value.is_floating_point() else value for name, value in trained.items()
     }
