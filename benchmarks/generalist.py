@@ -87,7 +87,7 @@ class Workbench:
         self.video_of_frame = np.array(
             [video_of[key] for key in zip(self.frames.set, self.frames.filename, strict=True)]
         )
-        self._known: dict[tuple, left_out.Kept] = {}
+        self._known: dict[tuple[str, ...], left_out.Kept] = {}
 
     def network(self, name: str) -> torch.nn.Module:
         return copy.deepcopy(load_member(weights_path("minifasnet", name, 0))[0])
@@ -109,10 +109,19 @@ class Workbench:
 
     def keep(self, name: str, what: str, frozen: int, *how: str) -> left_out.Kept:
         """What the frozen stages say: of ``scored`` frames, of ``samples`` or of ``attacks`` (windows, augment)."""
-        key = (name, what, frozen, *how)
+        key = (name, what, str(frozen), *how)
         if key not in self._known:
+            path = self.folder / f"{'_'.join(key)}.npz" if self.folder else None
+            if path and path.is_file():
+                stored = np.load(path)
+                self._known[key] = left_out.Kept(*(torch.from_numpy(stored[part]) for part in ("features", "logits")))
+                return self._known[key]
             images = self.scored(name) if what == "scored" else self.draw(name, *how, attacks=what == "attacks")
-            self._known[key] = left_out.run_first(images.reshape(-1, *images.shape[2:]), self.network(name), frozen)
+            made = left_out.run_first(images.reshape(-1, *images.shape[2:]), self.network(name), frozen)
+            if path:
+                with written_aside(path) as side, open(side, "wb") as file:
+                    np.savez(file, features=made.features.numpy(), logits=made.logits.numpy())
+            self._known[key] = made
         return self._known[key]
 
     def _images(self, what: str, make) -> np.ndarray:
