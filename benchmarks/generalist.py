@@ -52,7 +52,7 @@ class Row:
     windows: str = "around"
     balanced: bool = True
     attacks: float = 0.0
-    frozen: int = 6
+    frozen: int = 7
     train: dict[str, float | str] = field(default_factory=dict)
 
 
@@ -66,7 +66,7 @@ ROWS = {
     "cues_distil_attacks15": Row(train=DISTIL, attacks=0.15),
     "cues_distil_attacks30": Row(train=DISTIL, attacks=0.3),
     "cues_distil_tight": Row(windows="tight", train=DISTIL),
-    "cues_distil_stages4": Row(frozen=4, train=DISTIL),
+    "cues_distil_stages6": Row(frozen=6, train=DISTIL),
 }
 
 
@@ -167,7 +167,7 @@ def train_row(bench: Workbench, name: str, row: Row, seed: int) -> pd.DataFrame:
 
 
 def score_untouched(bench: Workbench, name: str) -> pd.DataFrame:
-    scores = bench.keep(name, "scored", 6).logits.double().sigmoid().numpy()
+    scores = bench.keep(name, "scored", Row().frozen).logits.double().sigmoid().numpy()
     return pd.concat([_table(bench, scores, seen, 1.0) for seen in SEEN], ignore_index=True)
 
 
