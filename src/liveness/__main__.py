@@ -23,6 +23,7 @@ GROUPS = {
         "train": "train one member, then score the fold that was held out",
         "tune": "search a recipe's hyperparameters, nested, in studies that several machines can join",
         "soup": "average the weights of several members of one fold",
+        "adapt": "adapt an ensemble to one camera by a few labelled clips, or say that it had better stay as it is",
         "convert": "turn published checkpoints into members",
         "check_gpu": "try what training and prediction need of this machine's GPUs",
     },

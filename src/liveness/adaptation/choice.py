@@ -2,7 +2,7 @@
 
     found = choose(start, seen, plan)
     found.kind, found.shift          the candidate, and what is to be shifted once its networks are fitted on all clips
-    found.nested                     scores of the whole procedure: nothing was fitted or chosen on the clip that it scores
+    found.nested                     scores of the whole procedure: no clip had a say in what scores it
 
 A fit that leaves out two folds serves twice: for each of the two as the outer one. Reads and writes nothing, but for
 what ``keep`` does with each fit's log-odds.
@@ -86,7 +86,7 @@ def deal_clips(labels: np.ndarray, groups: np.ndarray, plan: AdaptPlan) -> tuple
     """
     import warnings
 
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+    from sklearn.model_selection import StratifiedGroupKFold
 
     codes = intervals.group_codes(groups)
     for count in range(min(plan.folds, int(codes.max()) + 1), 2, -1):
@@ -130,7 +130,7 @@ def choose(
     logits, weights = _cross_score(start, seen, plan, asked, folds, keep)
     single = {kind: logits[kind][0] for kind in asked}
     scores = {kind: calibrate_apart(kind, single[kind], weights[kind], seen.labels, folds, plan) for kind in asked}
-    compared = compare_candidates(scores, seen.labels, seen.groups)
+    compared = compare_candidates(scores, seen.labels, seen.groups, plan.least_gain)
     kind = pick(compared)
     shift = fit_shift(kind, single[kind], weights[kind], seen.labels, plan)
     found = Choice(kind, shift, compared, scores, np.empty((len(seen), 2)), folds, apart)
@@ -139,7 +139,7 @@ def choose(
         inner = {one: logits[one][1][outer][rest] for one in asked}
         labels = seen.labels[rest]
         apart_scores = {one: calibrate_apart(one, inner[one], weights[one], labels, folds[rest], plan) for one in asked}
-        best = pick(compare_candidates(apart_scores, labels, seen.groups[rest]))
+        best = pick(compare_candidates(apart_scores, labels, seen.groups[rest], plan.least_gain))
         moved = fit_shift(best, inner[best], weights[best], labels, plan)
         found.nested[here] = blend_shifted(best, single[best][here], weights[best], moved)
         found.picked.append(best)
@@ -169,7 +169,7 @@ def _cross_score(
             tasks += [(kind, (number,)) for number in numbers]
             tasks += [(kind, pair) for pair in combinations(numbers, 2)]
     with ThreadPoolExecutor(share_of_cores()) as pool:
-        done = list(pool.map(lambda task: keep(*task, lambda: compute(*task)), tasks))
+        done = list(pool.map(lambda task: keep(task[0], task[1], lambda: compute(*task)), tasks))
     of_task = dict(zip(tasks, done, strict=True))
     found: dict[str, Levels] = {}
     for kind in kinds:
@@ -210,24 +210,31 @@ def calibrate_apart(
     return found
 
 
-def compare_candidates(scores: dict[str, np.ndarray], labels: np.ndarray, groups: np.ndarray) -> list[Compared]:
-    """Each candidate against the start, by log loss on the clips as they are, and a look at the relit ones."""
+def compare_candidates(
+    scores: dict[str, np.ndarray], labels: np.ndarray, groups: np.ndarray, least_gain: float = 0.0
+) -> list[Compared]:
+    """Each candidate against the start, by log loss on the clips as they are, and a look at the relit ones.
+
+    least_gain: what is better by less is as good as the start.
+    """
     losses = {kind: np.stack([metrics.log_losses(labels, part) for part in both.T]) for kind, both in scores.items()}
     shared = len(set(groups)) < len(groups)
     found = []
     for kind, (plain, relit) in losses.items():
         gains, moved = plain - losses[DAY_ONE][0], relit - losses[DAY_ONE][1]
         low, high = bound_gain(gains, labels, groups if shared else None)
-        worse_relit = mean_of_classes(moved, labels)
-        verdict = "cannot be told apart"
-        if kind == DAY_ONE:
-            verdict = "the start"
-        elif low > 0:
+        gain, in_other_light = mean_of_classes(gains, labels), mean_of_classes(moved, labels)
+        verdict = "the start" if kind == DAY_ONE else "cannot be told apart"
+        if low > 0:
             verdict = "worse"
+        elif high < 0 and gain > -least_gain:
+            verdict = "as good"
         elif high < 0:
-            verdict = "better" if worse_relit <= 0 else "better in this light only"
-        gain = mean_of_classes(gains, labels)
-        found.append(Compared(kind, mean_of_classes(plain, labels), gain, (low, high), worse_relit, verdict))
+            moved_too = in_other_light <= 0 and mean_of_classes(relit, labels) < np.log(
+                2
+            )  # than the start, than a coin
+            verdict = "better" if moved_too else "better in this light only"
+        found.append(Compared(kind, mean_of_classes(plain, labels), gain, (low, high), in_other_light, verdict))
     return found
 
 

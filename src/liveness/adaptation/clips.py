@@ -3,8 +3,8 @@
     clips = read_clips("mine", start)
     seen = see_clips(start, clips)
 
-Every clip is there twice: as it is, and *relit*, its brightness moved to that of another clip, whatever the other's
-label. Relit clips train with the others, so that brightness teaches nothing, and judge whether it has been learnt.
+Every clip is there twice: as it is, and *relit*, its brightness and contrast moved to those of another clip, whatever
+the other's label. Relit clips train with the others, so that light teaches nothing, and judge whether it has been learnt.
 Reads data/<set>/{labels_video,folds,duplicates}.csv and the raw videos; writes nothing.
 """
 
@@ -22,18 +22,17 @@ from liveness.base.errors import UserError
 from liveness.base.files import plain_name, show_path, workspace
 from liveness.base.names import few, find_column
 from liveness.base.tables import read_table
+from liveness.evaluation.combine import frames_to_video, logit
 from liveness.frames.contract import to_tensor
 from liveness.frames.quality import MEASURES
 from liveness.models.device import one_thread, share_of_cores
 from liveness.models.score import average_views
-from liveness.evaluation.combine import frames_to_video, logit
 from liveness.prediction.engine import decode_ahead
 from liveness.prediction.rows import SCORED
 from liveness.sets.labelled import raw_videos, read_labelled
 
 LEAST = 5  # clips
 _BATCH = 32  # views at a time
-_DARKEST, _BRIGHTEST = 20.0, 235.0  # mean luma that a clip is relit to
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -46,6 +45,7 @@ class Clips:
     labels: np.ndarray  # 1 live, 0 attack
     groups: np.ndarray
     species: np.ndarray
+    cameras: np.ndarray  # "" where none is named
     measures: pd.DataFrame
     views: dict[str, list[np.ndarray]]
     frames: dict[str, list[int]]
@@ -56,6 +56,7 @@ class Clips:
         rows = np.asarray(rows)
         return Clips(
             [self.names[row] for row in rows], self.labels[rows], self.groups[rows], self.species[rows],
+            self.cameras[rows],
             self.measures.iloc[rows].reset_index(drop=True),
             {name: [parts[row] for row in rows] for name, parts in self.views.items()},
             {name: [counts[row] for row in rows] for name, counts in self.frames.items()}, self.without,
@@ -76,15 +77,18 @@ def draw_clips(clips: Clips, count: int, seed: int = 0) -> np.ndarray:
 # --- reading ---------------------------------------------------------------------------------------
 
 
-def read_clips(name: str, start: Start, camera: str = "", workers: int = 0) -> Clips:
+def read_clips(name: str, start: Start, camera: str | None = "", workers: int = 0, trust: bool = False) -> Clips:
     """The labelled clips of data/<name>, of one camera where the set names several, cut for the start's networks.
+
+    camera: which one; None takes those of all cameras. trust: labels may contradict near-duplicates.
 
     A UserError where the set is not prepared, labels are of one class or contradict near-duplicates, there are several
     cameras and none was asked for, or fewer than LEAST clips have a face.
     """
     folder = workspace() / "data" / plain_name(name, "SET")
     table = _of_camera(read_labelled(folder)[0], folder, camera)
-    _require_consistent(folder, table)
+    if not trust:
+        _require_consistent(folder, table)
     _require_enough(table["label"].to_numpy(), name, camera)
     paths = raw_videos(folder, table["filename"].tolist())
     wanted = list({n.member.wanted.key: n.member.wanted for n in start.networks}.values())
@@ -99,23 +103,24 @@ def read_clips(name: str, start: Start, camera: str = "", workers: int = 0) -> C
     measures = [found[n].measures or dict.fromkeys(MEASURES, np.nan) for n in good]
     return Clips(
         good, table["label"].to_numpy(int), table["group"].to_numpy(str), table["species"].to_numpy(str),
+        table["camera"].to_numpy(str),
         pd.DataFrame(measures, columns=list(MEASURES)),
         {network: [found[n].views[key] for n in good] for network, key in keys.items()},
         {network: [len(found[n].frames_of[key]) for n in good] for network, key in keys.items()}, lacking,
     )  # fmt: skip
 
 
-def _of_camera(table: pd.DataFrame, folder: Path, camera: str) -> pd.DataFrame:
-    """The rows of one camera; all where the set names none or a single one."""
+def _of_camera(table: pd.DataFrame, folder: Path, camera: str | None) -> pd.DataFrame:
+    """The rows of one camera, with a column ``camera``; all where the set names none or a single one."""
     videos = read_table(folder / "labels_video.csv", ["filename"])
     column = find_column(list(videos.columns), "camera")
     if column is None:
         if camera:
             raise UserError(f"--camera {camera}: {show_path(folder / 'labels_video.csv')} has no column camera")
-        return table
+        return table.assign(camera="")
     of = videos.set_index("filename")[column].reindex(table["filename"]).fillna("").to_numpy()
-    known = sorted(set(of) - {""})
-    if not camera and len(known) > 1:
+    table, known = table.assign(camera=of), sorted(set(of) - {""})
+    if camera == "" and len(known) > 1:
         raise UserError(f"{folder.name}: its clips are of {len(known)} cameras; name one: --camera {known[0]}")
     if camera and camera not in known:
         raise UserError(f"--camera {camera}: {folder.name} has the cameras {few(known)}")
@@ -136,12 +141,12 @@ def _require_consistent(folder: Path, table: pd.DataFrame) -> None:
         one, other = against[0]
         raise UserError(
             f"{folder.name}: {one} is labelled {'live' if label[one] else 'attack'} and its near-duplicate {other} "
-            f"{'live' if label[other] else 'attack'} ({len(against)} such pairs, {show_path(path)}); correct the labels "
-            "and prepare the set again"
+            f"{'live' if label[other] else 'attack'} ({len(against)} such pairs, {show_path(path)}); correct them and "
+            "prepare the set again, or, where an attack replays that very recording: --trust-labels"
         )
 
 
-def _require_enough(labels: np.ndarray, name: str, camera: str, more: str = "") -> None:
+def _require_enough(labels: np.ndarray, name: str, camera: str | None, more: str = "") -> None:
     what = f"{name}{f', camera {camera}' if camera else ''}"
     more = "" if more.startswith("; 0 ") else more
     if len(labels) < LEAST:
@@ -175,6 +180,9 @@ class Seen:
         for place, clip in enumerate(clips):
             for relit in (0, 1):
                 mine = scores[(self.clip[rows] == clip) & (self.relit[rows] == bool(relit))]
+                if not len(mine):
+                    found[place, 1] = found[place, 0]
+                    continue
                 found[place, relit] = frames_to_video(average_views(mine, self.frames[clip]), self.combine)
         return logit(found)
 
@@ -192,20 +200,22 @@ class SeenClips:
         return len(self.names)
 
 
-def see_clips(start: Start, clips: Clips) -> SeenClips:
-    """One forward pass of every network's unchanging part over all views, as they are and relit."""
-    targets = _draw_brightness(clips)
+def see_clips(start: Start, clips: Clips, relit: bool = True) -> SeenClips:
+    """One forward pass of every network's unchanging part over all views, as they are and relit.
+
+    relit: False leaves these out, where nothing is to be learnt; they then count as equal to the others."""
+    targets = _draw_light(clips)
 
     def see(network: Network) -> Seen:
-        inner, clip, relit = [], [], []
+        inner, clip, moves = [], [], []
         for number, views in enumerate(clips.views[network.name]):
-            for moved in (False, True):
+            for moved in (False, True)[: 1 + relit]:
                 pixels = relight(views, targets[number]) if moved else views
                 inner.append(_run_early(network, pixels))
                 clip += [number] * len(pixels)
-                relit += [moved] * len(pixels)
+                moves += [moved] * len(pixels)
         frames = tuple(clips.frames[network.name])
-        return Seen(torch.cat(inner), np.array(clip), np.array(relit), frames, network.member.combine)
+        return Seen(torch.cat(inner), np.array(clip), np.array(moves), frames, network.member.combine)
 
     with ThreadPoolExecutor(share_of_cores()) as pool:
         found = dict(zip([n.name for n in start.networks], pool.map(see, start.networks), strict=True))
@@ -218,17 +228,21 @@ def _run_early(network: Network, views: np.ndarray) -> torch.Tensor:
         return torch.cat([network.early(part).clone() for part in batch.split(_BATCH)])
 
 
-def _draw_brightness(clips: Clips) -> list[float]:
-    """For every clip the mean luma of another one, of either class, drawn by its name."""
-    views = next(iter(clips.views.values()))
-    lumas = np.array([float((part.reshape(-1, 3).mean(0) @ _LUMA)) for part in views])
-    drawn = [np.random.default_rng(zlib.crc32(name.encode())).integers(len(lumas)) for name in clips.names]
-    return [float(np.clip(lumas[place], _DARKEST, _BRIGHTEST)) for place in drawn]
+def _draw_light(clips: Clips) -> list[tuple[float, float]]:
+    """For every clip the light (``measure_light``) of another one, of either class, drawn by its name."""
+    lights = [measure_light(views) for views in next(iter(clips.views.values()))]
+    return [lights[np.random.default_rng(zlib.crc32(name.encode())).integers(len(lights))] for name in clips.names]
 
 
-def relight(views: np.ndarray, target: float) -> np.ndarray:
-    """uint8 views whose mean luma is moved to about ``target`` by a gamma curve: black and white stay."""
-    mean = float(np.clip(views.reshape(-1, 3).mean(0) @ _LUMA, 1, 254))
-    gamma = float(np.clip(np.log(target / 255) / np.log(mean / 255), 0.2, 5))
-    curve = (255 * (np.arange(256) / 255) ** gamma + 0.5).astype(np.uint8)
-    return curve[views]
+def measure_light(views: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of the luma of uint8 views."""
+    luma = views.astype(np.float32) @ _LUMA
+    return float(luma.mean()), float(luma.std())
+
+
+def relight(views: np.ndarray, light: tuple[float, float]) -> np.ndarray:
+    """uint8 views whose luma is moved to another mean and deviation, as another exposure would: what is beyond black
+    and white is lost."""
+    (mean, spread), (goal, width) = measure_light(views), light
+    levels = (np.arange(256) - mean) * min(width / max(spread, 1.0), 4.0) + goal
+    return (levels + 0.5).clip(0, 255).astype(np.uint8)[views]

@@ -46,7 +46,8 @@ class Network:
 
     def early(self, images: torch.Tensor) -> torch.Tensor:
         """float32 images -> what the part that learns is given; the images where all of a model learns."""
-        return self.model.forward_early(images) if hasattr(self.model, "forward_early") else images
+        run = getattr(self.model, "forward_early", None)
+        return images if run is None else run(images)
 
     def with_copy(self) -> "Network":
         """The same with a model of its own, which may be changed."""
@@ -97,7 +98,7 @@ def load_start(name: str, data: str = "") -> Start:
 
 def _load_network(member: Member, described: EnsembleDescription) -> Network:
     model, description = load_member(member.path)
-    model.requires_grad_(False)
+    model.requires_grad_(False).to(memory_format=torch.channels_last)  # as it scores
     fitted = described.operating.calibrations.get(member.name, Calibration("none"))
     if fitted.how == "isotonic":
         raise UserError(

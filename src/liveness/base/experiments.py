@@ -97,8 +97,9 @@ class AdaptPlan:
     slope_spread: float = bounded(0.5, above=0)  # of the logarithm of a camera's own slope
     head_spread: float = bounded(0.1, above=0)  # of a classifier's weights, in logits per deviation of a feature
     home_share: float = bounded(0.5, above=0, below=1)  # of the member trained at home, in its blend
+    least_gain: float = bounded(0.005, least=0)  # of log loss, out of fold: what is better by less stays as it is
     # Fine-tuning of the last stage.
-    steps: int = bounded(60, least=1)
+    steps: int = bounded(40, least=1)
     batch: int = bounded(32, least=2)  # views, half live and half attack
     lr: float = bounded(1e-3, above=0)
     l2_sp: float = bounded(0.01, least=0)  # as train.l2_sp

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from liveness.base.compose import load_ensemble
 from liveness.base.config import Ensemble
 from liveness.base.errors import UserError
 from liveness.base.files import natural_key, plain_name, sha256_of, show_path, workspace, write_json, write_text
@@ -26,6 +25,7 @@ from liveness.evaluation import decisions, grouping, metrics, report
 from liveness.evaluation.format import counted
 from liveness.evaluation.intervals import warn_of_few_groups
 from liveness.evaluation.rates import rate
+from liveness.members.ensembles import find_ensemble
 from liveness.members.names import operating_path
 from liveness.members.weights import describe_member
 from liveness.prediction.engine import EnsembleDescription, load_weights, read_ensemble, score_paths
@@ -69,7 +69,7 @@ def measure_on(name: str, asked: OtherSet) -> tuple[dict[str, Any], Path]:
     """
     if asked.workers < 0:
         raise UserError(f"--workers {asked.workers}: expected 0 (one per core) or more")
-    ensemble = load_ensemble(name)
+    ensemble = find_ensemble(name, asked.data or "")
     data = plain_name(asked.data or ensemble.data, "--data")
     folder = workspace() / "data" / plain_name(asked.on, "--on")
     videos, unlabelled = read_labelled(folder)

@@ -248,6 +248,18 @@ def _list_log_values(low: float, high: float) -> list[float]:
     return [float(f"{low * 1.2:.2g}"), float(f"{high / 1.2:.2g}")]
 
 
+def draw_difference(value: float | None, limits: list | None, most: float) -> Markup:
+    """A table cell's small picture of a difference: the interval as a line, the value as a dot, from -most to most."""
+    if value is None or not limits or None in limits or most <= 0:
+        return Markup("")
+    low, high, at = (55 + 52 * min(1.0, max(-1.0, v / most)) for v in (*limits, value))
+    line = f'<path class="whisker" d="M{low:.1f} 7H{high:.1f}M{low:.1f} 3V11M{high:.1f} 3V11"/>'
+    dot = f'<circle class="point" cx="{at:.1f}" cy="7" r="3"/>'
+    return Markup(
+        f'<svg class="mini" viewBox="0 0 110 14" aria-hidden="true"><path class="grid" d="M55 0V14"/>{line}{dot}</svg>'
+    )
+
+
 def draw_whisker(value: float | None, limits: list | None, most: float) -> Markup:
     """A table cell's small picture: the interval as a line, the value as a dot, from 0 to ``most``."""
     if value is None or not limits or None in limits or most <= 0:

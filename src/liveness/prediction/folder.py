@@ -25,6 +25,7 @@ from liveness.base import launch
 from liveness.base.compose import load_ensemble
 from liveness.base.config import Ensemble, EnsembleMember
 from liveness.base.errors import UserError
+from liveness.members.ensembles import find_ensemble
 from liveness.members.names import member_name, parse_recipe_fold, shipped_operating
 from liveness.prediction.inputs import note, videos_below, warn
 from liveness.prediction.ranks import is_first, join_ranks, wait_for_ranks
@@ -77,7 +78,7 @@ def choose_ensemble(name: str, members: list[str], data: str) -> Ensemble:
         if name != USUAL:
             note(f"no ensemble was named, and {name} is the only one there: it scores (ENSEMBLE=NAME takes another)")
     if not members:
-        return load_ensemble(name)
+        return find_ensemble(name, data)
     chosen = [EnsembleMember(*parse_recipe_fold(text)) for text in members]
     return Ensemble("+".join(member_name(m.recipe, m.fold) for m in chosen), data or load_ensemble(name).data, chosen)
 

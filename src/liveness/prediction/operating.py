@@ -198,4 +198,6 @@ def _check_digests(path: Path, there: dict[str, str], here: dict[str, str]) -> N
 def _remedy(path: Path) -> str:
     if shipped_operating(path.parent.name, path.stem):
         return f"it came with the weights; run: python -m liveness.convert {path.stem}"
+    if path.stem.partition("_")[0] == "adapted":
+        return f"run: python -m liveness.adapt {path.parent.name}"
     return f"run: python -m liveness.evaluate {path.stem} --data {path.parent.name}"
