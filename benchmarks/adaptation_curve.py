@@ -1,15 +1,15 @@
-"""What a new camera's labelled clips are worth: the error after 0, 5, 10, 20 and 50 of them, by every candidate of adapt.
+"""What labelled clips of a new camera are worth: the error after 0, 5, 10, 20 and 50 of them, by what adapt may do.
 
-    python benchmarks/adaptation_curve.py SET... [--sizes 5 10 20 50] [--draws 10] [--cameras NAME ...] [--scores FILE.csv]
-                                          [--kept FILE.csv] [--shares] [--out FILE.json] [--svg FILE.svg]
+    python benchmarks/adaptation_curve.py SET... [--sizes 5 10 20 50] [--draws 10] [--cameras NAME ...] [--shares]
+                                          [--scores FILE.csv] [--kept FILE.csv] [--out FILE.json] [--svg FILE.svg]
 
-SET: prepared sets (bash prepare_data.sh SET), as for benchmarks/day_one.py. For every camera the day-one calibration and
-threshold are learnt on all others (--scores: those of benchmarks/day_one.py, made where the file is not there). Then
-clips of the camera are drawn at random, half of them live where there are so many, the candidates of liveness adapt are
-fitted on them, one is chosen as adapt chooses, and all are judged on the clips that were not drawn, at least 30. Every
-clip is decided at the threshold, without abstentions. --kept has a row per camera, size, draw and candidate, and a
-stopped run goes on from it. --shares also tries other weights of WiSE-FT. Prints a table; --out writes all figures, --svg
-the picture.
+SET: prepared sets (bash prepare_data.sh SET), as for benchmarks/day_one.py. For every camera the day-one calibration
+and threshold are learnt on all others (--scores: those of benchmarks/day_one.py, made where the file is not there).
+Then clips of the camera are drawn at random, half of them live where there are so many, the candidates of liveness
+adapt are fitted on them, one is chosen as adapt chooses, and all are judged on the clips that were not drawn, at least
+30. Every clip is decided at the threshold, without abstentions. --kept has a row per camera, size, draw and candidate,
+and a stopped run goes on from it. --shares also tries other weights of WiSE-FT. Prints a table; --out writes all
+figures, --svg the picture.
 """
 
 import argparse
@@ -139,7 +139,9 @@ def judge_draw(
         kind: calibrate_apart(kind, logits, fitted[kind].weights, here.labels, folds, plan)
         for kind, logits in single.items()
     }
-    best = pick(compare_candidates(scores, here.labels, here.groups))  # as ``choose`` does, without its outer folds
+    best = pick(
+        compare_candidates(scores, here.labels, here.groups, plan.least_gain)
+    )  # as ``choose`` does, without its outer folds
     rows = [_judge(kind, fitted[kind], single[kind], start, plan, here, seen, held, labels) for kind in fitted]
     rows.append({**rows[list(fitted).index(best)], "kind": CHOSEN, "chosen": best})
     return rows + (_try_shares(start, plan, here, seen, held, folds) if shares and apart else [])
@@ -257,7 +259,8 @@ def render(summary: pd.DataFrame) -> str:
     for row in summary.itertuples():
         lines.append(
             f"{row.size:>5}  {row.kind:<16} {row.cameras:>7} {row.draws:>5} {100 * row.hter_median:>12.1f} "
-            f"{100 * row.hter_mean:>5.1f} {100 * row.hter_worst:>6.1f} {100 * row.eer_median:>12.1f} {100 * row.worse:>8.0f} %"
+            f"{100 * row.hter_mean:>5.1f} {100 * row.hter_worst:>6.1f} {100 * row.eer_median:>12.1f} "
+            f"{100 * row.worse:>8.0f} %"
         )
     return "\n".join(lines)
 
