@@ -212,7 +212,7 @@ def judge(bench: Workbench, scores: dict[str, pd.DataFrame], share: float) -> pd
             table[name] = np.nan
             for scored in range(GROUPS):
                 seen = [g for g in range(GROUPS) if g not in (group, scored)]
-                by = (rows.share == share) & (rows.seen.astype(str) == "".join(map(str, seen)))
+                by = (rows.share == share) & (rows.seen == "".join(map(str, seen)))
                 mine = (bench.group == scored).nonzero()[0]
                 table.loc[mine, name] = rows.score[by].to_numpy()[mine]
         here = bench.group == group
@@ -277,16 +277,16 @@ def main(argv: list[str] | None = None) -> int:
                     judged = judge(bench, {n: scores[n] for n in names}, share)
                     _add(found, (row, seed, view, share), judged, untouched)
             print("\n".join(render(found)[-len(SHARES) * len(views) :]), flush=True)
+            if args.out:
+                write_json(args.out, found)
     print("\n".join(render(found)))
-    if args.out:
-        write_json(args.out, found)
     return 0
 
 
 def _scores_of(bench: Workbench, name: str, row: str, seed: int, kept: Path | None) -> pd.DataFrame:
     path = kept / f"{name}_scores_{row}_{seed}.csv" if kept else None
     if path and path.is_file():
-        return pd.read_csv(path)
+        return pd.read_csv(path, dtype={"seen": str})
     scores = train_row(bench, name, ROWS[row], seed)
     if path:
         write_text(path, table_text(scores))
