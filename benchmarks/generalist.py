@@ -56,17 +56,21 @@ class Row:
     train: dict[str, float | str] = field(default_factory=dict)
 
 
-DISTIL: dict[str, float | str] = {"train.task": "distil", "train.distil_weight": 0.5}
+def _distil(weight: float) -> dict[str, float | str]:
+    return {"train.task": "distil", "train.distil_weight": weight}
+
+
 ROWS = {
     "naive": Row("light", "fixed", balanced=False),
     "balanced": Row("light", "fixed"),
     "cues": Row(),
-    "cues_distil": Row(train=DISTIL),
-    "cues_distil_l2sp": Row(train={**DISTIL, "train.l2_sp": 0.1}),
-    "cues_distil_attacks15": Row(train=DISTIL, attacks=0.15),
-    "cues_distil_attacks30": Row(train=DISTIL, attacks=0.3),
-    "cues_distil_tight": Row(windows="tight", train=DISTIL),
-    "cues_distil_stages6": Row(frozen=6, train=DISTIL),
+    "cues_l2sp": Row(train={"train.l2_sp": 0.1}),
+    "cues_distil20": Row(train=_distil(0.2)),
+    "cues_distil": Row(train=_distil(0.5)),
+    "cues_distil_l2sp": Row(train={**_distil(0.5), "train.l2_sp": 0.1}),
+    "cues_attacks15": Row(attacks=0.15),
+    "cues_attacks30": Row(attacks=0.3),
+    "cues_tight": Row(windows="tight"),
 }
 
 
