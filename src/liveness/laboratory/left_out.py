@@ -2,10 +2,10 @@
 
     frames = read_frames(["nuaa", "cameras"])              a row per frame with a face: domain, label, box
     samples = draw_samples(frames, recipe, draws=3)        what training makes of them, drawn once
-    kept = run_first(samples.images, network, frozen=6)    what the frozen stages and the classifier say of them
+    kept = run_first(samples.images, network, frozen=7)    what the frozen stages and the classifier say of them
     tail = train_tail(recipe, network, kept, …)            the rest of the network, trained by the package's own loop
 
-With ``train.freeze=stages:N`` the frozen stages say the same of the same sample for good, so they are asked once, and a
+With ``train.freeze`` the frozen stages say the same of the same sample for good, so they are asked once, and a
 training takes seconds on a CPU. What is trained, and by which losses, is what ``train.sh`` trains; only that each video
 has a fixed number of drawn samples instead of new ones in each epoch. benchmarks/generalist.py is its command.
 """
