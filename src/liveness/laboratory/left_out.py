@@ -26,7 +26,7 @@ from liveness.laboratory.day_one import read_domains
 from liveness.models.build import hold_statistics
 from liveness.models.distillation import distil_logits
 from liveness.models.losses import sample_losses
-from liveness.models.minifasnet import LIVE, MiniFASNet
+from liveness.models.minifasnet import LIVE
 from liveness.sets.dataset import load_set, read_face, read_frame
 from liveness.sets.settings import read_settings
 from liveness.training import loop
@@ -36,6 +36,7 @@ from liveness.training.start import FineTuning
 from liveness.training.task import Task
 
 STAGES = ("conv1", "conv2_dw", "conv_23", "conv_3", "conv_34", "conv_4", "conv_45", "conv_5", "conv_6_sep", "conv_6_dw")
+_CLASSIFIER = ("linear", "bn", "prob")
 _AT_ONCE = 64  # images per forward pass
 
 
@@ -96,16 +97,19 @@ def cut_scored(frames: pd.DataFrame, view: View) -> np.ndarray:
 class Tail(nn.Module):
     """The stages of a MiniFASNet from number ``frozen`` on, under their own names: features -> log-odds of live."""
 
-    def __init__(self, network: MiniFASNet, frozen: int) -> None:
+    def __init__(self, network: nn.Module, frozen: int) -> None:
         super().__init__()
         self.stages = STAGES[frozen:]
-        for name in (*self.stages, "linear", "bn", "prob"):
+        for name in (*self.stages, *_CLASSIFIER):
             setattr(self, name, network.get_submodule(name))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for name in self.stages:
             x = self.get_submodule(name)(x)
-        logits = self.prob(self.bn(self.linear(x.flatten(1)))).float()
+        x = x.flatten(1)
+        for name in _CLASSIFIER:
+            x = self.get_submodule(name)(x)
+        logits = x.float()
         others = [k for k in range(logits.shape[1]) if k != LIVE]
         return logits[:, LIVE : LIVE + 1] - logits[:, others].logsumexp(1, keepdim=True)
 
@@ -119,7 +123,7 @@ class Kept:
 
 
 @torch.inference_mode()
-def run_first(images: np.ndarray, network: MiniFASNet, frozen: int) -> Kept:
+def run_first(images: np.ndarray, network: nn.Module, frozen: int) -> Kept:
     """``images``: uint8 N x 3 x H x W, as ``draw_samples`` and ``cut_scored`` give them, flattened."""
     tail, features, logits = Tail(network.eval(), frozen), [], []
     for at in range(0, len(images), _AT_ONCE):
@@ -199,7 +203,7 @@ class TailTask(Task):
         return (1 - weight) * own + weight * distil_logits(logits, told, self.config.distil_temperature)
 
 
-def train_tail(recipe: Recipe, network: MiniFASNet, frozen: int, drawn: Drawn) -> Tail:
+def train_tail(recipe: Recipe, network: nn.Module, frozen: int, drawn: Drawn) -> Tail:
     """The tail of ``network``, a copy of the published one that this changes, trained as the recipe says."""
     recipe = replace(recipe, train=replace(recipe.train, freeze="none"))  # what is frozen is not in the tail
     tail = Tail(network, frozen)
