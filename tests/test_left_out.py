@@ -70,7 +70,7 @@ def test_simulated_attacks_take_the_place_of_live_samples_alone(network, images)
     plain = drawn_of(pictures, labels, network)
     drawn = replace(plain, attacks=plain.kept, attack_draws=1, rate=1.0)
     task = left_out.TailTask(recipe_with(), left_out.Tail(network, 6), drawn)
-    taken = [task._take(share.keys)[1] for share, _ in zip(task.stream(0, torch.device("cpu")), range(3), strict=False)]
+    taken = [told for (_, (_, told, _)), _ in zip(task.stream(0, torch.device("cpu")), range(3), strict=False)]
     assert not torch.cat(taken).any()
     task = left_out.TailTask(recipe_with(), left_out.Tail(network, 6), plain)
     share, (features, told, logits) = next(iter(task.stream(0, torch.device("cpu"))))
