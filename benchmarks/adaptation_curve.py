@@ -292,6 +292,9 @@ def draw_curve(summary: pd.DataFrame) -> str:
         plot.raw(f'<path class="line" stroke="{COLOURS[kind]}" d="M{placed}"/>')
         plot.raw(f'<rect x="240" y="{16 + 15 * at}" width="12" height="4" fill="{COLOURS[kind]}"/>')
         plot.text(257, 22 + 15 * at, "what adapt chooses" if kind == CHOSEN else kind.replace("_", " "))
+    counts = summary[summary.kind == CHOSEN]
+    told = sorted({f"{row.draws} draws on {row.cameras} cameras" for row in counts.itertuples()})
+    plot.text(52, 244, "; ".join(told[:3]))
     body = str(plot.svg("Error against the number of labelled clips"))
     head, _, rest = body.partition(">")
     return f'{head} xmlns="http://www.w3.org/2000/svg" width="720">' + f"<style>{STYLE}</style>" + rest + "\n"
