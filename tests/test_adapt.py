@@ -1,6 +1,7 @@
 """adapt: a few clips of one camera -> a candidate or nothing, chosen without letting a clip judge itself."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from liveness import adapt
 from liveness.adaptation import adapting, judging
 from liveness.adaptation.candidates import (
     DAY_ONE,
-    FINE_TUNING,
     HOME,
     OF_SCORES,
     PROBE,
@@ -31,7 +31,7 @@ from liveness.adaptation.candidates import (
 from liveness.adaptation.choice import Choice, bound_gain, choose, compare_candidates, deal_clips, pick
 from liveness.adaptation.clips import Clips, draw_clips, measure_light, relight, see_clips
 from liveness.adaptation.learning import fine_tune
-from liveness.adaptation.start import Network, Start, load_start
+from liveness.adaptation.start import Network, Start, can_learn, load_start
 from liveness.base.compose import load_adapt_plan, load_recipe
 from liveness.base.config import Detector, FramePlan, View
 from liveness.base.errors import UserError
@@ -102,9 +102,9 @@ def draw_picture(live: int, rng: np.random.Generator, bright: int = 0) -> np.nda
     return picture.clip(0, 255).astype(np.uint8)
 
 
-def make_clips(count: int = 24, persons: int = 8, told: bool = True, brighter: int = 0) -> Clips:
+def make_clips(count: int = 24, persons: int = 8, told: bool = True, brighter: int = 0, seed: int = 3) -> Clips:
     """Live and attack in turn, each person in both. told: whether colour tells them; brighter: by how much live is."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     labels = np.arange(count) % 2
     shown = labels if told else rng.permutation(labels) * 0
     views = [np.stack([draw_picture(s, rng, brighter * label)] * 2) for s, label in zip(shown, labels, strict=True)]
@@ -325,62 +325,76 @@ QUICK = ["--ensemble", "tiny", "-o", "folds=3", "steps=2", "batch=4", "head_spre
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A workspace with the start, the set ``mine`` of named persons, and ``other`` with one of its clips."""
+    """A workspace: the start, the set ``mine`` of named persons, ``other`` with some of its clips, ``away``."""
     root = tmp_path_factory.mktemp("adapt")
     with at_home(root):
         write_start(root)
         clips = make_clips(18, 6)
         write_raw(root, "mine", clips, subject=clips.groups.tolist())
         write_raw(root, "other", make_clips(6).take(np.array([0, 1, 4, 5])))
-        for name in ("mine", "other"):
+        write_raw(root, "away", make_clips(8, seed=9), camera=["a", "b", "b", "a"] * 2)
+        for name in ("mine", "other", "away"):
             prepare_here(root, name, "folds.n=2", "folds.duplicates=0.001")
     return root
 
 
+def test_a_killed_run_goes_on_with_what_it_has_fitted(start, tmp_path):
+    seen, undisturbed = see_clips(start, make_clips()), choose(start, see_clips(start, make_clips()), PLAN, KINDS)
+    keep, asked = adapting._keep_in(tmp_path, "f"), []
+
+    def die(kind, held, compute):
+        asked.append(held)
+        if len(asked) > 4:
+            raise KeyboardInterrupt
+        return keep(kind, held, compute)
+
+    with pytest.raises(KeyboardInterrupt):
+        choose(start, seen, PLAN, KINDS, die)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    assert 0 < len(kept) < 7
+    again = choose(start, seen, PLAN, KINDS, keep)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(list(tmp_path.glob("*.json"))) == 7
+    assert np.array_equal(again.nested, undisturbed.nested) and again.compared == undisturbed.compared
+    other = adapting._keep_in(tmp_path, "other clips")("probe", (0,), lambda: np.zeros(3))
+    assert other.tolist() == [0, 0, 0]
+
+
+def force(kind: str, patch: pytest.MonkeyPatch) -> list[tuple]:
+    """Whatever the clips say, this candidate is chosen; what is shipped is listed."""
+    real, ship, shipped = adapting.choose, adapting.ship, []
+
+    def choose_it(*arguments, **others):
+        found = real(*arguments, **{**others, "kinds": (DAY_ONE, kind)})
+        return replace(found, kind=kind, shift=Shift() if kind == DAY_ONE else Shift(1.5, 0.3))
+
+    patch.setattr(adapting, "choose", choose_it)
+    patch.setattr(adapting, "ship", lambda *given: (shipped.append(given), ship(*given)))
+    return shipped
+
+
 @pytest.mark.full
-def test_it_ships_what_it_chose_and_predicts_with_it_and_repeats_itself(home, capsys, monkeypatch):
+def test_prediction_gives_what_was_learnt_and_two_runs_give_equal_bytes(home, capsys, monkeypatch):
     with at_home(home):
-        real, fits = adapting.choose, []
-
-        def die_once(*arguments, keep, **others):
-            def count(kind, held, compute):
-                fits.append(kind)
-                if len(fits) == 9:
-                    raise KeyboardInterrupt
-                return keep(kind, held, compute)
-
-            return real(*arguments, keep=count, **others)
-
-        monkeypatch.setattr(adapting, "choose", die_once)
-        with pytest.raises(KeyboardInterrupt):
-            adapt.main(["mine", *QUICK])
-        monkeypatch.setattr(adapting, "choose", real)
-        kept = list((home / "runs" / "mine" / "adapted" / "fits").glob("*.json"))
-        assert kept and not (home / "weights" / "mine").exists() and not (home / "result").exists()
-        times = {path: path.stat().st_mtime_ns for path in kept}
+        shipped = force(HOME, monkeypatch)
         assert adapt.main(["mine", *QUICK]) == 0
-        assert all(path.stat().st_mtime_ns == time for path, time in times.items())
-        said = capsys.readouterr().out
         files = [*(home / "weights" / "mine").iterdir(), home / "runs" / "mine" / "adapted" / "adapted.json"]
         first = {path: path.read_bytes() for path in files}
-        for path in (home / "runs" / "mine" / "adapted" / "fits").iterdir():
-            path.unlink()
+        shutil.rmtree(home / "runs" / "mine" / "adapted" / "fits")
         assert adapt.main(["mine", *QUICK]) == 0
-        assert {path: path.read_bytes() for path in first} == first
-        summary = json.loads(files[-1].read_text())
-        assert summary["chosen"] == PROBE or summary["chosen"] in (FINE_TUNING, HOME)
-        assert "is chosen" in said and "DATA=mine ENSEMBLE=adapted" in said
-        page = (home / "result" / "adapted_mine.html").read_text()
-        assert "What was chosen, and why" in page and "18" in page
+        assert {path: path.read_bytes() for path in first} == first and len(files) == 4
+        said = capsys.readouterr().out
+        assert "home member is chosen" in said.lower() and "DATA=mine ENSEMBLE=adapted" in said
+        assert "What was chosen, and why" in (home / "result" / "adapted_mine.html").read_text()
 
-        ensemble = find_ensemble("adapted", "mine")
-        assert [member.weight for member in ensemble.members][0] == 1.0 and find_ensemble("adapted").data == "mine"
-        paths = [home / "raw" / "mine" / "images" / f"{number}.png" for number in range(18)]
+        assert find_ensemble("adapted").data == "mine" and len(find_ensemble("adapted", "mine").members) == 2
+        start, fitted, shift, _, _, clips = shipped[-1]
+        logits = score_candidate(fitted, see_clips(start, clips), np.arange(18))
+        learnt = blend_shifted(HOME, logits, fitted.weights, shift)[:, 0]
+        paths = [home / "raw" / "mine" / "images" / name for name in clips.names]
         new = score_videos(paths, "adapted", "mine", workers=1)
-        right = (new["score"] > 0.5).to_numpy() == (np.arange(18) % 2 == 1)
-        assert right.mean() > 0.9
-        told = describe_member(next((home / "weights" / "mine").glob("*.safetensors")))
-        assert len(told["trained_on"]["videos"]) == 18 and told["data"] == "mine"
+        assert new["score"].to_numpy() == pytest.approx(learnt, abs=1e-6)
+        told = [describe_member(path) for path in (home / "weights" / "mine").glob("*.safetensors")]
+        assert all(len(one["trained_on"]["videos"]) == 18 and one["data"] == "mine" for one in told)
         with pytest.raises(UserError, match=r"was trained on 18 videos of mine"):
             adapt.main(["mine", "--ensemble", "adapted", "--data", "mine"])
 
@@ -388,13 +402,11 @@ def test_it_ships_what_it_chose_and_predicts_with_it_and_repeats_itself(home, ca
 @pytest.mark.full
 def test_what_stays_as_it_is_scores_as_before(home, monkeypatch):
     with at_home(home):
-        real = adapting.choose
-
-        def stay(*arguments, **others):
-            return real(*arguments, **{**others, "kinds": (DAY_ONE,)})
-
-        monkeypatch.setattr(adapting, "choose", stay)
-        adapt.main(["mine", *QUICK])
+        force(DAY_ONE, monkeypatch)
+        adapt.main(["mine", *QUICK, "--anchor", "away"])
+        anchor = json.loads((home / "runs" / "mine" / "adapted" / "adapted.json").read_text())["anchor"]
+        assert anchor["before"] == anchor["after"] and anchor["clips"] == 8
+        assert [row["camera"] for row in anchor["cameras"]] == ["a", "b"]
         paths = [home / "raw" / "mine" / "images" / f"{number}.png" for number in range(4)]
         new, old = (score_videos(paths, *named, workers=1) for named in (("adapted", "mine"), ("tiny", "home")))
         assert new["score"].tolist() == old["score"].tolist() and new["decision"].tolist() == old["decision"].tolist()
@@ -421,8 +433,6 @@ def test_an_anchor_with_the_set_s_own_clips_is_refused(home):
     ],
 )
 def test_sets_that_cannot_teach_are_one_line(home, tmp_path, change, said):
-    import shutil
-
     for part in ("data/mine", "weights/home"):
         shutil.copytree(home / part, tmp_path / part, symlinks=True)
     table = tmp_path / "data" / "mine" / "labels_video.csv"
@@ -435,8 +445,6 @@ def test_sets_that_cannot_teach_are_one_line(home, tmp_path, change, said):
 
 
 def test_labels_that_contradict_near_duplicates_are_one_line(home, tmp_path):
-    import shutil
-
     for part in ("data/mine", "weights/home"):
         shutil.copytree(home / part, tmp_path / part, symlinks=True)
     path = tmp_path / "data" / "mine" / "duplicates.csv"
@@ -461,6 +469,7 @@ def test_a_start_that_cannot_learn_is_one_line(tmp_path):
         path.write_text(json.dumps(about))
         with pytest.raises(UserError, match="calibrated by isotonic steps"):
             load_start("tiny")
+        assert not can_learn(nn.Sequential(nn.Conv2d(3, 1, 1)))
         with pytest.raises(UserError, match="no ensemble 'nothing'"):
             load_start("nothing")
     with pytest.raises(UserError, match=r"keep_init=2"):

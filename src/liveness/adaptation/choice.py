@@ -231,12 +231,16 @@ def compare_candidates(
         elif high < 0 and gain > -least_gain:
             verdict = "as good"
         elif high < 0:
-            moved_too = in_other_light <= 0 and mean_of_classes(relit, labels) < np.log(
-                2
-            )  # than the start, than a coin
-            verdict = "better" if moved_too else "better in this light only"
+            stays = in_other_light <= 0 and _keeps(mean_of_classes(plain, labels), mean_of_classes(relit, labels))
+            verdict = "better" if stays else "better in this light only"
         found.append(Compared(kind, mean_of_classes(plain, labels), gain, (low, high), in_other_light, verdict))
     return found
+
+
+def _keeps(plain: float, relit: float) -> bool:
+    """Whether relit clips leave at least half of what a candidate knows more than a coin (log loss ln 2)."""
+    knows, left = (max(np.log(2) - loss, 0.0) for loss in (plain, relit))
+    return bool(left >= knows / 2)
 
 
 def pick(compared: list[Compared]) -> str:

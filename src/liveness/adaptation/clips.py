@@ -4,7 +4,8 @@
     seen = see_clips(start, clips)
 
 Every clip is there twice: as it is, and *relit*, its brightness and contrast moved to those of another clip, whatever
-the other's label. Relit clips train with the others, so that light teaches nothing, and judge whether it has been learnt.
+the other's label. Relit clips train with the others, so that light teaches nothing, and judge whether it
+was learnt.
 Reads data/<set>/{labels_video,folds,duplicates}.csv and the raw videos; writes nothing.
 """
 

@@ -6,6 +6,8 @@ Writes weights/<set>/<recipe>_<result>_fold<k>.safetensors, then weights/<set>/<
 (``ensemble``), so that ``DATA=<set> ENSEMBLE=<result>`` scores with them; what an earlier adaptation left goes.
 """
 
+import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,14 +15,14 @@ import numpy as np
 from liveness.adaptation.candidates import DAY_ONE, HOME_SUFFIX, THRESHOLDS, Fitted, Shift
 from liveness.adaptation.clips import Clips
 from liveness.adaptation.start import Network, Start
+from liveness.base.errors import UserError
 from liveness.base.files import workspace, write_json
 from liveness.evaluation.combine import logit, sigmoid
 from liveness.members.names import member_name, operating_path, parse_member_name, weights_path
 from liveness.members.weights import describe_member, save_member
 from liveness.prediction.limits import InputLimit
-from liveness.sets.dataset import load_set
-from liveness.sets.settings import read_settings
-from liveness.training.start import list_provenance
+from liveness.sets.folds import digest_of_set
+from liveness.training.start import digest_provenance
 
 if TYPE_CHECKING:
     from liveness.adaptation.adapting import Asked
@@ -39,7 +41,8 @@ def ship(
 ) -> None:
     """Write the members and the operating file. limits: None keeps the start's."""
     folder = workspace() / "data" / asked.name
-    prepared = load_set(asked.name, read_settings(folder).data.frames)
+    digest = digest_of_set(folder)  # "" for a set that is too small for folds
+    groups = {Path(name).stem: str(group) for name, group in zip(clips.names, clips.groups, strict=True)}
     members: list[dict[str, Any]] = []
     digests, calibrations = {}, {}
     for network in fitted.networks:
@@ -49,8 +52,8 @@ def ship(
         fold = int(source.description["fold"])
         about = _describe(network, source, recipe, fitted.kind)
         if fitted.kind != DAY_ONE:  # what was chosen on the clips has seen them, though no weight has changed
-            about |= {"data": asked.name, "data_hash": prepared.digest}
-            about["trained_on"] = list_provenance(prepared, clips.names, source.description)
+            about |= {"data": asked.name, "data_hash": digest}
+            about["trained_on"] = digest_provenance(folder, groups, source.description)
         elif "trained_on" in source.description:
             about["trained_on"] = source.description["trained_on"]
         path = weights_path(asked.name, recipe, fold)
@@ -59,7 +62,7 @@ def ship(
         digests[name] = describe_member(path)["weights_sha256"]
         members.append({"recipe": recipe, "fold": fold, "weight": network.member.weight})
         calibrations[name] = _calibrate(network, start, fitted.kind, shift)
-    hashes = {about_hash(network, fitted.kind, prepared.digest) for network in start.networks}
+    hashes = {_tell_hash(network, fitted.kind, digest) for network in start.networks}
     operating = {
         "data_hash": hashes.pop() if len(hashes) == 1 else "members of different data",
         "weights": {member_name(m["recipe"], m["fold"]): m["weight"] for m in members},
@@ -75,7 +78,7 @@ def ship(
     _sweep_older(asked.name, asked.result, set(digests))
 
 
-def about_hash(network: Network, kind: str, digest: str) -> str:
+def _tell_hash(network: Network, kind: str, digest: str) -> str:
     """The data_hash that a member says."""
     return str(network.description.get("data_hash") or "") if kind == DAY_ONE else digest
 
@@ -127,5 +130,6 @@ def _sweep_older(data: str, result: str, now: set[str]) -> None:
     """Remove the members of an earlier adaptation of this name that this one has not."""
     for path in (workspace() / "weights" / data).glob(f"*_{result}_fold*.safetensors"):
         recipe, _ = parse_member_name(path.stem)
-        if path.stem not in now and recipe.endswith(f"_{result}") and "adapted" in describe_member(path):
-            path.unlink()
+        with contextlib.suppress(UserError):  # of a file that is none of ours, or is damaged
+            if path.stem not in now and recipe.endswith(f"_{result}") and "adapted" in describe_member(path):
+                path.unlink()

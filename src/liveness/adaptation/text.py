@@ -4,6 +4,7 @@ warn_adapted(summary)       what a reader must know before using a figure, the g
 render_adapted(summary, figures, page)
 """
 
+import shlex
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def warn_adapted(summary: dict[str, Any]) -> list[str]:
         found.append(f"{counts['live']} live and {counts['attack']} attacks: expected ten of each, better thirty")
     found += [_tell_cue(row) for row in summary["cues"]]
     found += [
-        f"{TITLES[row['kind']]} is better on these clips and worse on the same clips in another light: it has "
+        f"{TITLES[row['kind']]} is better on these clips, but not so in another light: it has "
         "learnt the light, and is not chosen"
         for row in summary["candidates"]
         if row["verdict"] == "better in this light only"
@@ -119,6 +120,12 @@ def _list(kinds: list[str]) -> str:
     return ", ".join(f"{TITLES[kind]} ({kinds.count(kind)})" for kind in CANDIDATES if kind in kinds)
 
 
+def tell_command(summary: dict[str, Any]) -> str:
+    """How videos are scored with what was made."""
+    data, name = (shlex.quote(summary[key]) for key in ("set", "ensemble"))
+    return f"DATA={data} ENSEMBLE={name} bash predict.sh VIDEOS"
+
+
 def list_candidates(summary: dict[str, Any]) -> list[list[str]]:
     """A row per candidate: title, log loss, the difference, its interval, HTER, EER, verdict."""
     figures, rows = summary["figures"]["candidates"], []
@@ -143,6 +150,9 @@ def list_figures(summary: dict[str, Any]) -> list[list[str]]:
     """Rows of name, before, its interval, after, its interval; rates of the clips that had no say."""
     before, after = summary["figures"]["before"], summary["figures"]["after"]
 
+    worst = after["decisions"]["worst"]
+    kind = "" if worst.startswith("pooled") else f" ({worst}, the worst)"
+
     def rate(name: str, of: Any) -> list[str]:
         parts = [of(side) for side in (before, after)]
         return [
@@ -159,7 +169,7 @@ def list_figures(summary: dict[str, Any]) -> list[list[str]]:
          percent(after["hter"]), percent_range(after["hter_interval"])],
         rate("APCER at the threshold", lambda side: side["forced"]["apcer"]),
         rate("BPCER at the threshold", lambda side: side["forced"]["bpcer"]),
-        rate("APCER with abstentions", lambda side: side["decisions"]["apcer"]),
+        rate(f"APCER with abstentions{kind}", lambda side: side["decisions"]["apcer"]),
         rate("BPCER with abstentions", lambda side: side["decisions"]["bpcer"]),
         ["EER", percent(before["eer"]), percent_range(before["eer_interval"]),
          percent(after["eer"]), percent_range(after["eer_interval"])],
@@ -211,7 +221,7 @@ def render_adapted(summary: dict[str, Any], figures: Path, page: Path) -> str:
         *align_columns([["the whole procedure", "before", "95 %", "after", "95 %"], *list_figures(summary)]),
         "",
         *_wrap(f"kept: {tell_kept(summary)}"),
-        f"  use: DATA={summary['set']} ENSEMBLE={summary['ensemble']} bash predict.sh VIDEOS",
+        f"  use: {tell_command(summary)}",
         f"  page: {show_path(page)}; all figures: {show_path(figures)}",
     ]
     return "\n".join(lines)

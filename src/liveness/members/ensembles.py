@@ -30,8 +30,7 @@ def find_ensemble(name: str, data: str = "") -> Ensemble:
     if name in names("ensemble"):
         return load_ensemble(name)
     plain_name(name, "the ensemble")
-    there = {path.parent.name: path for path in sorted((workspace() / "weights").glob("*/*.json")) if path.stem == name}
-    made = {of: found for of, path in there.items() if (found := _read_made(path, name)) is not None}
+    made = {of: found for of, found in list_made() if found.name == name}
     if data in made:
         return made[data]
     if len(made) > 1 and not data:
@@ -41,7 +40,13 @@ def find_ensemble(name: str, data: str = "") -> Ensemble:
     return load_ensemble(name)
 
 
-def _read_made(path: Path, name: str) -> Ensemble | None:
+def list_made() -> list[tuple[str, Ensemble]]:
+    """(set, ensemble) for each operating file in weights/ that defines an ensemble of its own, by name of file."""
+    paths = sorted((workspace() / "weights").glob("*/*.json"))
+    return [(path.parent.name, found) for path in paths if (found := _read_made(path)) is not None]
+
+
+def _read_made(path: Path) -> Ensemble | None:
     """The ensemble that an operating file lists under ``ensemble``; None for a file that lists none."""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -52,7 +57,7 @@ def _read_made(path: Path, name: str) -> Ensemble | None:
         ]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    ensemble = Ensemble(name, path.parent.name, found)
+    ensemble = Ensemble(path.stem, path.parent.name, found)
     check_ensemble(ensemble)
     return ensemble
 

@@ -12,6 +12,7 @@ from liveness.adaptation.text import (
     list_candidates,
     list_figures,
     tell_choice,
+    tell_command,
     tell_kept,
     warn_adapted,
 )
@@ -65,6 +66,7 @@ def render_adapted_page(found: dict[str, Any], folder: Path, written: str) -> st
         left_out=[TITLES[kind] for kind in found["left_out"]],
         titles=TITLES,
         changes=CANDIDATES,
+        use=tell_command(found),
         is_same=found["chosen"] == DAY_ONE,
         written=written,
     )  # fmt: skip

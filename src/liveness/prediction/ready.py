@@ -3,15 +3,17 @@
 Looks at the names in weights/<set>/ and at configs/ensemble; opens no weights, writes nothing.
 """
 
+import re
 from pathlib import Path
 
 from liveness.base.compose import load_ensemble, names
 from liveness.base.config import Ensemble
 from liveness.base.errors import UserError
 from liveness.base.files import show_path, workspace
-from liveness.members.ensembles import in_weights
+from liveness.members.ensembles import in_weights, list_made
 from liveness.members.names import parse_member_name, weights_path
 
+ADAPTED = re.compile(r"_adapted(_.+)?_fold\d+$")  # the names of members that liveness.adapt has made
 _MOST_SHOWN = 3  # ready ensembles that are named
 USUAL, DAY_ONE = "zalo2022", "minifasnet"  # what is taken where none is named; what needs no training
 _GET_DAY_ONE = f"bash download_weights.sh {DAY_ONE}"
@@ -39,8 +41,9 @@ def default_ensemble() -> str:
 
 
 def _folders_with_members() -> list[str]:
-    """The sets that weights/ has at least one member's file of."""
-    return sorted({path.parent.name for path in (workspace() / "weights").glob("*/*_fold*.safetensors")})
+    """The sets that weights/ has at least one member's file of; what ``liveness.adapt`` has made does not count."""
+    paths = (workspace() / "weights").glob("*/*_fold*.safetensors")
+    return sorted({path.parent.name for path in paths if not ADAPTED.search(path.stem)})
 
 
 def ready_ensembles() -> list[tuple[str, str]]:
@@ -52,6 +55,7 @@ def ready_ensembles() -> list[tuple[str, str]]:
             found += [(data, name) for data in there if _is_whole(load_ensemble(name), data)]
         except UserError:
             continue  # a damaged file in configs/ or weights/ is told to whoever asks for it
+    found += [(data, made.name) for data, made in list_made() if _is_whole(made, data)]
     return sorted(found)
 
 

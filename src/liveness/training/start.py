@@ -19,13 +19,14 @@ from torch import nn
 from liveness.base.compose import from_dict
 from liveness.base.config import Recipe, Train, View
 from liveness.base.errors import UserError
-from liveness.base.files import natural_key, plain_name, show_path
+from liveness.base.files import natural_key, plain_name, show_path, workspace
 from liveness.evaluation.combine import HOLDOUT
 from liveness.members.names import parse_recipe_fold, weights_path
 from liveness.members.weights import describe_member, load_member, load_pretrained, load_strictly
 from liveness.models.build import hold_statistics
 from liveness.sets.dataset import PreparedSet
-from liveness.sets.extract import digest_sources
+from liveness.sets.extract import digest_sources, known_records
+from liveness.sets.shared_videos import find_copies
 
 if TYPE_CHECKING:
     from liveness.training.task import Task
@@ -116,11 +117,17 @@ def list_provenance(
 ) -> dict[str, list[str]]:
     """What to write into a member that was trained on these videos: short digests of the videos' files and of their
     groups in the set; with those of the member that it went on from."""
-    names = sorted(set(filenames))
-    digests = digest_sources(prepared.folder, [prepared.videos.loc[name].video_id for name in names])
-    videos = {digest[:_DIGITS] for digest in digests.values()}
-    groups = {_digest_group(prepared.name, prepared.videos.loc[name].group) for name in names}
-    return merge_provenance([{"videos": list(videos), "groups": list(groups)}, (source or {}).get("trained_on") or {}])
+    rows = prepared.videos.loc[sorted(set(filenames))]
+    return digest_provenance(prepared.folder, dict(zip(rows.video_id, rows.group, strict=True)), source)
+
+
+def digest_provenance(
+    folder: Path, groups: dict[str, str], source: dict[str, Any] | None = None
+) -> dict[str, list[str]]:
+    """The same of videos of data/<set> by their ids, each with its group; the set need not have folds."""
+    videos = {digest[:_DIGITS] for digest in digest_sources(folder, list(groups)).values()}
+    own = {"videos": list(videos), "groups": list({_digest_group(folder.name, group) for group in groups.values()})}
+    return merge_provenance([own, (source or {}).get("trained_on") or {}])
 
 
 def merge_provenance(parts: list[dict[str, list[str]]]) -> dict[str, list[str]]:
@@ -163,6 +170,27 @@ def require_fold_safe(source: dict[str, Any], prepared: PreparedSet, fold: int, 
             f"{where} was trained on {first!r} or on its group ({len(common)} such videos), which fold {fold} "
             "holds out: its error would be a fiction; take a member that held out the same fold"
         )
+    _require_no_copies(source, prepared, set(held_out.index), where, fold)
+
+
+def _require_no_copies(
+    source: dict[str, Any], prepared: PreparedSet, held_out: set[str], where: str, fold: int
+) -> None:
+    """A UserError where a member has seen a near-duplicate of a held-out video, as far as the other sets that it names
+    are prepared here. Within one set near-duplicates share a group."""
+    named = {str(source.get("data") or ""), str((source.get("unlabelled") or {}).get("set") or "")}
+    digests = set(source["trained_on"]["videos"])
+    for name in sorted(named - {"", prepared.name}):
+        folder = workspace() / "data" / name
+        known = digest_sources(folder, sorted(known_records(folder))) if (folder / ".records").is_dir() else {}
+        seen = {video_id for video_id, digest in known.items() if digest[:_DIGITS] in digests}
+        twins = find_copies(folder, prepared.folder, held_out) if seen else []
+        for twin in (twin for twin in twins if Path(twin.filename).stem in seen):
+            raise UserError(
+                f"{where} was trained on {twin.filename} of {name}, which is {twin.other} of {prepared.name} or a "
+                f"near-duplicate of it; fold {fold} holds that out: its error would be a fiction; take a member that "
+                "has not seen it"
+            )
 
 
 # --- what of the start is kept ----------------------------------------------------------------------
