@@ -45,7 +45,7 @@ from liveness.base.files import write_json, write_text  # noqa: E402
 from liveness.base.tables import table_text  # noqa: E402
 from liveness.evaluation.metrics import eer  # noqa: E402
 from liveness.laboratory.day_one import LearningPlan, learn_decision, score_domains  # noqa: E402
-from liveness.pages.charts import Plot, list_round_values  # noqa: E402
+from liveness.pages.charts import WIDTH, Plot, list_round_values  # noqa: E402
 
 LEAST_HELD_OUT = 30
 CHOSEN = "adapt"  # the candidate that was chosen
@@ -290,13 +290,13 @@ def draw_curve(summary: pd.DataFrame) -> str:
         points = [(0, nought), *zip(mine["size"], mine["hter_mean"], strict=True)]
         placed = "L".join("{:.1f} {:.1f}".format(*plot.at(*point)) for point in points)
         plot.raw(f'<path class="line" stroke="{COLOURS[kind]}" d="M{placed}"/>')
-        plot.raw(f'<rect x="240" y="{16 + 15 * at}" width="12" height="4" fill="{COLOURS[kind]}"/>')
-        plot.text(257, 22 + 15 * at, "what adapt chooses" if kind == CHOSEN else kind.replace("_", " "))
+        plot.raw(f'<rect x="362" y="{16 + 15 * at}" width="12" height="4" fill="{COLOURS[kind]}"/>')
+        plot.text(379, 22 + 15 * at, "what adapt chooses" if kind == CHOSEN else kind.replace("_", " "))
     counts = summary[summary.kind == CHOSEN]
     told = sorted({f"{row.draws} draws on {row.cameras} cameras" for row in counts.itertuples()})
     plot.text(52, 244, "; ".join(told[:3]))
     body = str(plot.svg("Error against the number of labelled clips"))
-    head, _, rest = body.partition(">")
+    head, _, rest = body.replace(f'"0 0 {WIDTH} ', f'"0 0 {WIDTH + 140} ', 1).partition(">")  # with room for the names
     return f'{head} xmlns="http://www.w3.org/2000/svg" width="720">' + f"<style>{STYLE}</style>" + rest + "\n"
 
 
