@@ -293,7 +293,7 @@ def draw_curve(summary: pd.DataFrame) -> str:
         plot.raw(f'<rect x="362" y="{16 + 15 * at}" width="12" height="4" fill="{COLOURS[kind]}"/>')
         plot.text(379, 22 + 15 * at, "what adapt chooses" if kind == CHOSEN else kind.replace("_", " "))
     counts = summary[summary.kind == CHOSEN]
-    told = sorted({f"{row.draws} draws on {row.cameras} cameras" for row in counts.itertuples()})
+    told = sorted({f"{row.draws} draws in all, on {row.cameras} cameras" for row in counts.itertuples()})
     plot.text(52, 244, "; ".join(told[:3]))
     body = str(plot.svg("Error against the number of labelled clips"))
     head, _, rest = body.replace(f'"0 0 {WIDTH} ', f'"0 0 {WIDTH + 140} ', 1).partition(">")  # with room for the names
