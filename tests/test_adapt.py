@@ -164,6 +164,14 @@ def test_a_live_person_alone_is_on_no_side_without_the_other_class():
     assert not apart and all(labels[folds != fold].sum() for fold in set(folds))
 
 
+@pytest.mark.parametrize("live", [2, 3])
+def test_so_few_clips_that_no_class_fills_the_folds_are_dealt_one_by_one(live):
+    labels = np.array([1] * live + [0] * (5 - live))
+    folds, apart = deal_clips(labels, np.array([f"{at}.mp4" for at in range(5)]), PLAN)
+    assert not apart and len(set(folds)) > 2
+    assert max(np.bincount(folds[labels == 1]).max(), np.bincount(folds[labels == 0]).max()) == 1
+
+
 def test_only_what_is_beyond_the_interval_is_better():
     rng = np.random.default_rng(0)
     labels, groups = np.arange(200) % 2, np.arange(200).astype(str)

@@ -89,7 +89,8 @@ def deal_clips(labels: np.ndarray, groups: np.ndarray, plan: AdaptPlan) -> tuple
     from sklearn.model_selection import StratifiedGroupKFold
 
     codes = intervals.group_codes(groups)
-    for count in range(min(plan.folds, int(codes.max()) + 1), 2, -1):
+    most = min(plan.folds, int(codes.max()) + 1, max(int((labels == label).sum()) for label in (0, 1)))
+    for count in range(most, 2, -1):
         folds = np.empty(len(labels), int)
         with warnings.catch_warnings():  # of classes with fewer clips than folds
             warnings.simplefilter("ignore", UserWarning)

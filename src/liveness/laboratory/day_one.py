@@ -56,7 +56,7 @@ class LearningPlan:
 
 def score_domains(sets: list[str], ensemble: str, workers: int = 0) -> pd.DataFrame:
     """KEYS, a raw score per member and MEASURES (nan where there is none), a row per labelled video of the sets."""
-    videos = pd.concat([_read_domains(name) for name in sets], ignore_index=True)
+    videos = pd.concat([read_domains(name) for name in sets], ignore_index=True)
     for name, part in videos.groupby("domain"):
         if set(part["label"]) != {0, 1}:
             raise UserError(f"{name}: its labels are all {part['label'].iloc[0]}; expected attacks (0) and live (1)")
@@ -73,7 +73,7 @@ def score_domains(sets: list[str], ensemble: str, workers: int = 0) -> pd.DataFr
     return pd.concat([videos[KEYS], pd.DataFrame(values, columns=columns, dtype=float)], axis=1)
 
 
-def _read_domains(name: str) -> pd.DataFrame:
+def read_domains(name: str) -> pd.DataFrame:
     """KEYS and ``path`` of a prepared set's labelled videos; a UserError where there are none."""
     folder = workspace() / "data" / plain_name(name, "SET")
     path = folder / "labels_video.csv"
