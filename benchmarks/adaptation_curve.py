@@ -6,10 +6,10 @@
 SET: prepared sets (bash prepare_data.sh SET), as for benchmarks/day_one.py. For every camera the day-one calibration
 and threshold are learnt on all others (--scores: those of benchmarks/day_one.py, made where the file is not there).
 Then clips of the camera are drawn at random, half of them live where there are so many, the candidates of liveness
-adapt are fitted on them, one is chosen as adapt chooses, and all are judged on the clips that were not drawn, at least
-30. Every clip is decided at the threshold, without abstentions. --kept has a row per camera, size, draw and candidate,
-and a stopped run goes on from it. --shares also tries other weights of WiSE-FT. Prints a table; --out writes all
-figures, --svg the picture.
+adapt are fitted on them, one is chosen as adapt chooses, and all are judged on the clips that were not drawn, where
+these are at least 30, and 10 of each class. Every clip is decided at the threshold, without abstentions. --kept has a
+row per camera, size, draw and candidate, and a stopped run goes on from it. --shares also tries other weights of
+WiSE-FT. Prints a table; --out writes all figures, --svg the picture.
 """
 
 import argparse
@@ -48,6 +48,7 @@ from liveness.laboratory.day_one import LearningPlan, learn_decision, score_doma
 from liveness.pages.charts import WIDTH, Plot, list_round_values  # noqa: E402
 
 LEAST_HELD_OUT = 30
+LEAST_OF_CLASS = 10  # of these
 CHOSEN = "adapt"  # the candidate that was chosen
 SHARES = (0.0, 0.25, 0.5, 0.75)  # of the first weights
 SEED = 20221
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
                 if camera not in ready:
                     ready[camera] = _get_ready(start_elsewhere(start, table, camera), cameras[camera], camera)
                 fresh, clips, seen = ready[camera]
-                if len(clips) - size >= LEAST_HELD_OUT:
+                if leaves_enough(clips, size):
                     found = judge_draw(fresh, plan, clips, seen, size, draw, args.shares)
                     rows = pd.concat([rows, pd.DataFrame(found).assign(camera=camera, size=size, draw=draw)])
                     if args.kept:
@@ -121,6 +122,12 @@ def _finished(rows: pd.DataFrame, camera: str) -> set[tuple[int, int]]:
 
 
 # --- a draw ------------------------------------------------------------------------------------------
+
+
+def leaves_enough(clips: Clips, size: int) -> bool:
+    """Whether a draw leaves clips to judge it by: so many in all, and so many of each class."""
+    left = np.bincount(np.delete(clips.labels, draw_clips(clips, min(size, len(clips)))).astype(int), minlength=2)
+    return bool(left.sum() >= LEAST_HELD_OUT and left.min() >= LEAST_OF_CLASS)
 
 
 def judge_draw(
@@ -292,9 +299,10 @@ def draw_curve(summary: pd.DataFrame) -> str:
         plot.raw(f'<path class="line" stroke="{COLOURS[kind]}" d="M{placed}"/>')
         plot.raw(f'<rect x="362" y="{16 + 15 * at}" width="12" height="4" fill="{COLOURS[kind]}"/>')
         plot.text(379, 22 + 15 * at, "what adapt chooses" if kind == CHOSEN else kind.replace("_", " "))
-    counts = summary[summary.kind == CHOSEN]
-    told = sorted({f"{row.draws} draws in all, on {row.cameras} cameras" for row in counts.itertuples()})
-    plot.text(52, 244, "; ".join(told[:3]))
+    counts = {row.size: (row.draws, row.cameras) for row in summary[summary.kind == CHOSEN].itertuples()}
+    most = max(counts.values())
+    fewer = [f"; {size} clips: {part[0]} on {part[1]}" for size, part in counts.items() if part != most]
+    plot.text(52, 250, f"{most[0]} draws on {most[1]} cameras{''.join(fewer)}")
     body = str(plot.svg("Error against the number of labelled clips"))
     head, _, rest = body.replace(f'"0 0 {WIDTH} ', f'"0 0 {WIDTH + 140} ', 1).partition(">")  # with room for the names
     return f'{head} xmlns="http://www.w3.org/2000/svg" width="720">' + f"<style>{STYLE}</style>" + rest + "\n"
