@@ -302,7 +302,7 @@ def draw_curve(summary: pd.DataFrame) -> str:
     counts = {row.size: (row.draws, row.cameras) for row in summary[summary.kind == CHOSEN].itertuples()}
     most = max(counts.values())
     fewer = [f"; {size} clips: {part[0]} on {part[1]}" for size, part in counts.items() if part != most]
-    plot.text(52, 250, f"{most[0]} draws on {most[1]} cameras{''.join(fewer)}")
+    plot.text(52, 244, f"{most[0]} draws on {most[1]} cameras{''.join(fewer)}")
     body = str(plot.svg("Error against the number of labelled clips"))
     head, _, rest = body.replace(f'"0 0 {WIDTH} ', f'"0 0 {WIDTH + 140} ', 1).partition(">")  # with room for the names
     return f'{head} xmlns="http://www.w3.org/2000/svg" width="720">' + f"<style>{STYLE}</style>" + rest + "\n"
