@@ -37,7 +37,7 @@ from liveness.adaptation.candidates import (  # noqa: E402
 )
 from liveness.adaptation.choice import calibrate_apart, compare_candidates, deal_clips, pick  # noqa: E402
 from liveness.adaptation.clips import Clips, SeenClips, draw_clips, read_clips, see_clips  # noqa: E402
-from liveness.adaptation.start import Start, load_start  # noqa: E402
+from liveness.adaptation.start import StartEnsemble, load_start  # noqa: E402
 from liveness.base.compose import load_adapt_plan  # noqa: E402
 from liveness.base.errors import UserError, run  # noqa: E402
 from liveness.base.experiments import AdaptPlan  # noqa: E402
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = pd.read_csv(args.kept) if args.kept and args.kept.is_file() else pd.DataFrame()
     start, plan = load_start(args.ensemble), load_adapt_plan()
     cameras = dict(table.drop_duplicates("domain")[["domain", "set"]].itertuples(index=False))
-    ready: dict[str, tuple[Start, Clips, SeenClips]] = {}
+    ready: dict[str, tuple[StartEnsemble, Clips, SeenClips]] = {}
     for draw in range(args.draws):
         for camera in args.cameras or list(cameras):
             done = _finished(rows, camera)
@@ -99,12 +99,12 @@ def _day_one_scores(args: argparse.Namespace) -> pd.DataFrame:
     return table.assign(set=table["domain"].where(table["domain"].isin(args.sets), named[0] if named else ""))
 
 
-def _get_ready(start: Start, name: str, camera: str) -> tuple[Start, Clips, SeenClips]:
+def _get_ready(start: StartEnsemble, name: str, camera: str) -> tuple[StartEnsemble, Clips, SeenClips]:
     clips = read_clips(name, start, "" if camera == name else camera, trust=True)
     return start, clips, see_clips(start, clips)
 
 
-def start_elsewhere(start: Start, table: pd.DataFrame, camera: str) -> Start:
+def start_elsewhere(start: StartEnsemble, table: pd.DataFrame, camera: str) -> StartEnsemble:
     """The start with calibration and threshold that were learnt without the camera."""
     learnt = learn_decision(table[table["domain"] != camera], LearningPlan(start.weights))
     networks = [
@@ -131,7 +131,7 @@ def leaves_enough(clips: Clips, size: int) -> bool:
 
 
 def judge_draw(
-    start: Start, plan: AdaptPlan, clips: Clips, seen: SeenClips, size: int, draw: int, shares: bool
+    start: StartEnsemble, plan: AdaptPlan, clips: Clips, seen: SeenClips, size: int, draw: int, shares: bool
 ) -> list[dict]:
     """Errors of every candidate on the clips that were not drawn: a row each, and one more for the chosen one."""
     taken = draw_clips(clips, size, SEED + draw)
@@ -154,7 +154,7 @@ def judge_draw(
     return rows + (_try_shares(start, plan, here, seen, held, folds) if shares and apart else [])
 
 
-def _score_apart(kind: str, start: Start, here: SeenClips, folds: np.ndarray, plan: AdaptPlan) -> np.ndarray:
+def _score_apart(kind: str, start: StartEnsemble, here: SeenClips, folds: np.ndarray, plan: AdaptPlan) -> np.ndarray:
     """Log-odds of every clip by a candidate that was fitted without its fold."""
     if kind in OF_SCORES:
         return score_candidate(fit_candidate(kind, start, here, folds, plan), here, np.arange(len(here)))
@@ -174,7 +174,7 @@ def _join(parts: dict[int, np.ndarray], folds: np.ndarray) -> np.ndarray:
 
 
 def _judge(
-    kind: str, fitted: Fitted, single: np.ndarray, start: Start, plan: AdaptPlan,
+    kind: str, fitted: Fitted, single: np.ndarray, start: StartEnsemble, plan: AdaptPlan,
     here: SeenClips, seen: SeenClips, held: np.ndarray, labels: np.ndarray,
 ) -> dict:  # fmt: skip
     """single: the drawn clips' log-odds by fits that left them out, which place the camera's slope and offset."""
@@ -188,7 +188,7 @@ def _judge(
 
 
 def _try_shares(
-    start: Start, plan: AdaptPlan, here: SeenClips, seen: SeenClips, held: np.ndarray, folds: np.ndarray
+    start: StartEnsemble, plan: AdaptPlan, here: SeenClips, seen: SeenClips, held: np.ndarray, folds: np.ndarray
 ) -> list[dict]:
     """Fine-tuning with other shares of the first weights, mixed from one and the same training."""
     whole = replace(plan, keep_init=0.0)
@@ -204,7 +204,7 @@ def _try_shares(
     return rows
 
 
-def _mix(fitted: Fitted, start: Start, share: float) -> Fitted:
+def _mix(fitted: Fitted, start: StartEnsemble, share: float) -> Fitted:
     """``share`` parts of the start's weights in a fine-tuned candidate."""
     networks = [one.with_copy() for one in fitted.networks]
     with torch.no_grad():
