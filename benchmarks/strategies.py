@@ -165,7 +165,8 @@ def make_draws(table: pd.DataFrame, name: str, draws: int, share: float, judged:
             others = table[table["fold"] != fold]
             labelled = others["filename"].isin(kept)
             make_set(data, pd.concat([own, others[labelled]]), True, f"{name}_all")
-            make_set(f"{data}_rest", others[~labelled], False, f"{name}_all")
+            if not labelled.all():  # with --share 1 there is no rest
+                make_set(f"{data}_rest", others[~labelled], False, f"{name}_all")
             found.append(Draw(data, f"{data}_rest", draw, fold, list(own["filename"])))
     return found
 
