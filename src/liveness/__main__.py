@@ -35,6 +35,7 @@ GROUPS = {
     },
     "Prediction": {
         "predict": "score videos: submission.csv and predictions.csv",
+        "serve": "answer clips over HTTP with an exported ensemble, and show a page to try it",
     },
 }
 

@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from threading import Lock
+from typing import Any, Generic, TypeVar
 
 from liveness.base.machine import cores, make_room_for_sockets
 
@@ -25,15 +26,17 @@ IDLE = 0.0
 # What tasks need, so that a fresh process has it; and what entry points may have imported, whose top level it runs.
 PRELOAD, IF_HERE = ("liveness.frames.video", "liveness.frames.faces"), ("pandas", "tqdm")
 
+_starting = Lock()  # processes are started by one thread at a time: see _no_main_module
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
 
 @dataclass
 class Failed:
-    """A task that gave no result; ``reason`` is one line."""
+    """A task that gave no result; ``reason`` is one line, ``died``: its process ended by itself or was killed."""
 
     reason: str
+    died: bool = False
 
 
 @dataclass
@@ -61,6 +64,46 @@ def run_tasks(
         _end_all(pool)
         raise
     return _outcomes(pool, more, lambda: _hand_out(pool, tasks, function, most, limits), limits)
+
+
+class KeptWorker(Generic[_Task, _Result]):
+    """A worker for tasks that come one by one, from a caller that waits; kept between them, replaced when it fails.
+
+    ``function``, ``seconds`` and ``gib`` as in ``run_tasks``; ``started``: how many processes it has taken so far.
+    """
+
+    def __init__(self, function: Callable[[_Task], _Result], seconds: float, gib: float) -> None:
+        self._function, self._limits = function, (seconds, gib)
+        self._pool: list[_Worker] = []
+        self.started = 0
+
+    def start(self) -> None:
+        """Have a process ready that lives, so that the next task need not wait for it."""
+        with _starting:
+            if self._pool and not self._pool[0].process.is_alive():
+                _end(self._pool.pop())
+            if not self._pool:
+                self._pool.append(_start(self._function, self._limits[1]))
+                self.started += 1
+
+    def run(self, task: _Task) -> _Result | Failed:
+        """The task's result, or why there is none. Raises what ``function`` raised."""
+        self.start()
+        worker = self._pool[0]
+        worker.task, worker.deadline = task, time.monotonic() + self._limits[0]
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has just died: its pipe says so
+            worker.pipe.send(task)
+        ready = bool(wait([worker.pipe], timeout=self._limits[0]))
+        return _result(self._pool, worker, ready, *self._limits)
+
+    def process_id(self) -> int | None:
+        """Of the worker's process; None while there is none."""
+        return self._pool[0].process.pid if self._pool else None
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        _end_all(self._pool)
+        self._pool.clear()
 
 
 def _outcomes(
@@ -127,7 +170,7 @@ def _result(pool: list[_Worker], worker: _Worker, ready: bool, seconds: float, g
         code = worker.process.exitcode
         _end(worker)
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        return Failed(f"the worker process crashed ({how})")
+        return Failed(f"the worker process crashed ({how})", died=True)
     worker.task, worker.deadline = None, IDLE
     if kind == "memory":
         return Failed(f"needs more than {gib:g} GiB of memory")
