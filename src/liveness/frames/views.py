@@ -35,19 +35,6 @@ class ViewRequest:
     jpeg_quality: int
     version: int = NEWEST  # of the contract
     measured: bool = False  # whether the frames are measured (quality.py) too; not in ``key``, the views are the same
-    shown: bool = False  # whether it is told which frames and faces were taken (``ShownFrame``); not in ``key`` either
-
-
-@dataclass
-class ShownFrame:
-    """A frame that was scored, for people to look at: upright, ``faces`` most confident first, ``face`` is the one
-    that counts (None where there is none, or no member looks for one)."""
-
-    index: int
-    seconds: float
-    rgb: np.ndarray
-    faces: list[Face] = field(default_factory=list)
-    face: Face | None = None
 
 
 @dataclass
@@ -67,7 +54,6 @@ class VideoViews:
     milliseconds: float = 0.0
     state: str = ""  # of the file, as ``find_state`` gives it
     measures: dict[str, float] | None = None  # quality.MEASURES, medians; None where nobody asked, or without a face
-    shown: dict[int, ShownFrame] = field(default_factory=dict)  # by index; empty where nobody asked
 
 
 def prepare_task(task: tuple[Path, list[ViewRequest]]) -> VideoViews:
@@ -187,10 +173,6 @@ def cut_requests(decoded: Decoded, requests: list[ViewRequest], video: VideoView
             if at not in stored:
                 stored[at] = StoredFrame(jpeg_encode(decoded.frames[index], item.jpeg_quality))
             cuts = cut_stored(stored[at], item.view, item.detector, item.version)
-            if item.shown:
-                shown = ShownFrame(index, float(decoded.info.times[index]), stored[at].rgb, cuts.faces, cuts.face)
-                if cuts.face is not None or index not in video.shown:
-                    video.shown[index] = shown
             if item.view.kind == "face":
                 most = max(most, len(cuts.faces))
             if cuts.face is not None:

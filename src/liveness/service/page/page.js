@@ -243,5 +243,6 @@ async function record() {
   await score(new Blob(parts, { type: kind }), "the recording");
 }
 
+find("token-form").addEventListener("submit", (event) => event.preventDefault());
 setUpFile();
 setUpCamera();
