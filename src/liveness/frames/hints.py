@@ -1,0 +1,30 @@
+"""Hints for whoever is before the camera: what about a clip's picture would let it be judged better.
+
+They never touch a score or a decision (an ensemble's own limits do that, prediction/limits.py). Works on what
+``prepare_video`` found; reads and writes nothing.
+"""
+
+from liveness.frames.views import VideoViews
+
+# Medians of the scored frames (quality.py) beyond which a picture is worse than nearly all of ordinary clips.
+DARK, BRIGHT = 60.0, 215.0  # brightness, 0 to 255
+SMALL = 80.0  # face_width, pixels
+BLURRED = 0.12  # sharpness
+CLOSE = 1.1  # room: the face fills the frame
+
+
+def list_hints(video: VideoViews) -> list[str]:
+    """Words, the gravest first: no_face, rotated, several_faces, small, close, dark, bright, blurred."""
+    found = []
+    if video.faces == 0 and video.frames:
+        found.append("rotated" if any(one.turned for one in video.seen) else "no_face")
+    if video.most_faces > 1:
+        found.append("several_faces")
+    if video.measures is not None:
+        measures = video.measures
+        found += ["small"] * (measures["face_width"] < SMALL)
+        found += ["close"] * (measures["room"] < CLOSE)
+        found += ["dark"] * (measures["brightness"] < DARK)
+        found += ["bright"] * (measures["brightness"] > BRIGHT)
+        found += ["blurred"] * (measures["sharpness"] < BLURRED)
+    return found
