@@ -21,7 +21,13 @@ class Browser:
         for end in ends:
             os.close(end)
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
-        flags += [f"--user-data-dir={profile}", "--no-first-run", "--disable-background-networking", *more, "about:blank"]
+        flags += [
+            f"--user-data-dir={profile}",
+            "--no-first-run",
+            "--disable-background-networking",
+            *more,
+            "about:blank",
+        ]
         command = ["bash", "-c", f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}', binary, *flags]
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(command, pass_fds=(to_read, to_write), **quiet)

@@ -7,15 +7,17 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from liveness.base.config import Detector, FramePlan, View
+from liveness.frames.hints import list_hints
 from liveness.frames.views import VideoViews, ViewRequest, make_request
-from liveness.prediction.rows import Row
-from liveness.service.decoding import ClipTask, DecodedClip, decode_clip
-from liveness.service.scorer import DecidedBy, MemberScore
+from liveness.prediction.detector import DetailedRow
+from liveness.prediction.operating import Operating
+from liveness.service.decoding import ClipTask, TooMuch, decode_clip
 
 THREE = FramePlan(plan="even", count=3)
 
@@ -23,24 +25,26 @@ THREE = FramePlan(plan="even", count=3)
 class MeanScorer:
     """Two members, of a face and of the whole frame, whose score is their views' mean grey over 255."""
 
-    def __init__(self, kinds: tuple[str, ...] = ("face", "frame")) -> None:
+    def __init__(self) -> None:
         self.name = "means"
-        self.decided_by = DecidedBy("eer", 0.4, 0.35, 0.45, "a test")
-        self._wanted = {kind: make_request(THREE, View(kind=kind, size=32), Detector(), 95) for kind in kinds}
+        self.operating = Operating(0.4, 0.35, 0.45, "a test", point="eer")
+        made = {kind: make_request(THREE, View(kind=kind, size=32), Detector(), 95) for kind in ("face", "frame")}
+        self._wanted = {kind: replace(item, measured=True, shown=True) for kind, item in made.items()}
 
+    @property
     def wanted(self) -> list[ViewRequest]:
         return list(self._wanted.values())
 
-    def score(self, video: VideoViews) -> tuple[Row, list[MemberScore]]:
-        views = {kind: video.views.get(item.key) for kind, item in self._wanted.items()}
-        scores = {kind: None if found is None else float(found.mean() / 255) for kind, found in views.items()}
-        known = [score for score in scores.values() if score is not None]
-        status = video.status if len(known) == len(scores) else "no_face"
-        by, score = self.decided_by, float(np.mean(known)) if known else 0.5
-        decision = "abstain" if status == "no_face" or by.low < score < by.high else "live"
-        faces = max(video.faces, 0)
-        row = Row("", score, decision, status, video.reason, video.frames, faces, video.milliseconds, video.most_faces)
-        return row, [MemberScore(kind, found, 1.0) for kind, found in scores.items()]
+    def judge(self, views: VideoViews) -> DetailedRow:
+        found = {kind: views.views.get(item.key) for kind, item in self._wanted.items()}
+        scores = {kind: np.nan if part is None else float(part.mean() / 255) for kind, part in found.items()}
+        status = "no_face" if np.isnan(scores["face"]) else views.status
+        score = float(np.nanmean(list(scores.values())))
+        decision = self.operating.decide(score, status, views.frames)
+        fixed = ("", score, decision, status, views.reason, views.frames, views.faces, views.milliseconds)
+        interval, hints = (self.operating.low, self.operating.high), list_hints(views)
+        seen, measures = views.seen, views.measures
+        return DetailedRow(*fixed, views.most_faces, scores, self.operating.threshold, interval, seen, measures, hints)
 
 
 def portrait_clip(path: Path, frames: int = 12, turn: int = 0, level: float = 1.0, side: int = 240) -> Path:
@@ -62,7 +66,7 @@ def portrait_clip(path: Path, frames: int = 12, turn: int = 0, level: float = 1.
     return path
 
 
-def harm(task: ClipTask) -> DecodedClip:
+def harm(task: ClipTask) -> VideoViews | TooMuch:
     """In a worker: dies, hangs, eats memory or waits for a file where the clip says so."""
     words = task.path.read_bytes()[:200]
     if words == b"die":

@@ -16,8 +16,10 @@ CLOSE = 1.1  # room: the face fills the frame
 def list_hints(video: VideoViews) -> list[str]:
     """Words, the gravest first: no_face, rotated, several_faces, small, close, dark, bright, blurred."""
     found = []
-    if video.faces == 0 and video.frames:
-        found.append("rotated" if any(one.turned for one in video.seen) else "no_face")
+    if any(one.turned for one in video.seen):
+        found.append("rotated")
+    elif video.faces == 0 and video.frames:
+        found.append("no_face")
     if video.most_faces > 1:
         found.append("several_faces")
     if video.measures is not None:

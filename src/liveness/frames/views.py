@@ -52,7 +52,7 @@ class SeenFrame:
     faces: list[Face] = field(default_factory=list)  # all of them, most confident first
     face: Face | None = None  # the one that counts; None where no member looks for faces, too
     picture: bytes = b""  # a JPEG file of the frame, its longer side at most SHOWN_SIDE
-    turned: int = 0  # clockwise degrees by which it would have to be turned to show a face; 0 where it has one as it is
+    turned: int = 0  # clockwise degrees by which it has to be turned for its face to be upright
 
 
 @dataclass
@@ -226,13 +226,15 @@ def cut_requests(decoded: Decoded, requests: list[ViewRequest], video: VideoView
 
 
 SHOWN_SIDE = 320  # pixels
+# A face that lies on its side or stands on its head is found too, but less surely: the detector gave 95 % of 60 webcam
+# frames a confidence of at least 0.93 as they were, and turned most got less than 0.87.
+_UPRIGHT, _SURER = 0.9, 0.05
 
 
 def _show_frame(video: VideoViews, index: int, time: float, frame: StoredFrame, cuts: Cuts, item: ViewRequest) -> None:
     """Keep a frame in ``seen``, once; with its faces where a member looks for them."""
     import cv2
 
-    from liveness.frames.faces import find_faces
     from liveness.frames.video import jpeg_encode
 
     rgb = frame.rgb
@@ -246,11 +248,21 @@ def _show_frame(video: VideoViews, index: int, time: float, frame: StoredFrame, 
         video.seen = sorted([*video.seen, there], key=lambda one: one.index)
     if cuts.faces:
         there.faces, there.face = cuts.faces, cuts.face
-    elif item.view.kind == "face" and not any(one.turned for one in video.seen):
+    if item.view.kind == "face" and not any(one.turned for one in video.seen):
+        there.turned = _find_turn(rgb, cuts.face, item)
+
+
+def _find_turn(rgb: np.ndarray, face: Face | None, item: ViewRequest) -> int:
+    """The clockwise degrees by which a frame has to be turned for its face to be upright."""
+    from liveness.frames.faces import find_faces
+
+    found = {0: face.confidence + _SURER if face else 0.0}
+    if found[0] < _UPRIGHT + _SURER:
         for turns in (1, 3, 2):  # clockwise quarters
-            if find_faces(np.ascontiguousarray(np.rot90(rgb, -turns)), item.detector, item.detector_file):
-                there.turned = 90 * turns
-                break
+            turned = np.ascontiguousarray(np.rot90(rgb, -turns))
+            faces = find_faces(turned, item.detector, item.detector_file)
+            found[90 * turns] = faces[0].confidence if faces else 0.0
+    return max(found, key=lambda degrees: found[degrees])
 
 
 def make_request(

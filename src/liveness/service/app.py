@@ -22,10 +22,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from liveness import __file__ as package
+from liveness.service.answers import Scorer
 from liveness.service.bodies import stored_body
 from liveness.service.desk import Desk
 from liveness.service.metrics import CONTENT_TYPE, Metrics
-from liveness.service.scorer import Scorer
 from liveness.service.settings import LOOPBACK, TOKEN, Refusal, ServiceLimits
 from liveness.service.spool import Spool
 

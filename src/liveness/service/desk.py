@@ -20,10 +20,10 @@ from typing import Any
 
 from liveness.frames.views import VideoViews
 from liveness.frames.workers import Failed, KeptWorker
-from liveness.prediction.rows import Row
-from liveness.service.decoding import ClipTask, DecodedClip, decode_clip
+from liveness.prediction.rows import SCORED
+from liveness.service.answers import Scorer, describe_row
+from liveness.service.decoding import ClipTask, TooMuch, decode_clip
 from liveness.service.metrics import Metrics
-from liveness.service.scorer import MemberScore, Scorer
 from liveness.service.settings import Refusal, ServiceLimits
 
 DECODE_GIB = 4.0  # of memory for a worker beyond what it starts with, as at prediction
@@ -38,7 +38,7 @@ class Desk:
         self.taken = 0
         self.open = False
         self.workers = [KeptWorker(decode_clip, limits.decode_seconds, DECODE_GIB) for _ in range(limits.clips)]
-        self._idle: LifoQueue[KeptWorker[ClipTask, DecodedClip]] = LifoQueue()
+        self._idle: LifoQueue[KeptWorker[ClipTask, VideoViews | TooMuch]] = LifoQueue()
         self._threads = ThreadPoolExecutor(limits.clips, "clip")
 
     def start(self) -> None:
@@ -96,20 +96,21 @@ class Desk:
         """In one of the threads."""
         started = time.perf_counter()
         self.metrics.observe("wait", started - since)
-        limits = self.limits
-        clip = self._decode(ClipTask(path, self.scorer.wanted(), limits.seconds, limits.pixels, pictures))
+        views = self._decode(ClipTask(path, self.scorer.wanted, self.limits.seconds, self.limits.pixels))
         decoded = time.perf_counter()
         self.metrics.observe("decode", decoded - started)
-        if clip.views.status not in ("ok", "partial"):
-            raise Refusal(422, clip.views.status, clip.views.reason)
-        row, members = self.scorer.score(clip.views)
+        if isinstance(views, TooMuch):
+            raise Refusal(422, views.error, views.reason)
+        if views.status not in SCORED:
+            raise Refusal(422, views.status, views.reason)
+        row = self.scorer.judge(views)
         self.metrics.observe("score", time.perf_counter() - decoded)
         if row.status == "failed":
             raise Refusal(500, "failed", row.reason)
         self.metrics.count("clips", "decision", row.decision)
-        return self._describe(row, members, clip)
+        return describe_row(row, self.scorer, pictures)
 
-    def _decode(self, task: ClipTask) -> DecodedClip:
+    def _decode(self, task: ClipTask) -> VideoViews | TooMuch:
         worker = self._idle.get()
         try:
             clip = worker.run(task)
@@ -117,33 +118,7 @@ class Desk:
                 clip = worker.run(task)
             if isinstance(clip, Failed):
                 worker.start()  # now, not when the next clip is there
-                return DecodedClip(VideoViews(task.path, "crashed", clip.reason + (", twice" if clip.died else "")))
+                return VideoViews(task.path, "crashed", clip.reason + (", twice" if clip.died else ""))
+            return clip
         finally:
             self._idle.put(worker)
-        if clip.refused:
-            raise Refusal(422, *clip.refused)
-        return clip
-
-    def _describe(self, row: Row, members: list[MemberScore], clip: DecodedClip) -> dict[str, Any]:
-        by = self.scorer.decided_by
-        return {
-            "score": round(row.score, 9),
-            "decision": row.decision,
-            "status": row.status,
-            "reason": row.reason,
-            "frames": row.frames,
-            "faces": row.faces,
-            "faces_in_frame": row.faces_in_frame,
-            "milliseconds": round(row.milliseconds, 1),
-            "ensemble": self.scorer.name,
-            "threshold": {
-                "point": by.point,
-                "value": by.threshold,
-                "low": by.low,
-                "high": by.high,
-                "source": by.source,
-            },
-            "members": [{"name": m.name, "score": m.score, "weight": m.weight} for m in members],
-            "used": clip.used,
-            "hints": clip.hints,
-        }

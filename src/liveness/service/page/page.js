@@ -141,7 +141,8 @@ function memberRow(member) {
   const row = make("tr");
   const name = make("th", member.name);
   name.scope = "row";
-  row.append(name, make("td", String(member.weight), "num"), make("td", member.score === null ? "–" : member.score.toFixed(3), "num"));
+  row.append(name);
+  for (const score of [member.score, member.uncalibrated]) row.append(make("td", score === null ? "–" : score.toFixed(3), "num"));
   return row;
 }
 
