@@ -137,7 +137,7 @@ def test_a_chosen_clip_is_shown_with_its_score_frames_and_members(page, clip, wi
         " for (let i = 0; i < d.length; i += 4) n += d[i] === 108 && d[i + 1] === 255 && d[i + 2] === 143; return n; })"
     )
     assert browser.run(f"{green}(document.querySelector('#frames canvas'))") > 200
-    assert browser.run("document.activeElement.id") == "result"
+    assert browser.run("document.activeElement.id") == "result-title"
     assert browser.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 

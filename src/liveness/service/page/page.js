@@ -42,7 +42,7 @@ async function score(blob, what) {
   } finally {
     busy = false;
     setButtons();
-    find("result").focus();
+    find("result-title").focus();
   }
 }
 
