@@ -35,6 +35,7 @@ GROUPS = {
     },
     "Prediction": {
         "predict": "score videos: submission.csv and predictions.csv",
+        "export": "an ensemble as one folder of ONNX files that scores without torch, proven to agree",
         "serve": "answer clips over HTTP with an exported ensemble, and show a page to try it",
     },
 }

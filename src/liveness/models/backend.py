@@ -45,7 +45,10 @@ _Batch = TypeVar("_Batch")
 class Backend(Protocol[_Batch]):
     """A model in evaluation mode that turns views into probabilities of live."""
 
-    device: Device
+    @property
+    def device(self) -> Device:
+        """Where it computes."""
+        ...
 
     def to_batch(self, views: np.ndarray, view: View) -> _Batch:
         """uint8 views (V x H x W x 3) -> float32, normalised (V x 3 x H x W). Backends of one kind share the result."""

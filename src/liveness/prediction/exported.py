@@ -43,6 +43,7 @@ def read_exported(folder: Path, point: str = "eer", runtime: str = "onnxruntime"
         weights = {member.name: member.weight for member in members}
         operating = _read_operating(about, path, weights, point)
         cascade = Cascade(**about["cascade"])
+        _require_passed(about["gate"], runtime, path)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, error) from error
     if point != "eer" and cascade.first:
@@ -102,6 +103,13 @@ def read_description(folder: Path) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
     return about
+
+
+def _require_passed(gate: dict[str, Any], runtime: str, path: Path) -> None:
+    """A UserError where this runtime was tried when the ensemble was exported, and did not agree with the members."""
+    found = gate.get("runtimes", {}).get(runtime)
+    if found and not found["passed"]:
+        raise UserError(f"{path}: not to be used by {runtime}, which did not agree with the members: {found['why']}")
 
 
 def _require_file(path: Path, digest: str) -> None:

@@ -132,6 +132,11 @@ def parse_operating(
     return replace(found, limits=read_limits(limits, str(path)))
 
 
+def read_points_file(path: Path) -> dict[str, Any] | None:
+    """What an operating file that ``read_operating`` has read holds; None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def list_points(path: Path) -> list[str]:
     """The names of the operating points in weights/<set>/<ensemble>.json; "eer" alone where there is no such file.
 

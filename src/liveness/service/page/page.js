@@ -232,7 +232,9 @@ async function record() {
   const stopped = new Promise((resolve) => recorder.addEventListener("stop", resolve, { once: true }));
   find("record").disabled = true;
   find("stop").disabled = true;
+  const started = new Promise((resolve) => recorder.addEventListener("start", resolve, { once: true }));
   recorder.start();
+  await started;
   for (const [done, step] of STEPS.entries()) {
     find("guide").textContent = `${step} (${SECONDS - done})`;
     await new Promise((resolve) => setTimeout(resolve, 1000 * SECONDS / STEPS.length));
