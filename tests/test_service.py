@@ -241,6 +241,19 @@ def test_a_token_is_asked_for_where_there_is_one(clips, monkeypatch):
     assert read_token("0.0.0.0") == token
 
 
+def test_a_defect_is_a_json_error_and_its_cause_is_in_the_log_alone(clips, capsys, monkeypatch):
+    def fail(*_: object) -> None:
+        raise RuntimeError("the cause")
+
+    with client_of() as client:
+        monkeypatch.setattr(MeanScorer, "judge", fail)
+        answer = client.post("/score", content=clips["face"])
+        assert refused(answer, 500, "defect") == "the service failed at this request"
+        assert "the cause" in capsys.readouterr().err
+        monkeypatch.undo()
+        assert client.post("/score", content=clips["face"]).status_code == 200
+
+
 # --- workers ---------------------------------------------------------------------------------------
 
 

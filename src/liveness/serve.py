@@ -43,6 +43,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     args = parse()
+    if not 1 / MIB <= args.mib < 1 << 20:
+        raise UserError(f"--mib {args.mib:g}: expected more than 0, in MiB")
     if (args.certificate is None) != (args.key is None):
         raise UserError("--certificate and --key belong together")
     limits = ServiceLimits(

@@ -78,7 +78,7 @@ def make_app(scorer: Scorer, limits: ServiceLimits, token: str = "") -> ASGIApp:
             Route("/ready", _tell_ready),
             Route("/metrics", _tell_metrics),
         ],
-        exception_handlers={Refusal: _refuse, HTTPException: _refuse_route},
+        exception_handlers={Refusal: _refuse, HTTPException: _refuse_route, Exception: _fail},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -188,8 +188,13 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
     return _json(error.status_code, Refusal(0, "bad_method", reason).body(), dict(error.headers or {}))
 
 
+async def _fail(_: Request, __: Exception) -> Response:
+    """A defect of ours: the caller learns that, and the log what it was (``_Guard``)."""
+    return _json(500, Refusal(500, "defect", "the service failed at this request").body())
+
+
 class _Guard:
-    """Around everything: the headers of every answer, its count, and a JSON error where our own code fails."""
+    """Around everything: the headers of every answer, its count, and a line in the log where our own code fails."""
 
     def __init__(self, app: Starlette, metrics: Metrics, token: str) -> None:
         self._app, self._metrics, self._token = app, metrics, token
@@ -198,12 +203,9 @@ class _Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
 
         async def send_guarded(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 message["headers"] += [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
                 self._metrics.count("requests", "status", str(message["status"]))
             await send(message)
@@ -214,11 +216,8 @@ class _Guard:
                 await answer(scope, receive, send_guarded)
             else:
                 await self._app(scope, receive, send_guarded)
-        except Exception:  # noqa: BLE001  (a defect of ours: the caller learns that, the log what it was)
+        except Exception:  # noqa: BLE001  (it is answered already)
             traceback.print_exc(file=sys.stderr)
-            if not started:
-                answer = _json(500, Refusal(500, "defect", "the service failed at this request").body())
-                await answer(scope, receive, send_guarded)
 
 
 def _is_local(scope: Scope) -> bool:

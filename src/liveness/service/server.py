@@ -47,7 +47,7 @@ def run_server(
         config.load()
     except OSError as error:
         raise UserError(f"{certificate}: no certificate with its key ({error}); expected PEM files") from error
-    with _bind(host, port) as listener:
+    with bind_listener(host, port) as listener:
         number = listener.getsockname()[1]
         where = f"[{host}]" if ":" in host else host
         scheme = "https" if config.is_ssl else "http"
@@ -74,7 +74,8 @@ class _Server(uvicorn.Server):
             print(self.says, flush=True)
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind_listener(host: str, port: int) -> socket.socket:
+    """A socket that listens there; a UserError where that is not to be had."""
     try:
         kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address, family=kind, backlog=128, reuse_port=False)

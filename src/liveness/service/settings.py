@@ -1,5 +1,6 @@
 """What the service allows, and how it refuses. Imports nothing of the web framework."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,10 +34,10 @@ class ServiceLimits:
         return self.clips + self.queue
 
     def check(self) -> None:
-        """A UserError for a limit that lets nothing through."""
+        """A UserError for a limit that lets nothing through, or is none."""
         for name, value in vars(self).items():
             least = 0 if name == "queue" else 1
-            if not value >= least:
+            if not least <= value < math.inf:
                 raise UserError(f"--{name.replace('_', '-')} {value:g}: expected {least} or more")
 
 
