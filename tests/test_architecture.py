@@ -109,6 +109,9 @@ def test_every_declared_dependency_is_pinned_and_alike_in_all_files():
         wanted |= {name_of(line) for extra in added for line in extras[extra]}
         assert wanted <= set(found) and before.items() <= found.items(), file
         before = found
+    served = pins("requirements-serve.txt")
+    needed = [*project["dependencies"], *extras["runtime"], *extras["serve"]]
+    assert set(map(name_of, needed)) <= set(served) and served.items() <= before.items()
     assert not set(pins("constraints.txt")) & set(before)
     base, found = pins("requirements.txt"), pins("requirements-identity.txt")
     assert base.items() <= found.items() and set(found) == set(base) | {name_of(line) for line in extras["identity"]}

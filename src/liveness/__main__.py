@@ -39,6 +39,7 @@ GROUPS = {
         "serve": "answer clips over HTTP with an exported ensemble, and show a page to try it",
     },
 }
+EXTRAS = {"serve": "runtime,serve"}  # what a verb needs to be installed, where that is not liveness[train]
 
 
 def usage() -> str:
@@ -73,7 +74,7 @@ def _run_verb() -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "liveness":
             raise
-        missing = f'the package {error.name} is missing; install: pip install "liveness[train]"'
+        missing = f'the package {error.name} is missing; install: pip install "liveness[{EXTRAS.get(verb, "train")}]"'
         raise UserError(f"{verb}: {missing}") from error
     return 0
 
