@@ -1,6 +1,6 @@
 """A set with two members on narrow networks and their operating file, for tests of exporting; and a folder by hand.
 
-prepare_members(root)            # data/tiny, weights/tiny/efficientnet_lite0_fold{0,1}.safetensors and .json; no training
+prepare_members(root)            # data/tiny, weights/tiny/efficientnet_lite0_fold{0,1}.safetensors and .json, untrained
 write_by_hand(folder)            # an exported folder as far as reading goes: its networks are no networks
 """
 
@@ -21,7 +21,7 @@ from liveness.sets.folds import digest_of_set
 ENSEMBLE, DATA = "efficientnet_lite0", "tiny"
 
 
-def prepare_members(root: Path, clips: int = 19) -> None:
+def prepare_members(root: Path, clips: int = 20) -> None:
     tiny_set.write_set(root / "raw" / DATA, clips)
     prepare_here(root, DATA, "folds.n=2")
     with at_home(root):
@@ -35,7 +35,7 @@ def prepare_members(root: Path, clips: int = 19) -> None:
         "data_hash": digest,
         "weights": dict.fromkeys(names, 1.0),
         "weights_sha256": {path.stem: describe_member(path)["weights_sha256"] for path in paths},
-        "calibration": {"how": "platt", "members": {name: {"how": "platt", "slope": 0.7, "offset": 0.1} for name in names}},
+        "calibration": {"how": "platt", "members": dict.fromkeys(names, {"how": "platt", "slope": 0.7, "offset": 0.1})},
         "thresholds": [
             {"name": "eer", "target": None, "threshold": 0.5, "threshold_interval": [0.49, 0.51], "videos": clips},
             {"name": "apcer5", "target": 0.05, "threshold": 0.6, "threshold_interval": [0.6, 0.6], "videos": clips},
