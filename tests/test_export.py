@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import exported_set
@@ -14,7 +17,7 @@ from test_runtime import run_without
 
 from liveness.base.compose import load_ensemble
 from liveness.base.errors import UserError
-from liveness.base.files import sha256_of
+from liveness.base.files import CODE, sha256_of
 from liveness.exporting.gate import count_needed, judge_gate
 from liveness.prediction.engine import load_members, score_paths
 
@@ -229,3 +232,34 @@ def test_openvino_reads_the_same_files(root, folder):
         for path in paths:
             assert abs(one.score(path).score - other.score(path).score) < 1e-4
     assert predict_here(root, root / "clips", root / "ov", "--exported", folder, "--backend", "openvino") == 0
+
+
+@pytest.mark.extras
+@pytest.mark.full
+def test_the_wheel_with_runtime_alone_scores_in_an_empty_environment(root, folder, tmp_path):
+    """Needs the package index. What is installed beside pip stays below 400 MB."""
+    source = tmp_path / "source"
+    shutil.copytree(CODE / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(CODE / "configs", source / "configs")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(CODE / name, source)
+    build = [sys.executable, "-m", "pip", "wheel", source, "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path]
+    subprocess.run(build, check=True, capture_output=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    python = tmp_path / "empty" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "empty"], check=True, timeout=300)
+    subprocess.run([python, "-m", "pip", "install", "-q", f"{wheel}[runtime]"], check=True, timeout=900)
+    (packages,) = (tmp_path / "empty").glob("lib/*/site-packages")
+    size = sum(file.stat().st_size for file in packages.rglob("*") if file.is_file() and "/pip/" not in str(file))
+    assert size < 400e6
+    assert not {"torch", "timm", "pandas", "hydra", "albumentations", "scipy"} & {
+        one.name for one in packages.iterdir()
+    }
+    (tmp_path / "away").mkdir()
+    values = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LIVENESS_ROOT")}
+    call = [tmp_path / "empty" / "bin" / "liveness", "predict", "--exported", folder, root / "clips", tmp_path / "out"]
+    done = subprocess.run(call, cwd=tmp_path / "away", env=values, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert predict_here(root, root / "clips", tmp_path / "here", "--exported", folder) == 0
+    scores = [{name: float(row["score"]) for name, row in rows_of(tmp_path / one).items()} for one in ("out", "here")]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)

@@ -12,6 +12,7 @@ import multiprocessing
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _GIB = 1 << 30
 IDLE = 0.0
 # What tasks need, so that a fresh process has it; and what entry points may have imported, whose top level it runs.
 PRELOAD, IF_HERE = ("liveness.frames.video", "liveness.frames.faces"), ("pandas", "tqdm")
+
+_STARTING = threading.Lock()  # while one starts, this process's main module is not what it seems
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -144,7 +147,7 @@ def _start(function: Callable, gib: float) -> _Worker:
     context.set_forkserver_preload([function.__module__, *PRELOAD, *(name for name in IF_HERE if name in sys.modules)])
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, function, gib), daemon=True)
-    with _no_main_module():
+    with _STARTING, _no_main_module():
         process.start()
     theirs.close()
     return _Worker(process, ours)
