@@ -71,7 +71,9 @@ def export_ensemble(asked: Export) -> Path:
     clips, calibration = choose_gate(described, asked.on), None
     if asked.int8:
         calibration, clips = part_for_calibration(clips)
-    out = asked.out or exported_path(described.data, described.name + ("_int8" if asked.int8 else ""))
+    out = (asked.out and asked.out.resolve()) or exported_path(
+        described.data, described.name + ("_int8" if asked.int8 else "")
+    )
     with _folder_aside(out) as side:
         print(f"exporting {counted(len(described.members), 'member')} of {described.name}", flush=True)
         for member in described.members:
@@ -99,6 +101,8 @@ def _folder_aside(out: Path) -> Iterator[Path]:
         raise UserError(f"{show_path(out)}: is there and no exported ensemble; expected a new or an empty folder")
     side, old = (out.with_name(f".{out.name}.{word}") for word in ("exporting", "old"))
     with held(out.with_name(f".{out.name}.lock"), f"{show_path(out)}: another export writes there"):
+        if old.exists() and not out.exists():
+            old.replace(out)  # an export ended between its two renames
         for left in (side, old):
             shutil.rmtree(left, ignore_errors=True)
         side.mkdir(parents=True)

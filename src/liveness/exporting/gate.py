@@ -33,7 +33,7 @@ from liveness.sets.labelled import raw_videos, read_labelled
 FLOAT_TOLERANCE = 1e-4  # the largest difference of a score that is rounding
 _AT_ONCE = 32  # videos whose views are held
 _SEED = 20221
-_MOST_CALIBRATION, _LEAST_CALIBRATION = 32, 8  # clips that int8 ranges are learnt on
+_MOST_CALIBRATION, _LEAST_CALIBRATION = 32, 4  # clips that int8 ranges are learnt on
 
 
 @dataclass

@@ -12,11 +12,11 @@ import multiprocessing
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from threading import Lock
 from typing import Any, Generic, TypeVar
 
 from liveness.base.machine import cores, make_room_for_sockets
@@ -26,7 +26,8 @@ IDLE = 0.0
 # What tasks need, so that a fresh process has it; and what entry points may have imported, whose top level it runs.
 PRELOAD, IF_HERE = ("liveness.frames.video", "liveness.frames.faces"), ("pandas", "tqdm")
 
-_starting = Lock()  # processes are started by one thread at a time: see _no_main_module
+_STARTING = threading.Lock()  # while one starts, this process's main module is not what it seems
+
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
@@ -79,12 +80,11 @@ class KeptWorker(Generic[_Task, _Result]):
 
     def start(self) -> None:
         """Have a process ready that lives, so that the next task need not wait for it."""
-        with _starting:
-            if self._pool and not self._pool[0].process.is_alive():
-                _end(self._pool.pop())
-            if not self._pool:
-                self._pool.append(_start(self._function, self._limits[1]))
-                self.started += 1
+        if self._pool and not self._pool[0].process.is_alive():
+            _end(self._pool.pop())
+        if not self._pool:
+            self._pool.append(_start(self._function, self._limits[1]))
+            self.started += 1
 
     def run(self, task: _Task) -> _Result | Failed:
         """The task's result, or why there is none. Raises what ``function`` raised."""
@@ -187,7 +187,7 @@ def _start(function: Callable, gib: float) -> _Worker:
     context.set_forkserver_preload([function.__module__, *PRELOAD, *(name for name in IF_HERE if name in sys.modules)])
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, function, gib), daemon=True)
-    with _no_main_module():
+    with _STARTING, _no_main_module():
         process.start()
     theirs.close()
     return _Worker(process, ours)

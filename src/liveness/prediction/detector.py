@@ -11,6 +11,7 @@ Who decodes elsewhere (``prepare_task`` of frames/views.py with the requests ``d
 All methods may be called from several threads. Imports neither torch nor pandas; writes nothing.
 """
 
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -68,6 +69,7 @@ class LivenessDetector:
         """
         described = read_exported(Path(folder), point, runtime)
         members = [replace(m, wanted=replace(m.wanted, measured=True, shown=True)) for m in described.members]
+        self._cutting = threading.Lock()
         self._loaded = load_weights(replace(described, members=members))
         self.name, self.data, self.runtime, self.operating = (
             described.name,
@@ -105,7 +107,9 @@ class LivenessDetector:
         if fps is not None and not 0 < fps < float("inf"):
             raise UserError(f"fps={fps}: expected frames a second, above 0")
         wanted = self.wanted if fps else [replace(one, plan=FramePlan(plan="all")) for one in self.wanted]
-        return self.judge(prepare_frames(name, take_frames(frames, fps or 25.0), wanted))
+        with self._cutting:  # a face detector serves one thread at a time
+            views = prepare_frames(name, take_frames(frames, fps or 25.0), wanted)
+        return self.judge(views)
 
     def prepare(self, path: Path | str) -> VideoViews:
         """A file, decoded and cut in a process of its own with limits of time and memory; ``crashed`` where it dies."""

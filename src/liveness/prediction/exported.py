@@ -34,8 +34,11 @@ def read_exported(folder: Path, point: str = "eer", runtime: str = "onnxruntime"
     point: the operating point that decides; runtime: what is to compute (models/exported.py). A UserError where the
     folder is none, of a newer version, or where a file is not the one that was exported.
     """
+    return _describe(read_description(folder), folder, point, runtime)
+
+
+def _describe(about: dict[str, Any], folder: Path, point: str, runtime: str) -> EnsembleDescription:
     require_runtime(runtime)
-    about = read_description(folder)
     path = folder / CONTRACT_FILE
     try:
         detector_file = folder / about["detector"]["file"] if about["detector"] else None
@@ -60,11 +63,9 @@ def read_beside(ensemble: Ensemble, data: str, point: str, runtime: str) -> Ense
     again = f"liveness export {here.name} --data {here.data}"
     if not (folder / CONTRACT_FILE).is_file():
         raise UserError(f"{show_path(folder)}: {here.name} is not exported; run: {again} (or leave BACKEND out)")
-    found = read_exported(folder, point, runtime)
-    told = {
-        member_name(entry["recipe"], entry["fold"]): entry["weights_sha256"]
-        for entry in read_description(folder)["members"]
-    }
+    about = read_description(folder)
+    found = _describe(about, folder, point, runtime)
+    told = {member_name(entry["recipe"], entry["fold"]): entry["weights_sha256"] for entry in about["members"]}
     mine = {member.name: describe_member(member.path).get("weights_sha256", "") for member in here.members}
     blends = [{member.name: member.weight for member in one.members} for one in (here, found)]
     same = replace(here.operating, source="") == replace(found.operating, source="")
