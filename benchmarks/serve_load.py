@@ -3,12 +3,12 @@
     python benchmarks/serve_load.py --exported DIR --clips raw/demo_test/videos [--requests 120] [--seconds 90]
                                     [--callers 1 8 64] [--limit=--queue=16] [--out FILE]
 
-Starts ``python -m liveness.serve`` on loopback. A level ends after --requests or --seconds, and there are two for each
-number of callers. In the calm one all requests are clips, and nothing else happens. In the other one six of ten requests
-are clips; the rest are drawn from random bytes, a clip that breaks off, a text, an empty body, a form that breaks off, a
-body that is too large, no HTTP, a caller that hangs up in the middle of its body. All the while a connection that sends
-nothing and one that trickles its headers are held open, and each second one of the decoders gets SIGKILL. In the end
-SIGTERM is sent while clips are worked on.
+Starts ``python -m liveness.serve`` on loopback. A level ends after --requests or --seconds, and there are two for
+each number of callers. In the calm one all requests are clips, and nothing else happens. In the other one six of ten
+requests are clips; the rest are drawn from random bytes, a clip that breaks off, a text, an empty body, a form that
+breaks off, a body that is too large, no HTTP, a caller that hangs up in the middle of its body. All the while a
+connection that sends nothing and one that trickles its headers are held open, and each second one of the decoders
+gets SIGKILL. In the end SIGTERM is sent while clips are worked on.
 
 Prints JSON. ``lost``: requests without an answer, of callers that waited for one; ``wrong``: answers that are not JSON
 or have a status that their request must not have. Latencies (milliseconds) are those of clips that were scored, from
