@@ -75,10 +75,18 @@ def test_a_mistake_is_one_line_before_anything_is_loaded(monkeypatch, tmp_path):
 def test_a_folder_that_is_no_export_and_a_port_that_is_taken_are_one_line(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="no exported ensemble"):
         call(monkeypatch, "--exported", str(tmp_path))
-    from liveness.service.server import bind_listener
+    from liveness.service.server import bind_listener, run_server
+    from liveness.service.settings import ServiceLimits
 
+    for port in (-1, 65536, 99999):
+        with pytest.raises(UserError, match="expected 1 to 65535"):
+            bind_listener("127.0.0.1", port)
     with bind_listener("127.0.0.1", 0) as listener, pytest.raises(UserError, match="cannot listen there"):
         bind_listener("127.0.0.1", listener.getsockname()[1])
+    (tmp_path / "a.pem").write_text("no certificate")
+    for name in ("a.pem", "nowhere.pem"):
+        with pytest.raises(UserError, match="no certificate with its key"):
+            run_server(None, "127.0.0.1", 0, ServiceLimits(), tmp_path / name, tmp_path / name)
 
 
 @needs_packages

@@ -76,10 +76,12 @@ class _Server(uvicorn.Server):
 
 def bind_listener(host: str, port: int) -> socket.socket:
     """A socket that listens there; a UserError where that is not to be had."""
+    if not 0 <= port <= 65535:  # the system would take the rest of a division
+        raise UserError(f"--port {port}: expected 1 to 65535, or 0 for a free one")
     try:
         kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address, family=kind, backlog=128, reuse_port=False)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UserError(f"--host {host} --port {port}: cannot listen there ({error}); is the port taken?") from error
 
 
