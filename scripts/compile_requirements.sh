@@ -39,6 +39,6 @@ compile() {
 compile requirements.txt train
 compile requirements-notebook.txt train notebook
 compile requirements-identity.txt train identity
-compile requirements-export.txt train export
+compile requirements-export.txt train export openvino
 compile requirements-runtime.txt runtime
 compile requirements-dev.txt train notebook trackers export dev

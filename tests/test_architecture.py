@@ -111,7 +111,8 @@ def test_every_declared_dependency_is_pinned_and_alike_in_all_files():
         before = found
     assert not set(pins("constraints.txt")) & set(before)
     exporting, runtime = pins("requirements-export.txt"), pins("requirements-runtime.txt")
-    assert pins("requirements.txt").items() <= exporting.items() <= before.items() and runtime.items() <= before.items()
+    assert pins("requirements.txt").items() <= exporting.items() and runtime.items() <= before.items()
+    assert {name: line for name, line in exporting.items() if not name.startswith("openvino")}.items() <= before.items()
     assert {name_of(line) for line in [*project["dependencies"], *extras["runtime"]]} <= set(runtime) <= set(exporting)
     assert not {"torch", "timm", "pandas", "hydra-core", "albumentations", "scipy"} & set(runtime)
     base, found = pins("requirements.txt"), pins("requirements-identity.txt")
