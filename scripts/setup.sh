@@ -5,7 +5,7 @@
 #
 #   --notebook    also Jupyter Lab, for jupyter.sh (requirements-notebook.txt)
 #   --identity    also what folds.identities=auto needs (requirements-identity.txt)
-#   --export      also what liveness export needs (requirements-export.txt)
+#   --export      also what liveness export needs, and OpenVINO (requirements-export.txt)
 #   --dev         also what test.sh needs (requirements-notebook.txt and requirements-dev.txt)
 #   PYTHON_BASE   the Python to build on, 3.11 to 3.13 (default: that of .venv, else python3.11, 3.12, 3.13, python3)
 #

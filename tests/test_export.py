@@ -237,7 +237,7 @@ def test_openvino_reads_the_same_files(root, folder):
 @pytest.mark.extras
 @pytest.mark.full
 def test_the_wheel_with_runtime_alone_scores_in_an_empty_environment(root, folder, tmp_path):
-    """Needs the package index. What is installed beside pip stays below 400 MB."""
+    """Needs the package index. What is installed beside pip and setuptools, byte code included, stays below 480 MB."""
     source = tmp_path / "source"
     shutil.copytree(CODE / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(CODE / "configs", source / "configs")
@@ -251,7 +251,7 @@ def test_the_wheel_with_runtime_alone_scores_in_an_empty_environment(root, folde
     subprocess.run([python, "-m", "pip", "install", "-q", f"{wheel}[runtime]"], check=True, timeout=900)
     (packages,) = (tmp_path / "empty").glob("lib/*/site-packages")
     size = sum(file.stat().st_size for file in packages.rglob("*") if file.is_file() and "/pip/" not in str(file))
-    assert size < 400e6
+    assert size < 480e6
     assert not {"torch", "timm", "pandas", "hydra", "albumentations", "scipy"} & {
         one.name for one in packages.iterdir()
     }

@@ -80,6 +80,11 @@ def _gate(about: dict[str, Any]) -> str:
         _HEAD,
         "|---|---|---|---|---|---|---|---|",
         *(_gate_row(runtime, figures) for runtime, figures in gate["runtimes"].items()),
+    ]
+    methods = {figures["eer"]["method"] for figures in gate["runtimes"].values() if figures["eer"]}
+    if methods:
+        rows += ["", f"The interval of the EER's change: {', '.join(sorted(methods))}."]
+    rows += [
         "",
         "| runtime | point | flipped | crossed the threshold | of | at most (95 %) |",
         "|---|---|---|---|---|---|",

@@ -71,9 +71,8 @@ def export_ensemble(asked: Export) -> Path:
     clips, calibration = choose_gate(described, asked.on), None
     if asked.int8:
         calibration, clips = part_for_calibration(clips)
-    out = (asked.out and asked.out.resolve()) or exported_path(
-        described.data, described.name + ("_int8" if asked.int8 else "")
-    )
+    usual = exported_path(described.data, described.name + ("_int8" if asked.int8 else ""))
+    out = asked.out.resolve() if asked.out else usual
     with _folder_aside(out) as side:
         print(f"exporting {counted(len(described.members), 'member')} of {described.name}", flush=True)
         for member in described.members:

@@ -62,7 +62,8 @@ def find_faces(rgb: np.ndarray, config: Detector, weights: Path | None = None) -
 @cache
 def _detector(name: str, threshold: float, max_side: int, weights: Path | None) -> FaceDetector:
     require_detector(name, "face detector")
-    return DETECTORS[name](Detector(threshold, max_side, name), weights)
+    config = Detector(threshold, max_side, name)
+    return DETECTORS[name](config) if weights is None else DETECTORS[name](config, weights)
 
 
 def require_detector(name: str, where: str) -> None:
