@@ -71,6 +71,14 @@ def test_a_mistake_is_one_line_before_anything_is_loaded(monkeypatch, tmp_path):
         assert "\n" not in str(refused.value)
 
 
+def test_a_package_that_is_missing_is_one_line(monkeypatch, tmp_path):
+    for name in ("starlette", "liveness.service.app", "liveness.service.server"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    with pytest.raises(UserError, match=re.escape('install: pip install "liveness[runtime,serve]"')):
+        call(monkeypatch, "--exported", str(tmp_path))
+
+
 @needs_packages
 def test_a_folder_that_is_no_export_and_a_port_that_is_taken_are_one_line(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="no exported ensemble"):

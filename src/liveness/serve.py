@@ -52,9 +52,14 @@ def main() -> int:
     )
     limits.check()
     token = read_token(args.host)
+    try:
+        from liveness.service.app import make_app
+        from liveness.service.server import run_server
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f'the package {error.name} is missing; install: pip install "liveness[runtime,serve]"'
+        ) from error
     from liveness.prediction.detector import LivenessDetector
-    from liveness.service.app import make_app
-    from liveness.service.server import run_server
 
     with LivenessDetector(args.exported, args.runtime, args.point) as detector:
         run_server(make_app(detector, limits, token), args.host, args.port, limits, args.certificate, args.key)
