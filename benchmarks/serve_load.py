@@ -10,10 +10,11 @@ breaks off, a body that is too large, no HTTP, a caller that hangs up in the mid
 connection that sends nothing and one that trickles its headers are held open, and each second one of the decoders
 gets SIGKILL. In the end SIGTERM is sent while clips are worked on.
 
-Prints JSON. ``lost``: requests without an answer, of callers that waited for one; ``wrong``: answers that are not JSON
-or have a status that their request must not have. Latencies (milliseconds) are those of clips that were scored, from
-connecting to the answer's last byte. ``memory_mib``: of the service's process, and of it with its workers (shared pages
-counted once, PSS), sampled each second. Exit code 1 where anything is lost or wrong, or memory has grown.
+Prints JSON. ``lost``: requests without an answer, of callers that waited for one; ``wrong``: answers that are not
+JSON or have a status that their request must not have. Latencies (milliseconds) are those of clips that were scored,
+from connecting to the answer's last byte; on a machine that does other work trust ``processor_ms_per_clip``.
+``memory_mib``: of the service's process, and of it with its workers (shared pages counted once, PSS), sampled each
+second. Exit code 1 where anything is lost or wrong, or memory has grown.
 """
 
 import argparse
@@ -68,10 +69,13 @@ class Level:
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    processor_seconds: float = 0.0  # of the service and of its workers
 
     def to_dict(self) -> dict:
         """As it stands in the JSON."""
-        shares = dict(zip((50, 95, 99, 100), np.percentile(self.latencies or [np.nan], (50, 95, 99, 100)), strict=True))
+        shares = (50, 95, 99, 100) if self.latencies else ()
+        latency = {f"p{share}": round(1000 * float(np.percentile(self.latencies, share)), 1) for share in shares}
+        each = round(1000 * self.processor_seconds / max(1, len(self.latencies)), 1)
         return {
             "callers": self.callers,
             "calm": self.calm,
@@ -79,7 +83,8 @@ class Level:
             "answers": dict(sorted(self.statuses.items())),
             "scored": len(self.latencies),
             "scored_per_second": round(len(self.latencies) / max(self.seconds, 1e-9), 2),
-            "latency_ms": {f"p{share}": round(1000 * float(value), 1) for share, value in shares.items()},
+            "latency_ms": latency,
+            "processor_ms_per_clip": each if self.calm else None,  # killed workers take theirs along
             "lost": self.lost,
             "wrong": self.wrong,
         }
@@ -135,6 +140,14 @@ def children(process: int) -> list[int]:
         with contextlib.suppress(OSError):
             found += map(int, task.read_text().split())
     return found
+
+
+def processor_seconds_of(process: int) -> float:
+    """User and system time that a process has taken; 0 where it has ended."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def memory_of(process: int) -> int:
@@ -226,13 +239,16 @@ def run_level(service: Service, clips: list[bytes], callers: int, calm: bool, mo
                     return
             send(service, request, level, lock)
 
-    started = time.monotonic()
+    def processor_seconds() -> float:
+        return sum(map(processor_seconds_of, [service.process.pid, *service.decoders()]))
+
+    started, before = time.monotonic(), processor_seconds()
     threads = [threading.Thread(target=call, args=(number,)) for number in range(callers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    level.seconds = time.monotonic() - started
+    level.seconds, level.processor_seconds = time.monotonic() - started, processor_seconds() - before
     return level
 
 
@@ -299,8 +315,7 @@ def benchmark(
             levels += [run_level(service, bodies, number, False, most, seconds) for number in callers]
         service.kills = False
         time.sleep(1)
-        places = service_figure(service, "liveness_places")
-        workers = service_figure(service, "liveness_workers_started")
+        figures = {name: service_figure(service, f"liveness_{name}") for name in ("places", "workers_started")}
         over.set()
         watcher.join()
         stopped = stop(service, bodies)
@@ -308,29 +323,30 @@ def benchmark(
         over.set()
         service.process.kill()
         service.process.communicate()
+    sizes = [len(body) // 1024 for body in bodies]
+    found = {"clips": f"{len(bodies)} of {min(sizes)} to {max(sizes)} KiB", "limits": limits}
+    return found | summarise(service, levels, figures, stopped)
+
+
+def summarise(service: Service, levels: list[Level], figures: dict[str, int], stopped: dict) -> dict:
+    """What was measured, and whether it is as it has to be."""
     own = np.array([sample[0] for sample in service.memory]) / MIB
     third = max(1, len(own) // 3)
     first, last = float(np.median(own[:third])), float(np.median(own[-third:]))
+    memory = {"first_third": first, "last_third": last, "most": float(own.max())}
+    memory["most_with_workers"] = max(sample[1] for sample in service.memory) / MIB
     return {
-        "clips": f"{len(bodies)} of {min(map(len, bodies)) // 1024} to {max(map(len, bodies)) // 1024} KiB",
-        "limits": limits,
         "start_seconds": round(service.start_seconds, 2),
         "levels": [level.to_dict() for level in levels],
         "workers_killed": service.killed,
-        "workers_started": workers,
-        "places_taken_in_the_end": places,
-        "memory_mib": {
-            "service_first_third": round(first, 1),
-            "service_last_third": round(last, 1),
-            "service_most": round(float(own.max()), 1),
-            "with_workers_most": round(max(sample[1] for sample in service.memory) / MIB, 1),
-        },
+        **figures,
+        "memory_mib": {name: round(value, 1) for name, value in memory.items()},
         "stop": stopped,
         "checks": {
             "no_answer_lost": not any(level.lost for level in levels),
             "no_answer_wrong": not any(level.wrong for level in levels),
             "memory_flat": last <= max(first * (1 + GROWTH[0]), first + GROWTH[1]),
-            "every_place_given_back": places == 0,
+            "every_place_given_back": figures["places"] == 0,
             "stop_answers_what_was_accepted": stopped["answers"] == {"200": 4} and stopped["exit_code"] == 0,
             "nothing_of_callers_in_the_log": stopped["stderr"] == "",
         },

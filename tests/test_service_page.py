@@ -247,6 +247,16 @@ def test_who_sends_nothing_or_trickles_is_not_waited_for(service):
             assert time.monotonic() - started < 5  # header_seconds is 1
 
 
+def test_who_does_not_read_its_answers_is_not_waited_for(service):
+    """Many requests on one connection, whose answers (14 kB each) fill all buffers on their way."""
+    many = 2000
+    with service.connect() as connection:
+        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * many)
+        time.sleep(3)  # header_seconds is 1
+        assert all_of(connection).count(b"HTTP/1.1 200") < many
+    assert service.ask("GET", "/ready")[0] == 200
+
+
 def test_who_hangs_up_leaves_no_file_and_no_place(service, clip):
     data = clip.read_bytes()
     head = f"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode()

@@ -29,7 +29,7 @@ def run_server(
     """Serve until a signal comes; a UserError where the port cannot be had or the certificate not be read."""
     config = uvicorn.Config(
         app,
-        http=_guarded(limits),
+        http=type("Guarded", (_Guarded,), {"limits": limits}),
         ws="none",
         loop="asyncio",
         lifespan="on",
@@ -85,85 +85,85 @@ def bind_listener(host: str, port: int) -> socket.socket:
         raise UserError(f"--host {host} --port {port}: cannot listen there ({error}); is the port taken?") from error
 
 
-def _guarded(limits: ServiceLimits) -> type[asyncio.Protocol]:
+class _Guarded(H11Protocol):
     """uvicorn's protocol with deadlines: for a request's headers, for the rest of a refused body, for a reader."""
 
-    class Guarded(H11Protocol):
-        _patience: asyncio.TimerHandle | None = None  # for what the caller sends
-        _reader: asyncio.TimerHandle | None = None  # for the caller to read
+    limits: ServiceLimits
+    _patience: asyncio.TimerHandle | None = None  # for what the caller sends
+    _reader: asyncio.TimerHandle | None = None  # for the caller to read
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            if len(self.connections) > limits.connections:
-                self._answer(Refusal(503, "busy", "too many connections; try again later"))
-            else:
-                self._wait_for_more()
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            self._answer(Refusal(503, "busy", "too many connections; try again later"))
+        else:
+            self._wait_for_more()
 
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if self.cycle is not None and not self.cycle.response_complete:
-                self._patience = _cancelled(self._patience)
-            elif self._patience is None:
-                self._wait_for_more()
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._patience = _cancelled(self._patience)
+        elif self._patience is None:
+            self._wait_for_more()
 
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            if self.cycle.response_complete and self.conn.their_state is h11.SEND_BODY:
-                self._wait_for_more()  # refused early: the rest is read and thrown away, for a while
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete and self.conn.their_state is h11.SEND_BODY:
+            self._wait_for_more()  # refused early: the rest is read and thrown away, for a while
 
-        def timeout_keep_alive_handler(self) -> None:
-            if self.conn.their_state is not h11.SEND_BODY:
-                super().timeout_keep_alive_handler()
+    def timeout_keep_alive_handler(self) -> None:
+        if self.conn.their_state is not h11.SEND_BODY:
+            super().timeout_keep_alive_handler()
 
-        def send_400_response(self, msg: str) -> None:
-            self._answer(Refusal(400, "bad_http", "no valid HTTP request"))
+    def send_400_response(self, msg: str) -> None:
+        self._answer(Refusal(400, "bad_http", "no valid HTTP request"))
 
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._reader = _cancelled(self._reader) or self.loop.call_later(limits.header_seconds, self.transport.abort)
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reader = _cancelled(self._reader) or self.loop.call_later(
+            self.limits.header_seconds, self.transport.abort
+        )
 
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            self._reader = _cancelled(self._reader)
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._reader = _cancelled(self._reader)
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._patience, self._reader = _cancelled(self._patience), _cancelled(self._reader)
-            super().connection_lost(exc)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._patience, self._reader = _cancelled(self._patience), _cancelled(self._reader)
+        super().connection_lost(exc)
 
-        def _wait_for_more(self) -> None:
-            _cancelled(self._patience)
-            self._patience = self.loop.call_later(limits.header_seconds, self._give_up)
+    def _wait_for_more(self) -> None:
+        _cancelled(self._patience)
+        self._patience = self.loop.call_later(self.limits.header_seconds, self._give_up)
 
-        def _give_up(self) -> None:
-            self._patience = None
-            if self.conn.our_state is not h11.IDLE:
-                self.transport.abort()
-            elif self.conn.trailing_data[0]:
-                self._answer(Refusal(408, "too_slow", "the request's headers were not there in time"))
-            else:
-                self.transport.close()
+    def _give_up(self) -> None:
+        self._patience = None
+        if self.conn.our_state is not h11.IDLE:
+            self.transport.abort()
+        elif self.conn.trailing_data[0]:
+            self._answer(Refusal(408, "too_slow", "the request's headers were not there in time"))
+        else:
+            self.transport.close()
 
-        def _answer(self, refusal: Refusal) -> None:
-            """An answer where no application runs; the connection ends."""
-            body = json.dumps(refusal.body()).encode()
-            headers = [
-                ("content-type", "application/json"),
-                ("content-length", str(len(body))),
-                ("connection", "close"),
-            ]
-            try:
-                for event in (
-                    h11.Response(status_code=refusal.status, headers=headers),
-                    h11.Data(data=body),
-                    h11.EndOfMessage(),
-                ):
-                    self.transport.write(self.conn.send(event) or b"")
-            except h11.LocalProtocolError:  # an answer is under way already
-                self.transport.abort()
-            else:
-                self.transport.close()
-
-    return Guarded
+    def _answer(self, refusal: Refusal) -> None:
+        """An answer where no application runs; the connection ends."""
+        body = json.dumps(refusal.body()).encode()
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        try:
+            for event in (
+                h11.Response(status_code=refusal.status, headers=headers),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        except h11.LocalProtocolError:  # an answer is under way already
+            self.transport.abort()
+        else:
+            self.transport.close()
 
 
 def _cancelled(alarm: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
