@@ -22,6 +22,7 @@ GROUPS = {
         "find_lr": "learning-rate range test of a recipe",
         "train": "train one member, then score the fold that was held out",
         "tune": "search a recipe's hyperparameters, nested, in studies that several machines can join",
+        "pseudo_label": "label a set without labels by members, for each fold by those that held it out",
         "soup": "average the weights of several members of one fold",
         "convert": "turn published checkpoints into members",
         "check_gpu": "try what training and prediction need of this machine's GPUs",
@@ -33,13 +34,8 @@ GROUPS = {
         "search": "which members are worth their time: subsets and cascades",
         "shift": "how much worse an ensemble gets on stressed videos",
     },
-    "Prediction": {
-        "predict": "score videos: submission.csv and predictions.csv",
-        "export": "an ensemble as one folder of ONNX files that scores without torch, proven to agree",
-        "serve": "answer clips over HTTP with an exported ensemble, and show a page to try it",
-    },
+    "Prediction": {"predict": "score videos", "export": "an ensemble as ONNX files", "serve": "answer clips over HTTP"},
 }
-EXTRAS = {"serve": "runtime,serve"}  # what a verb needs to be installed, where that is not liveness[train]
 
 
 def usage() -> str:
@@ -74,7 +70,7 @@ def _run_verb() -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "liveness":
             raise
-        missing = f'the package {error.name} is missing; install: pip install "liveness[{EXTRAS.get(verb, "train")}]"'
+        missing = f'the package {error.name} is missing; install: pip install "liveness[train]"'
         raise UserError(f"{verb}: {missing}") from error
     return 0
 

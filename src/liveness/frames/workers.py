@@ -34,10 +34,12 @@ _Result = TypeVar("_Result")
 
 @dataclass
 class Failed:
-    """A task that gave no result; ``reason`` is one line, ``died``: its process ended by itself or was killed."""
+    """A task that gave no result; ``reason`` is one line. ``died``: its process ended; ``killed``: by SIGKILL, that is
+    by someone else, or for the machine's memory."""
 
     reason: str
     died: bool = False
+    killed: bool = False
 
 
 @dataclass
@@ -170,7 +172,7 @@ def _result(pool: list[_Worker], worker: _Worker, ready: bool, seconds: float, g
         code = worker.process.exitcode
         _end(worker)
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        return Failed(f"the worker process crashed ({how})", died=True)
+        return Failed(f"the worker process crashed ({how})", died=True, killed=code == -signal.SIGKILL)
     worker.task, worker.deadline = None, IDLE
     if kind == "memory":
         return Failed(f"needs more than {gib:g} GiB of memory")

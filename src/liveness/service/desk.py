@@ -5,7 +5,7 @@
         answer = await desk.score(path, pictures=False, gone=...)
 
 One thread and one worker process for each clip that is worked on. A worker that dies, hangs or eats its memory is
-replaced; a clip whose worker died is tried once more.
+replaced; a clip whose worker died is tried again.
 """
 
 import asyncio
@@ -27,6 +27,10 @@ from liveness.service.metrics import Metrics
 from liveness.service.settings import Refusal, ServiceLimits
 
 DECODE_GIB = 4.0  # of memory for a worker beyond what it starts with, as at prediction
+TRIES, TRIES_IF_KILLED = (
+    2,
+    4,
+)  # of a clip whose worker crashed; whose worker was killed, as a rule for no fault of its own
 LONGEST_WAIT = 60  # seconds that Retry-After asks for at most
 
 
@@ -113,12 +117,13 @@ class Desk:
     def _decode(self, task: ClipTask) -> VideoViews | TooMuch:
         worker = self._idle.get()
         try:
-            clip = worker.run(task)
-            if isinstance(clip, Failed) and clip.died:
+            for tries in range(1, 1 + max(TRIES, TRIES_IF_KILLED)):
                 clip = worker.run(task)
-            if isinstance(clip, Failed):
+                if not isinstance(clip, Failed):
+                    return clip
                 worker.start()  # now, not when the next clip is there
-                return VideoViews(task.path, "crashed", clip.reason + (", twice" if clip.died else ""))
-            return clip
+                if tries >= (TRIES_IF_KILLED if clip.killed else TRIES if clip.died else 1):
+                    break
+            return VideoViews(task.path, "crashed", clip.reason + (f", {tries} times" if tries > 1 else ""))
         finally:
             self._idle.put(worker)
