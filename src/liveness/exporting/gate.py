@@ -107,8 +107,8 @@ def require_enough(clips: GateClips, tolerance: float) -> None:
     count = len(clips.table)
     if (upper := clopper_pearson(0, count)[1]) > tolerance:
         raise UserError(
-            f"{clips.on}: {count} clips to compare on, which without any flipped decision allow up to {100 * upper:.1f} % "
-            f"(95 %); expected at most {100 * tolerance:g} %: too few clips to say so, "
+            f"{clips.on}: {count} clips to compare on, which without any flipped decision allow up to "
+            f"{100 * upper:.1f} % (95 %); expected at most {100 * tolerance:g} %: too few clips to say so, "
             f"{count_needed(0, count, tolerance)} would do; more clips, another set (--on SET) or a larger --tolerance"
         )
 
