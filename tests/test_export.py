@@ -18,6 +18,7 @@ from test_runtime import run_without
 from liveness.base.compose import load_ensemble
 from liveness.base.errors import UserError
 from liveness.base.files import CODE, sha256_of
+from liveness.exporting import gate
 from liveness.exporting.gate import count_needed, judge_gate
 from liveness.prediction.engine import load_members, score_paths
 
@@ -166,12 +167,15 @@ def test_backend_onnx_takes_what_lies_beside_the_weights_and_refuses_another_tra
 
 
 @pytest.mark.full
-def test_an_export_that_does_not_pass_leaves_the_one_before(root, folder):
+def test_an_export_that_does_not_pass_leaves_the_one_before(root, folder, monkeypatch):
     before = sha256_of(folder / "contract.json")
     with at_home(root):
         with pytest.raises(UserError, match=r"too few clips to say so, \d+ would do") as refused:
             export_ensemble(Export(exported_set.ENSEMBLE, exported_set.DATA, int8=True, tolerance=0.9e-2, out=folder))
         assert "\n" not in str(refused.value)
+        monkeypatch.setattr(gate, "FLOAT_TOLERANCE", 0.0)
+        with pytest.raises(UserError, match="do not agree with the members .onnxruntime.: scores differ by up to"):
+            export_ensemble(Export(exported_set.ENSEMBLE, exported_set.DATA))
         with pytest.raises(UserError, match="is there and no exported ensemble"):
             export_ensemble(Export(exported_set.ENSEMBLE, exported_set.DATA, out=root / "clips"))
         with pytest.raises(UserError, match="nothing: not prepared"):

@@ -23,7 +23,14 @@ from liveness.base.errors import UserError
 from liveness.base.files import held, plain_name, sha256_of, show_path, write_json, write_text
 from liveness.evaluation.format import counted
 from liveness.exporting.card import write_card
-from liveness.exporting.gate import GateClips, choose_gate, judge_gate, measure_gate, part_for_calibration
+from liveness.exporting.gate import (
+    GateClips,
+    choose_gate,
+    judge_gate,
+    measure_gate,
+    part_for_calibration,
+    require_enough,
+)
 from liveness.exporting.networks import quantise_network, require_libraries, write_network
 from liveness.frames.contract import to_array
 from liveness.frames.faces import detector_digest, detector_path
@@ -71,6 +78,7 @@ def export_ensemble(asked: Export) -> Path:
     clips, calibration = choose_gate(described, asked.on), None
     if asked.int8:
         calibration, clips = part_for_calibration(clips)
+        require_enough(clips, asked.tolerance)
     usual = exported_path(described.data, described.name + ("_int8" if asked.int8 else ""))
     out = asked.out.resolve() if asked.out else usual
     with _folder_aside(out) as side:
@@ -113,7 +121,7 @@ def _folder_aside(out: Path) -> Iterator[Path]:
         finally:
             for left in (side, old):
                 shutil.rmtree(left, ignore_errors=True)
-    out.with_name(f".{out.name}.lock").unlink(missing_ok=True)
+            out.with_name(f".{out.name}.lock").unlink(missing_ok=True)
 
 
 def _describe(described: EnsembleDescription, ensemble: Ensemble, int8: bool, side: Path) -> dict[str, Any]:

@@ -102,6 +102,17 @@ def part_for_calibration(clips: GateClips) -> tuple[pd.DataFrame, GateClips]:
     return table[mine], replace(clips, table=table[~mine].reset_index(drop=True))
 
 
+def require_enough(clips: GateClips, tolerance: float) -> None:
+    """A UserError where so few clips could not pass whatever they gave: found out before the work."""
+    count = len(clips.table)
+    if (upper := clopper_pearson(0, count)[1]) > tolerance:
+        raise UserError(
+            f"{clips.on}: {count} clips to compare on, which without any flipped decision allow up to "
+            f"{100 * upper:.1f} % (95 %); expected at most {100 * tolerance:g} %: too few clips to say so, "
+            f"{count_needed(0, count, tolerance)} would do; more clips, another set (--on SET) or a larger --tolerance"
+        )
+
+
 def measure_gate(
     described: EnsembleDescription,
     exported: dict[str, EnsembleDescription],

@@ -34,11 +34,11 @@ def read_exported(folder: Path, point: str = "eer", runtime: str = "onnxruntime"
     point: the operating point that decides; runtime: what is to compute (models/exported.py). A UserError where the
     folder is none, of a newer version, or where a file is not the one that was exported.
     """
+    require_runtime(runtime)
     return _describe(read_description(folder), folder, point, runtime)
 
 
 def _describe(about: dict[str, Any], folder: Path, point: str, runtime: str) -> EnsembleDescription:
-    require_runtime(runtime)
     path = folder / CONTRACT_FILE
     try:
         detector_file = folder / about["detector"]["file"] if about["detector"] else None
