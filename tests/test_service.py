@@ -27,7 +27,7 @@ from liveness.base.errors import UserError  # noqa: E402
 from liveness.service import desk  # noqa: E402
 from liveness.service.app import FILES, PAGE, make_app  # noqa: E402
 from liveness.service.settings import ServiceLimits, read_token  # noqa: E402
-from liveness.service.spool import PREFIX  # noqa: E402
+from liveness.service.spool import PREFIX, Spool  # noqa: E402
 
 LIMITS = ServiceLimits(clips=1, queue=1, bytes=200_000, seconds=5, pixels=500_000, decode_seconds=20)
 API = json.loads((PAGE / "openapi.json").read_text(encoding="utf-8"))
@@ -241,6 +241,17 @@ def test_a_token_is_asked_for_where_there_is_one(clips, monkeypatch):
     assert read_token("0.0.0.0") == token
 
 
+def test_a_full_disk_is_told_and_passes(client, clips, temporary, monkeypatch):
+    full = temporary / "full"
+    full.touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(Spool, "create", lambda _: (full, os.open("/dev/full", os.O_WRONLY)))
+        answer = client.post("/score", content=clips["face"])
+    assert "No space left" in refused(answer, 503, "no_room") and answer.headers["retry-after"]
+    assert not full.exists()
+    assert client.post("/score", content=clips["face"]).status_code == 200
+
+
 def test_a_defect_is_a_json_error_and_its_cause_is_in_the_log_alone(clips, capsys, monkeypatch):
     def fail(*_: object) -> None:
         raise RuntimeError("the cause")
@@ -351,8 +362,6 @@ def test_a_stopping_service_finishes_what_it_accepted(clips, monkeypatch, tmp_pa
 
 
 def test_a_folder_that_a_killed_service_left_goes_and_that_of_a_living_one_stays(tmp_path, monkeypatch):
-    from liveness.service.spool import Spool
-
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     left = tmp_path / f"{PREFIX}dead"
     left.mkdir(mode=0o700)

@@ -35,8 +35,11 @@ async def stored_body(request: Request, spool: Spool, limits: ServiceLimits) -> 
     except OSError as error:
         raise _no_room(error) from error
     try:
-        with open(descriptor, "wb") as file:
-            await _receive(request, sink, file, limits)
+        try:
+            with open(descriptor, "wb") as file:  # it tells a full disk when it is closed, too
+                await _receive(request, sink, file, limits)
+        except OSError as error:
+            raise _no_room(error) from error
         yield path
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -49,13 +52,10 @@ async def _receive(request: Request, sink: "_Raw | _Form", file: BinaryIO, limit
             async for chunk in request.stream():
                 for part in sink.take(chunk):
                     file.write(part)
-        file.flush()  # here a full disk is told
     except TimeoutError as error:
         raise Refusal(408, "too_slow", f"the body was not there within {limits.upload_seconds:g} s") from error
     except ClientDisconnect as error:
         raise Refusal(400, "gone", "the body broke off") from error
-    except OSError as error:
-        raise _no_room(error) from error
     sink.end()
 
 
