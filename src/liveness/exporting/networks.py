@@ -112,7 +112,8 @@ def quantise_network(source: Path, target: Path, batches: Iterable[np.ndarray]) 
     """An exported file in int8 (static, QDQ, weights by channel), calibrated on batches of preprocessed views.
 
     Weights have 7 bits: on processors without VNNI a product of 8 bits by 8 would overflow its 16, so that the file
-    would score otherwise there than where it was tried. The first and the last layer stay in float32.
+    would score otherwise there than where it was tried. The first layer, the last one and what
+    follows it stay in float32.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -135,9 +136,10 @@ def quantise_network(source: Path, target: Path, batches: Iterable[np.ndarray]) 
 
 
 def _ends(path: Path) -> list[str]:
-    """The names of the first and the last layer with weights, which cost little and matter most."""
+    """The first layer with weights, the last one, and all that comes after it: they cost little, and a network that
+    makes its log-odds of several classes by exponentials needs them whole."""
     import onnx
 
-    layers = [node.name for node in onnx.load(str(path), load_external_data=False).graph.node
-              if node.op_type in ("Conv", "Gemm", "MatMul")]  # fmt: skip
-    return [layers[0], layers[-1]] if layers else []
+    nodes = onnx.load(str(path), load_external_data=False).graph.node  # in the order in which they compute
+    layers = [place for place, node in enumerate(nodes) if node.op_type in ("Conv", "Gemm", "MatMul")]
+    return [nodes[layers[0]].name, *(node.name for node in nodes[layers[-1] :])] if layers else []
