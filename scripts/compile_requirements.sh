@@ -39,4 +39,7 @@ compile() {
 compile requirements.txt train
 compile requirements-notebook.txt train notebook
 compile requirements-identity.txt train identity
-compile requirements-dev.txt train notebook trackers dev
+compile requirements-export.txt train export openvino
+compile requirements-runtime.txt runtime
+compile requirements-serve.txt runtime serve
+compile requirements-dev.txt train notebook trackers export serve dev

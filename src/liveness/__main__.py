@@ -35,7 +35,7 @@ GROUPS = {
         "search": "which members are worth their time: subsets and cascades",
         "shift": "how much worse an ensemble gets on stressed videos",
     },
-    "Prediction": {"predict": "score videos: submission.csv and predictions.csv"},
+    "Prediction": {"predict": "score videos", "export": "an ensemble as ONNX files", "serve": "answer clips over HTTP"},
 }
 
 
