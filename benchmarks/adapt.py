@@ -17,8 +17,8 @@ import numpy as np
 from liveness.adaptation.candidates import DAY_ONE
 from liveness.adaptation.choice import choose
 from liveness.adaptation.clips import Clips, draw_clips, read_clips, see_clips
-from liveness.adaptation.judging import find_doubtful, judge_scores
-from liveness.adaptation.start import Start, load_start
+from liveness.adaptation.judging import find_doubtful, judge_clips
+from liveness.adaptation.start import StartEnsemble, load_start
 from liveness.base.compose import load_adapt_plan
 from liveness.base.errors import run
 from liveness.base.experiments import AdaptPlan
@@ -56,7 +56,7 @@ def _list_cameras(name: str) -> list[str]:
     return sorted(set(read_folds(workspace() / "data" / name)["camera"]))
 
 
-def _measure(start: Start, clips: Clips, plan: AdaptPlan) -> dict:
+def _measure(start: StartEnsemble, clips: Clips, plan: AdaptPlan) -> dict:
     began, used = time.perf_counter(), time.process_time()
     seen = see_clips(start, clips)
     found = choose(start, seen, plan)
@@ -79,7 +79,7 @@ def _measure(start: Start, clips: Clips, plan: AdaptPlan) -> dict:
         "figures": {
             one: {key: judged[key] for key in kept}
             for one, values in scores.items()
-            if (judged := judge_scores(values, everyone, clips, start.operating))
+            if (judged := judge_clips(values, everyone, clips, start.operating))
         },
     }
 

@@ -6,10 +6,10 @@
 SET: prepared sets (bash prepare_data.sh SET), as for benchmarks/day_one.py. For every camera the day-one calibration
 and threshold are learnt on all others (--scores: those of benchmarks/day_one.py, made where the file is not there).
 Then clips of the camera are drawn at random, half of them live where there are so many, the candidates of liveness
-adapt are fitted on them, one is chosen as adapt chooses, and all are judged on the clips that were not drawn, at least
-30. Every clip is decided at the threshold, without abstentions. --kept has a row per camera, size, draw and candidate,
-and a stopped run goes on from it. --shares also tries other weights of WiSE-FT. Prints a table; --out writes all
-figures, --svg the picture.
+adapt are fitted on them, one is chosen as adapt chooses, and all are judged on the clips that were not drawn, where
+these are at least 30, and 10 of each class. Every clip is decided at the threshold, without abstentions. --kept has a
+row per camera, size, draw and candidate, and a stopped run goes on from it. --shares also tries other weights of
+WiSE-FT. Prints a table; --out writes all figures, --svg the picture.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from liveness.adaptation.candidates import (  # noqa: E402
 )
 from liveness.adaptation.choice import calibrate_apart, compare_candidates, deal_clips, pick  # noqa: E402
 from liveness.adaptation.clips import Clips, SeenClips, draw_clips, read_clips, see_clips  # noqa: E402
-from liveness.adaptation.start import Start, load_start  # noqa: E402
+from liveness.adaptation.start import StartEnsemble, load_start  # noqa: E402
 from liveness.base.compose import load_adapt_plan  # noqa: E402
 from liveness.base.errors import UserError, run  # noqa: E402
 from liveness.base.experiments import AdaptPlan  # noqa: E402
@@ -48,6 +48,7 @@ from liveness.laboratory.day_one import LearningPlan, learn_decision, score_doma
 from liveness.pages.charts import WIDTH, Plot, list_round_values  # noqa: E402
 
 LEAST_HELD_OUT = 30
+LEAST_OF_CLASS = 10  # of these
 CHOSEN = "adapt"  # the candidate that was chosen
 SHARES = (0.0, 0.25, 0.5, 0.75)  # of the first weights
 SEED = 20221
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = pd.read_csv(args.kept) if args.kept and args.kept.is_file() else pd.DataFrame()
     start, plan = load_start(args.ensemble), load_adapt_plan()
     cameras = dict(table.drop_duplicates("domain")[["domain", "set"]].itertuples(index=False))
-    ready: dict[str, tuple[Start, Clips, SeenClips]] = {}
+    ready: dict[str, tuple[StartEnsemble, Clips, SeenClips]] = {}
     for draw in range(args.draws):
         for camera in args.cameras or list(cameras):
             done = _finished(rows, camera)
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
                 if camera not in ready:
                     ready[camera] = _get_ready(start_elsewhere(start, table, camera), cameras[camera], camera)
                 fresh, clips, seen = ready[camera]
-                if len(clips) - size >= LEAST_HELD_OUT:
+                if leaves_enough(clips, size):
                     found = judge_draw(fresh, plan, clips, seen, size, draw, args.shares)
                     rows = pd.concat([rows, pd.DataFrame(found).assign(camera=camera, size=size, draw=draw)])
                     if args.kept:
@@ -98,12 +99,12 @@ def _day_one_scores(args: argparse.Namespace) -> pd.DataFrame:
     return table.assign(set=table["domain"].where(table["domain"].isin(args.sets), named[0] if named else ""))
 
 
-def _get_ready(start: Start, name: str, camera: str) -> tuple[Start, Clips, SeenClips]:
+def _get_ready(start: StartEnsemble, name: str, camera: str) -> tuple[StartEnsemble, Clips, SeenClips]:
     clips = read_clips(name, start, "" if camera == name else camera, trust=True)
     return start, clips, see_clips(start, clips)
 
 
-def start_elsewhere(start: Start, table: pd.DataFrame, camera: str) -> Start:
+def start_elsewhere(start: StartEnsemble, table: pd.DataFrame, camera: str) -> StartEnsemble:
     """The start with calibration and threshold that were learnt without the camera."""
     learnt = learn_decision(table[table["domain"] != camera], LearningPlan(start.weights))
     networks = [
@@ -123,8 +124,14 @@ def _finished(rows: pd.DataFrame, camera: str) -> set[tuple[int, int]]:
 # --- a draw ------------------------------------------------------------------------------------------
 
 
+def leaves_enough(clips: Clips, size: int) -> bool:
+    """Whether a draw leaves clips to judge it by: so many in all, and so many of each class."""
+    left = np.bincount(np.delete(clips.labels, draw_clips(clips, min(size, len(clips)))).astype(int), minlength=2)
+    return bool(left.sum() >= LEAST_HELD_OUT and left.min() >= LEAST_OF_CLASS)
+
+
 def judge_draw(
-    start: Start, plan: AdaptPlan, clips: Clips, seen: SeenClips, size: int, draw: int, shares: bool
+    start: StartEnsemble, plan: AdaptPlan, clips: Clips, seen: SeenClips, size: int, draw: int, shares: bool
 ) -> list[dict]:
     """Errors of every candidate on the clips that were not drawn: a row each, and one more for the chosen one."""
     taken = draw_clips(clips, size, SEED + draw)
@@ -147,7 +154,7 @@ def judge_draw(
     return rows + (_try_shares(start, plan, here, seen, held, folds) if shares and apart else [])
 
 
-def _score_apart(kind: str, start: Start, here: SeenClips, folds: np.ndarray, plan: AdaptPlan) -> np.ndarray:
+def _score_apart(kind: str, start: StartEnsemble, here: SeenClips, folds: np.ndarray, plan: AdaptPlan) -> np.ndarray:
     """Log-odds of every clip by a candidate that was fitted without its fold."""
     if kind in OF_SCORES:
         return score_candidate(fit_candidate(kind, start, here, folds, plan), here, np.arange(len(here)))
@@ -167,7 +174,7 @@ def _join(parts: dict[int, np.ndarray], folds: np.ndarray) -> np.ndarray:
 
 
 def _judge(
-    kind: str, fitted: Fitted, single: np.ndarray, start: Start, plan: AdaptPlan,
+    kind: str, fitted: Fitted, single: np.ndarray, start: StartEnsemble, plan: AdaptPlan,
     here: SeenClips, seen: SeenClips, held: np.ndarray, labels: np.ndarray,
 ) -> dict:  # fmt: skip
     """single: the drawn clips' log-odds by fits that left them out, which place the camera's slope and offset."""
@@ -181,7 +188,7 @@ def _judge(
 
 
 def _try_shares(
-    start: Start, plan: AdaptPlan, here: SeenClips, seen: SeenClips, held: np.ndarray, folds: np.ndarray
+    start: StartEnsemble, plan: AdaptPlan, here: SeenClips, seen: SeenClips, held: np.ndarray, folds: np.ndarray
 ) -> list[dict]:
     """Fine-tuning with other shares of the first weights, mixed from one and the same training."""
     whole = replace(plan, keep_init=0.0)
@@ -197,7 +204,7 @@ def _try_shares(
     return rows
 
 
-def _mix(fitted: Fitted, start: Start, share: float) -> Fitted:
+def _mix(fitted: Fitted, start: StartEnsemble, share: float) -> Fitted:
     """``share`` parts of the start's weights in a fine-tuned candidate."""
     networks = [one.with_copy() for one in fitted.networks]
     with torch.no_grad():
@@ -292,9 +299,10 @@ def draw_curve(summary: pd.DataFrame) -> str:
         plot.raw(f'<path class="line" stroke="{COLOURS[kind]}" d="M{placed}"/>')
         plot.raw(f'<rect x="362" y="{16 + 15 * at}" width="12" height="4" fill="{COLOURS[kind]}"/>')
         plot.text(379, 22 + 15 * at, "what adapt chooses" if kind == CHOSEN else kind.replace("_", " "))
-    counts = summary[summary.kind == CHOSEN]
-    told = sorted({f"{row.draws} draws in all, on {row.cameras} cameras" for row in counts.itertuples()})
-    plot.text(52, 244, "; ".join(told[:3]))
+    counts = {row.size: (row.draws, row.cameras) for row in summary[summary.kind == CHOSEN].itertuples()}
+    most = max(counts.values())
+    fewer = [f"; {size} clips: {part[0]} on {part[1]}" for size, part in counts.items() if part != most]
+    plot.text(52, 244, f"{most[0]} draws on {most[1]} cameras{''.join(fewer)}")
     body = str(plot.svg("Error against the number of labelled clips"))
     head, _, rest = body.replace(f'"0 0 {WIDTH} ', f'"0 0 {WIDTH + 140} ', 1).partition(">")  # with room for the names
     return f'{head} xmlns="http://www.w3.org/2000/svg" width="720">' + f"<style>{STYLE}</style>" + rest + "\n"

@@ -81,7 +81,7 @@ class Workbench:
     """The frames of the sets, and what is kept of samples drawn from them."""
 
     def __init__(self, sets: list[str], kept: Path | None) -> None:
-        self.frames, self.folder = left_out.read_frames(sets), kept
+        self.frames, self.folder = left_out.gather_frames(sets), kept
         self.videos = left_out.list_videos(self.frames)
         names = list(dict.fromkeys(self.videos.domain))
         if len(names) < 2 * GROUPS:

@@ -31,7 +31,7 @@ from liveness.adaptation.candidates import (
 from liveness.adaptation.choice import Choice, bound_gain, choose, compare_candidates, deal_clips, pick
 from liveness.adaptation.clips import Clips, draw_clips, measure_light, relight, see_clips
 from liveness.adaptation.learning import fine_tune
-from liveness.adaptation.start import Network, Start, can_learn, load_start
+from liveness.adaptation.start import Network, StartEnsemble, can_learn, load_start
 from liveness.base.compose import load_adapt_plan, load_recipe
 from liveness.base.config import Detector, FramePlan, View
 from liveness.base.errors import UserError
@@ -44,7 +44,7 @@ from liveness.members.weights import describe_member
 from liveness.models.build import build
 from liveness.prediction.engine import Member
 from liveness.prediction.folder import score_videos
-from liveness.prediction.limits import InputLimit
+from liveness.prediction.limits import InputLimit, find_inside
 from liveness.prediction.operating import Operating
 
 PLAN = AdaptPlan(folds=3, steps=4, batch=8, head_spread=1.0)
@@ -88,11 +88,11 @@ class Colours(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def start() -> Start:
+def start() -> StartEnsemble:
     view = View(kind="frame", size=32, mean=[0, 0, 0], std=[1, 1, 1], white=255)
     wanted = make_request(FramePlan(), view, Detector(), 95)
     member = Member(MEMBER, 1.0, wanted, "mean", Path("colours"), False)
-    return Start("tiny", "home", [Network(member, Colours().eval().requires_grad_(False), {})], Operating())
+    return StartEnsemble("tiny", "home", [Network(member, Colours().eval().requires_grad_(False), {})], Operating())
 
 
 def draw_picture(live: int, rng: np.random.Generator, bright: int = 0) -> np.ndarray:
@@ -312,7 +312,7 @@ def test_a_limit_that_turns_all_away_moves_to_the_measured_clips():
     limits = (InputLimit("cropped", "room", least=1.21), InputLimit("too_small", "face_width", least=88.0))
     cropped, small = judging.widen_limits(limits, clips)
     assert cropped.least == pytest.approx(1 / 1.1, rel=1e-2) and small == limits[1]
-    assert judging.find_inside(clips, limits).sum() == 0 and judging.find_inside(clips, (cropped, small)).sum() == 9
+    assert find_inside(clips.measures, limits).sum() == 0 and find_inside(clips.measures, (cropped, small)).sum() == 9
 
 
 # --- the verb --------------------------------------------------------------------------------------

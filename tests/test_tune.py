@@ -345,7 +345,7 @@ def test_a_trial_of_another_machine_is_waited_for_until_it_is_given_up(root):
         from liveness.sets.dataset import load_set
 
         digest = load_set("tiny", recipe.frames).digest
-        contract = studies.make_contract(recipe, "tiny", digest, 1, search.space)
+        contract = studies.bind_study(recipe, "tiny", digest, 1, search.space)
         study = studies.open_study(search.journal, "fold0", contract, search.space)
         study.ask().set_user_attr("process", {**studies.describe_process(), "host": "elsewhere"})
         found = tuning.run_search(search)
@@ -376,7 +376,7 @@ def test_a_pruner_ends_trials_that_fall_behind_and_hyperband_works_on_the_same_j
         number = 0 if recipe.train.lr == 1e-2 else 1
         for epoch, loss in enumerate(losses[number], 1):
             report(epoch, loss)
-        return tuning.Judged(losses[number][-1])
+        return tuning.TrialResult(losses[number][-1])
 
     monkeypatch.setattr(tuning, "train_trial", train)
     for pruner in ("median", "hyperband"):

@@ -22,19 +22,19 @@ from liveness.adaptation.clips import Clips, SeenClips, read_clips, see_clips
 from liveness.adaptation.judging import (
     compare_scores,
     find_doubtful,
-    find_inside,
     judge_anchor,
-    judge_scores,
+    judge_clips,
     measure_distance,
     widen_limits,
 )
 from liveness.adaptation.shipping import ship
-from liveness.adaptation.start import Start, load_start
+from liveness.adaptation.start import StartEnsemble, load_start
 from liveness.base.compose import load_adapt_plan
 from liveness.base.errors import UserError
 from liveness.base.experiments import AdaptPlan
 from liveness.base.files import held, natural_key, plain_name, workspace, write_json
 from liveness.evaluation.cameras import measure_cues
+from liveness.prediction.limits import find_inside
 from liveness.sets.cues import read_cues
 from liveness.sets.extract import known_records
 from liveness.sets.grouping import read_grouping
@@ -112,7 +112,7 @@ def adapt_set(asked: Asked) -> tuple[dict[str, Any], Path]:
 # --- before anything is computed -------------------------------------------------------------------
 
 
-def _require_unseen(start: Start, folder: Path) -> None:
+def _require_unseen(start: StartEnsemble, folder: Path) -> None:
     """A UserError where a member of the start was trained on clips of the set: every figure would be a fiction."""
     ids = sorted(known_records(folder), key=natural_key)
     for network in start.networks:
@@ -139,7 +139,7 @@ def _require_apart(folder: Path, anchor: str) -> None:
 # --- what a killed run has fitted --------------------------------------------------------------------
 
 
-def _fingerprint(start: Start, clips: Clips, plan: AdaptPlan) -> str:
+def _fingerprint(start: StartEnsemble, clips: Clips, plan: AdaptPlan) -> str:
     """SHA-256 of all that a fit depends on."""
     weights = {network.name: network.description.get("weights_sha256", "") for network in start.networks}
     calibrations = {network.name: [network.slope, network.offset] for network in start.networks}
@@ -196,20 +196,20 @@ def _describe_choice(found: Choice, kind: str, shift: Shift) -> dict[str, Any]:
     }
 
 
-def _judge(start: Start, clips: Clips, found: Choice, kind: str) -> dict[str, Any]:
+def _judge(start: StartEnsemble, clips: Clips, found: Choice, kind: str) -> dict[str, Any]:
     """Figures before and after, on clips that had no say in what scores them; a row per clip."""
     operating = start.operating
     before, after = found.scores[DAY_ONE][:, 0], found.nested[:, 0] if kind != DAY_ONE else found.scores[DAY_ONE][:, 0]
     limits = widen_limits(operating.limits, clips) if kind != DAY_ONE else operating.limits
     sides = {
-        "before": judge_scores(before, find_inside(clips, operating.limits), clips, operating),
-        "after": judge_scores(after, find_inside(clips, limits), clips, operating),
+        "before": judge_clips(before, find_inside(clips.measures, operating.limits), clips, operating),
+        "after": judge_clips(after, find_inside(clips.measures, limits), clips, operating),
     }
     made = {side: part.pop("made") for side, part in sides.items()}
     candidates = {
         one: {"hter": part["hter"], "eer": part["eer"]}
         for one, scores in found.scores.items()
-        if (part := judge_scores(scores[:, 0], np.ones(len(clips), bool), clips, operating))
+        if (part := judge_clips(scores[:, 0], np.ones(len(clips), bool), clips, operating))
     }
     rows = [
         {
@@ -226,7 +226,8 @@ def _judge(start: Start, clips: Clips, found: Choice, kind: str) -> dict[str, An
     ]
     live = clips.labels == 1
     moved = [
-        {"reason": old.reason, "measure": old.measure, "turned_away": float((~find_inside(clips, (old,))[live]).mean()),
+        {"reason": old.reason, "measure": old.measure,
+         "turned_away": float((~find_inside(clips.measures, (old,))[live]).mean()),
          "bound": old.least if np.isfinite(old.least) else old.most,
          "now": new.least if np.isfinite(new.least) else new.most}
         for old, new in zip(operating.limits, limits, strict=True)
@@ -242,7 +243,9 @@ def _judge(start: Start, clips: Clips, found: Choice, kind: str) -> dict[str, An
     }
 
 
-def _judge_anchor(start: Start, anchor: Clips | None, fitted: Fitted, shift: Shift, name: str) -> dict[str, Any] | None:
+def _judge_anchor(
+    start: StartEnsemble, anchor: Clips | None, fitted: Fitted, shift: Shift, name: str
+) -> dict[str, Any] | None:
     if anchor is None:
         return None
     seen: SeenClips = see_clips(start, anchor, relit=False)

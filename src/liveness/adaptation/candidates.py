@@ -14,7 +14,7 @@ import numpy as np
 
 from liveness.adaptation.clips import SeenClips
 from liveness.adaptation.learning import fine_tune, fit_at_home, fit_classifier, score_clips
-from liveness.adaptation.start import Network, Start
+from liveness.adaptation.start import Network, StartEnsemble
 from liveness.base.experiments import AdaptPlan
 from liveness.evaluation.combine import blend_rows, logit, sigmoid
 
@@ -51,7 +51,7 @@ class Shift:
     offset: float = 0.0
 
 
-def fit_candidate(kind: str, start: Start, seen: SeenClips, rows: np.ndarray, plan: AdaptPlan) -> Fitted:
+def fit_candidate(kind: str, start: StartEnsemble, seen: SeenClips, rows: np.ndarray, plan: AdaptPlan) -> Fitted:
     """A candidate's networks, fitted on the clips ``rows``; the start's own where these are of one class."""
     same = Fitted(kind, start.networks, start.weights, {network.name: network.name for network in start.networks})
     if kind in OF_SCORES or len(set(seen.labels[rows])) < 2:
@@ -66,7 +66,7 @@ def fit_candidate(kind: str, start: Start, seen: SeenClips, rows: np.ndarray, pl
     return same
 
 
-def _add_home_member(same: Fitted, start: Start, seen: SeenClips, rows: np.ndarray, plan: AdaptPlan) -> Fitted:
+def _add_home_member(same: Fitted, start: StartEnsemble, seen: SeenClips, rows: np.ndarray, plan: AdaptPlan) -> Fitted:
     """The start's networks, and the heaviest of them with a classifier that these clips alone have made."""
     base = max((network for network in start.networks if network.learns), key=lambda one: one.member.weight)
     made, offset = fit_at_home(base, seen.of[base.name], seen.labels, rows, plan)

@@ -26,7 +26,7 @@ from liveness.adaptation.candidates import (
     score_candidate,
 )
 from liveness.adaptation.clips import SeenClips
-from liveness.adaptation.start import Start
+from liveness.adaptation.start import StartEnsemble
 from liveness.base.experiments import AdaptPlan
 from liveness.evaluation import intervals, metrics
 from liveness.models.device import share_of_cores
@@ -115,7 +115,7 @@ def deal_clips(labels: np.ndarray, groups: np.ndarray, plan: AdaptPlan) -> tuple
 
 
 def choose(
-    start: Start,
+    start: StartEnsemble,
     seen: SeenClips,
     plan: AdaptPlan,
     kinds: Iterable[str] = CANDIDATES,
@@ -152,7 +152,7 @@ Levels = tuple[np.ndarray, dict[int, np.ndarray]]  # out of one fold; per outer 
 
 
 def _cross_score(
-    start: Start, seen: SeenClips, plan: AdaptPlan, kinds: list[str], folds: np.ndarray, keep: Keep
+    start: StartEnsemble, seen: SeenClips, plan: AdaptPlan, kinds: list[str], folds: np.ndarray, keep: Keep
 ) -> tuple[dict[str, Levels], dict[str, dict[str, float]]]:
     """Log-odds of every clip by fits that left out its fold, and by fits that left out another fold besides; and the
     weights of each candidate's networks."""
@@ -190,7 +190,7 @@ def _cross_score(
     return found, {kind: _weights_of(kind, start, plan) for kind in kinds}
 
 
-def _weights_of(kind: str, start: Start, plan: AdaptPlan) -> dict[str, float]:
+def _weights_of(kind: str, start: StartEnsemble, plan: AdaptPlan) -> dict[str, float]:
     from liveness.adaptation.candidates import HOME, HOME_SUFFIX
 
     weights = dict(start.weights)

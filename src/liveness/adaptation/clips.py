@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from liveness.adaptation.start import Network, Start
+from liveness.adaptation.start import Network, StartEnsemble
 from liveness.base.errors import UserError
 from liveness.base.files import plain_name, show_path, workspace
 from liveness.base.names import few, find_column
@@ -78,7 +78,9 @@ def draw_clips(clips: Clips, count: int, seed: int = 0) -> np.ndarray:
 # --- reading ---------------------------------------------------------------------------------------
 
 
-def read_clips(name: str, start: Start, camera: str | None = "", workers: int = 0, trust: bool = False) -> Clips:
+def read_clips(
+    name: str, start: StartEnsemble, camera: str | None = "", workers: int = 0, trust: bool = False
+) -> Clips:
     """The labelled clips of data/<name>, of one camera where the set names several, cut for the start's networks.
 
     camera: which one; None takes those of all cameras. trust: labels may contradict near-duplicates.
@@ -201,7 +203,7 @@ class SeenClips:
         return len(self.names)
 
 
-def see_clips(start: Start, clips: Clips, relit: bool = True) -> SeenClips:
+def see_clips(start: StartEnsemble, clips: Clips, relit: bool = True) -> SeenClips:
     """One forward pass of every network's unchanging part over all views, as they are and relit.
 
     relit: False leaves these out, where nothing is to be learnt; they then count as equal to the others."""

@@ -13,7 +13,7 @@ from liveness.adaptation.choice import Choice, bound_gain, mean_of_classes
 from liveness.adaptation.clips import Clips, SeenClips
 from liveness.evaluation import decisions, intervals, metrics, report
 from liveness.evaluation.combine import logit
-from liveness.prediction.limits import InputLimit, exceeded_limits
+from liveness.prediction.limits import InputLimit
 from liveness.prediction.operating import Operating
 
 SURE, SIDE = 0.1, 0.5  # a label is doubted where its probability is below SURE before, and below SIDE after
@@ -47,13 +47,7 @@ def widen_limits(limits: tuple[InputLimit, ...], clips: Clips, room: float = 1.1
     return tuple(found)
 
 
-def find_inside(clips: Clips, limits: tuple[InputLimit, ...]) -> np.ndarray:
-    """Whether each clip exceeds no limit."""
-    rows = clips.measures.to_dict("records")
-    return np.array([not exceeded_limits(limits, {str(k): float(v) for k, v in row.items()}) for row in rows], bool)
-
-
-def judge_scores(scores: np.ndarray, inside: np.ndarray, clips: Clips, operating: Operating) -> dict[str, Any]:
+def judge_clips(scores: np.ndarray, inside: np.ndarray, clips: Clips, operating: Operating) -> dict[str, Any]:
     """Figures of some scores (clips,) at an operating point: EER, log loss and AUC with intervals; ``decisions``, in
     which an abstention counts as ISO/IEC 30107-3 has it; ``forced``: all decided at the threshold; its HTER."""
     table = pd.DataFrame({"label": clips.labels, "group": clips.groups, "species": clips.species})
@@ -121,7 +115,7 @@ def judge_anchor(
     everyone = np.ones(len(clips), bool)
     cameras = [name for name in sorted(set(clips.cameras)) if len(set(clips.labels[clips.cameras == name])) == 2]
     found = {
-        key: {k: v for k, v in judge_scores(scores, everyone, clips, operating).items() if k != "made"}
+        key: {k: v for k, v in judge_clips(scores, everyone, clips, operating).items() if k != "made"}
         for key, scores in (("before", before), ("after", after))
     }
     return {

@@ -14,7 +14,7 @@ import numpy as np
 
 from liveness.adaptation.candidates import DAY_ONE, HOME_SUFFIX, THRESHOLDS, Fitted, Shift
 from liveness.adaptation.clips import Clips
-from liveness.adaptation.start import Network, Start
+from liveness.adaptation.start import Network, StartEnsemble
 from liveness.base.errors import UserError
 from liveness.base.files import workspace, write_json
 from liveness.evaluation.combine import logit, sigmoid
@@ -32,7 +32,7 @@ _OF_SOURCE = {"format", "weights_sha256", "held_out", "trained_on", "epoch", "lr
 
 
 def ship(
-    start: Start,
+    start: StartEnsemble,
     fitted: Fitted,
     shift: Shift,
     limits: tuple[InputLimit, ...] | None,
@@ -99,7 +99,7 @@ def _describe(network: Network, source: Network, recipe: str, kind: str) -> dict
     return {**found, "adapted": {"from": source.name, "weights_sha256": digest, "candidate": kind}}
 
 
-def _calibrate(network: Network, start: Start, kind: str, shift: Shift) -> dict[str, Any]:
+def _calibrate(network: Network, start: StartEnsemble, kind: str, shift: Shift) -> dict[str, Any]:
     """The member's calibration and then the camera's own; a threshold that moves changes no score."""
     own = Shift() if kind in (DAY_ONE, THRESHOLDS) else shift
     if network.name in start.weights and network.name not in start.operating.calibrations and own == Shift():

@@ -55,7 +55,7 @@ class Network:
 
 
 @dataclass
-class Start:
+class StartEnsemble:
     """The ensemble that is adapted. ``points``: its thresholds as its operating file lists them."""
 
     name: str
@@ -78,7 +78,7 @@ def can_learn(model: nn.Module) -> bool:
         return False
 
 
-def load_start(name: str, data: str = "") -> Start:
+def load_start(name: str, data: str = "") -> StartEnsemble:
     """The ensemble ``name`` with weights/<data> (default: its own), ready to be adapted.
 
     A UserError where weights are missing, no member can learn, or a calibration is no line of the log-odds.
@@ -93,7 +93,7 @@ def load_start(name: str, data: str = "") -> Start:
         )
     path = operating_path(data or ensemble.data, name)
     points, least = _read_points(path, described.operating)
-    return Start(name, data or ensemble.data, networks, described.operating, points, least)
+    return StartEnsemble(name, data or ensemble.data, networks, described.operating, points, least)
 
 
 def _load_network(member: Member, described: EnsembleDescription) -> Network:

@@ -25,7 +25,7 @@ from liveness.evaluation.combine import blend_rows, logit, sigmoid
 from liveness.evaluation.intervals import clopper_pearson
 from liveness.frames.quality import MEASURES
 from liveness.prediction.engine import decode_ahead, load_weights, read_ensemble, score_members
-from liveness.prediction.limits import InputLimit, exceeded_limits
+from liveness.prediction.limits import InputLimit, find_inside
 from liveness.prediction.operating import Operating
 from liveness.prediction.rows import SCORED
 
@@ -129,12 +129,6 @@ def _learn_limits(whole: pd.DataFrame, plan: LearningPlan) -> tuple[InputLimit, 
     least = {reason: float(live[measure].min()) / plan.widen for reason, measure in plan.learnt.items()}
     found = (InputLimit(reason, plan.learnt[reason], float(f"{value:.3g}")) for reason, value in least.items())
     return (*found, *plan.fixed)
-
-
-def find_inside(table: pd.DataFrame, limits: tuple[InputLimit, ...]) -> np.ndarray:
-    """Whether each video exceeds no limit; one whose picture could not be measured exceeds them all."""
-    rows = table[list(MEASURES)].to_dict("records")
-    return np.array([not exceeded_limits(limits, {str(name): v for name, v in row.items()}) for row in rows], bool)
 
 
 def blend_members(table: pd.DataFrame, operating: Operating, weights: dict[str, float]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What a way of fine-tuning is worth on cameras that it never saw, with the first stages kept as they are.
 
-    frames = read_frames(["nuaa", "cameras"])              a row per frame with a face: domain, label, box
+    frames = gather_frames(["nuaa", "cameras"])              a row per frame with a face: domain, label, box
     samples = draw_samples(frames, recipe, draws=3)        what training makes of them, drawn once
     kept = run_first(samples.images, network, frozen=7)    what the frozen stages and the classifier say of them
     tail = train_tail(recipe, network, kept, …)            the rest of the network, trained by the package's own loop
@@ -43,7 +43,7 @@ _AT_ONCE = 64  # images per forward pass
 # --- samples -----------------------------------------------------------------------------------------
 
 
-def read_frames(sets: list[str]) -> pd.DataFrame:
+def gather_frames(sets: list[str]) -> pd.DataFrame:
     """The frames with a face of the labelled videos of prepared sets: those of ``PreparedSet.frames``, with ``set``,
     ``domain`` (a camera, or the set) and ``crop``."""
     found = []
@@ -56,7 +56,7 @@ def read_frames(sets: list[str]) -> pd.DataFrame:
 
 
 def list_videos(frames: pd.DataFrame) -> pd.DataFrame:
-    """set, filename, domain, label and crop of each video of ``read_frames``, in the order of the frames."""
+    """set, filename, domain, label and crop of each video of ``gather_frames``, in the order of the frames."""
     videos = frames.drop_duplicates(["set", "filename"])[["set", "filename", "domain", "label", "crop"]]
     return videos.astype({"label": int}).reset_index(drop=True)
 
@@ -73,11 +73,11 @@ def draw_samples(frames: pd.DataFrame, recipe: Recipe, draws: int, seed: int) ->
         drawn = TrainingFrames(workspace() / "data" / name, rows, policy, derive_seed(seed, at))
         for d in range(draws):
             tensor, label = drawn[(d, d % len(rows))]
-            images[at, d], labels[at, d] = to_bytes(tensor, recipe.view), int(label)
+            images[at, d], labels[at, d] = _restore_pixels(tensor, recipe.view), int(label)
     return images, labels
 
 
-def to_bytes(tensor: torch.Tensor, view: View) -> np.ndarray:
+def _restore_pixels(tensor: torch.Tensor, view: View) -> np.ndarray:
     """A view's tensor as the pixels it was made of; for views without mean and std, as MiniFASNets have."""
     return (tensor.numpy() * (255 / view.white) + 0.5).astype(np.uint8)
 
@@ -87,7 +87,7 @@ def cut_scored(frames: pd.DataFrame, view: View) -> np.ndarray:
     found = []
     for row in frames.itertuples(index=False):
         views = cut_views(read_frame(workspace() / "data" / row.set, row), read_face(row), view)
-        found.append([to_bytes(to_tensor(one, view), view) for one in views])
+        found.append([_restore_pixels(to_tensor(one, view), view) for one in views])
     return np.array(found)
 
 

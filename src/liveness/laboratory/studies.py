@@ -70,7 +70,7 @@ def open_study(journal: Path, name: str, contract: dict[str, Any], space: Search
     return study
 
 
-def make_contract(recipe: Recipe, data: str, digest: str, inner: int, space: SearchSpace) -> dict[str, Any]:
+def bind_study(recipe: Recipe, data: str, digest: str, inner: int, space: SearchSpace) -> dict[str, Any]:
     """What all trials of a study have in common, as JSON keeps it."""
     of_space = {**to_dict(space), "space": {item.key: to_dict(item) for item in space.space}}
     of_space.pop("name")

@@ -179,7 +179,7 @@ def run_search(search: Search, elsewhere: bool = False) -> dict[int, "Study"]:
     found = {}
     for fold in search.folds:
         inner = choose_inner(fold, prepared.n_folds)
-        contract = studies.make_contract(recipe, search.data, prepared.digest, inner, search.space)
+        contract = studies.bind_study(recipe, search.data, prepared.digest, inner, search.space)
         found[fold] = studies.open_study(search.journal, f"fold{fold}", contract, search.space)
     for fold, study in found.items():
         stressed = None
@@ -244,7 +244,7 @@ def _run_trial(search: Search, study: "Study", trial: "Trial", fold: int, stress
 
 
 @dataclass(frozen=True)
-class Judged:
+class TrialResult:
     """What a trial's model is worth on the inner fold; the last two where the search stresses it."""
 
     log_loss: float
@@ -263,7 +263,7 @@ def train_trial(
     fold: int,
     report: Callable[[int, float], None],
     stressed: StressedFold | None = None,
-) -> Judged:
+) -> TrialResult:
     """What the recipe makes of all folds but the outer and the inner one, judged on the inner one; leaves no file.
 
     report: called with each epoch and its log loss. A UserError where it has none or where training fails.
@@ -296,7 +296,7 @@ def train_trial(
         if task.tuning is not None and recipe.train.keep_init:
             task.tuning.interpolate(model)
             loss = _measure_log_loss(score_held_out(model, device, videos, prepared, recipe), recipe.combine)
-        return Judged(loss) if stressed is None else Judged(loss, *stressed.measure(model, recipe, device))
+        return TrialResult(loss) if stressed is None else TrialResult(loss, *stressed.measure(model, recipe, device))
 
 
 def _measure_log_loss(oof: pd.DataFrame, combine: str) -> float:
@@ -425,7 +425,7 @@ def render_search_results(about: dict[str, Any]) -> str:
     ]
     for fold, part in about["studies"].items():
         counts = ", ".join(f"{number} {state}" for state, number in part["counts"].items())
-        judged = Judged(part["best_log_loss"], part.get("best_hter"), part.get("best_worst_stress", ""))
+        judged = TrialResult(part["best_log_loss"], part.get("best_hter"), part.get("best_worst_stress", ""))
         best = f"best is trial {part['best_trial']}, {judged.describe()}"
         lines.append(f"  fold {fold}, chosen on fold {part['inner_fold']}: {counts}; {best}")
         lines.append(f"    {' '.join(part['best_values'])}")

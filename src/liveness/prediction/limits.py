@@ -10,11 +10,15 @@ frames/quality.py (MEASURES), the median over the frames of a video that were sc
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from liveness.base.config import nearest
 from liveness.base.errors import UserError
 from liveness.frames.quality import MEASURES
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 _KEYS = ("reason", "measure", "least", "most")
 
@@ -40,6 +44,15 @@ class InputLimit:
 def exceeded_limits(limits: tuple[InputLimit, ...], measures: dict[str, float] | None) -> list[str]:
     """What is amiss with a video's picture, a few words for each limit; none where nothing could be measured."""
     return [] if measures is None else [text for limit in limits if (text := limit.tell(measures))]
+
+
+def find_inside(table: "pd.DataFrame", limits: tuple[InputLimit, ...]) -> "np.ndarray":
+    """Whether each video (a row with the columns MEASURES) exceeds no limit; one whose picture could not be measured
+    exceeds them all."""
+    import numpy as np
+
+    rows = table[list(MEASURES)].to_dict("records")
+    return np.array([not exceeded_limits(limits, {str(name): v for name, v in row.items()}) for row in rows], bool)
 
 
 def read_limits(entries: Any, where: str) -> tuple[InputLimit, ...]:

@@ -25,14 +25,14 @@ from liveness.models.taps import Tapped, measure_classifier
 from liveness.sets.dataset import PreparedSet
 from liveness.training.samples import Share, TrainingFrames, find_balance
 from liveness.training.species import WithSpecies, list_species
-from liveness.training.teachers import Answer, Teachers, compares_classes
+from liveness.training.teachers import TeacherAnswer, Teachers, compares_classes
 
 
 class Distilled(WithSpecies):
     """The recipe's loss and the distance to frozen teachers, which are no part of the state."""
 
     teachers: Teachers  # from ``begin`` on
-    _answer: Answer  # to the share under way
+    _answer: TeacherAnswer  # to the share under way
 
     def begin(self, fold: int, data: str) -> None:
         own = compares_classes(self.recipe, measure_classifier(self.model)[0])

@@ -195,7 +195,7 @@ def _check_head(path: Path, about: dict[str, Any], species: Species) -> str:
 
 
 @dataclass(frozen=True)
-class Answer:
+class TeacherAnswer:
     """What the teachers say of N images, blended; float32, without a graph."""
 
     live: torch.Tensor  # log-odds of live, (N,)
@@ -232,7 +232,7 @@ class Teachers:
             network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
-    def __call__(self, images: torch.Tensor) -> Answer:
+    def __call__(self, images: torch.Tensor) -> TeacherAnswer:
         """images: float32 N x 3 x H x W on the device, as the model gets them."""
         live, inner = [], []
         for model in self.models:
@@ -241,7 +241,7 @@ class Teachers:
             inner.append(take_tapped(model))
         blend: Callable[[list[torch.Tensor]], torch.Tensor] = lambda parts: blend_logits(parts, self.weights)  # noqa: E731
         two = blend([split_in_two(logits) for logits in live])
-        return Answer(
+        return TeacherAnswer(
             two[:, 1] - two[:, 0],
             blend([part.classes for part in inner]) if self.classes else None,
             blend([head(part.features) for head, part in zip(self.heads, inner, strict=True)]) if self.heads else None,
