@@ -33,21 +33,28 @@ start() {
   printf '%s: started%s, log: %s\n' "$name" "${device:+ on GPU $device}" "$log"
 }
 
+# stop_all: hand SIGTERM on to every member that runs; no further one starts.
+stop_all() {
+  local process
+  stopped=1
+  for process in "${running[@]}"; do kill -TERM "$process" 2>/dev/null || true; done
+}
+
 # collect LOGS: of the members that have ended, say how, and free their slots.
 collect() {
-  local slot code name
+  local slot outcome name
   for slot in "${!running[@]}"; do
     ! kill -0 "${running[$slot]}" 2>/dev/null || continue
-    code=0 name=${busy_with[$slot]}
-    wait "${running[$slot]}" || code=$?
+    outcome=0 name=${busy_with[$slot]}
+    wait "${running[$slot]}" || outcome=$?
     unset "running[$slot]" "busy_with[$slot]"
-    if ((code == 0)); then
+    if ((outcome == 0)); then
       printf '%s: %s\n' "$name" "$(tail -n 1 "$1/$name.log")"
-    elif ((code == 143 && stopped)); then
+    elif ((outcome == 143 && stopped)); then
       printf '%s: stopped; the same command goes on with it\n' "$name"
     else
-      printf '%s: failed (exit code %s): %s\n' "$name" "$code" "$(tail -n 1 "$1/$name.log")" >&2
-      failed+=("$name (exit code $code, $1/$name.log)")
+      printf '%s: failed (exit code %s): %s\n' "$name" "$outcome" "$(tail -n 1 "$1/$name.log")" >&2
+      failed+=("$name (exit code $outcome, $1/$name.log)")
     fi
   done
 }
@@ -56,26 +63,26 @@ collect() {
 # that fails takes none with it. A signal goes on to all that run, and no further one starts; each has as long to save
 # as it asks for or GRACE_SECONDS gives.
 spread() {
-  local lines=$1 logs=$2 count slots slot=0 devices=() members=() recipe fold data
+  local lines=$1 logs=$2 count slots slot=0 devices=() waiting=() recipe fold data
   shift 2
-  mapfile -t members <<<"$lines"
+  mapfile -t waiting <<<"$lines"
   count=$(gpus)
   ((count == 0)) || mapfile -t devices < <(list_devices "$count")
   slots=${SLOTS:-$count}
   [[ $slots =~ ^[0-9]+$ ]] || misuse "SLOTS=$slots: expected a number from 1"
   ((slots > 0)) || misuse "PARALLEL=members finds no GPU here; say how many members to train at once, as SLOTS=2"
-  ((slots <= ${#members[@]})) || slots=${#members[@]}
+  ((slots <= ${#waiting[@]})) || slots=${#waiting[@]}
   [[ -n ${OMP_NUM_THREADS:-} ]] || OMP_NUM_THREADS=$(share_cores "$slots")
   export OMP_NUM_THREADS LIVENESS_AT_ONCE=$slots # the members reckon with it where they share memory and the disk
   mkdir -p "$logs"
-  printf '%s members, %s at once\n' "${#members[@]}" "$slots"
+  printf '%s members, %s at once\n' "${#waiting[@]}" "$slots"
 
-  trap 'stopped=1; for slot in "${!running[@]}"; do kill -TERM "${running[$slot]}" 2>/dev/null || true; done' TERM INT
-  while ((${#running[@]})) || { ((stopped == 0)) && ((${#members[@]})); }; do
-    for ((slot = 0; slot < slots && !stopped && ${#members[@]}; slot++)); do
+  trap stop_all TERM INT
+  while ((${#running[@]})) || { ((stopped == 0)) && ((${#waiting[@]})); }; do
+    for ((slot = 0; slot < slots && !stopped && ${#waiting[@]}; slot++)); do
       [[ -z ${running[$slot]:-} ]] || continue
-      read -r recipe fold data <<<"${members[0]}"
-      members=("${members[@]:1}")
+      read -r recipe fold data <<<"${waiting[0]}"
+      waiting=("${waiting[@]:1}")
       start "$slot" "${devices[slot % (count > 0 ? count : 1)]:-}" "$logs" "$recipe" "$fold" "$data" "$@"
     done
     wait -n 2>/dev/null || true # a member has ended, or a signal has come

@@ -151,5 +151,8 @@ def test_two_members_at_once_stopped_and_continued_are_those_trained_alone(tmp_p
     for fold in ("0", "1"):
         arguments = ["-c", "efficientnet_lite0", "--fold", fold, "--data", "tiny", "-o", *changes]
         assert train_here(tmp_path / "alone", *arguments) == 0
-        for path in (f"weights/tiny/efficientnet_lite0_fold{fold}.safetensors", "runs/tiny/efficientnet_lite0_fold" + fold + "/oof.csv"):
+        for path in (
+            f"weights/tiny/efficientnet_lite0_fold{fold}.safetensors",
+            "runs/tiny/efficientnet_lite0_fold" + fold + "/oof.csv",
+        ):
             assert (root / path).read_bytes() == (tmp_path / "alone" / path).read_bytes(), path
