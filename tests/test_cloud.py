@@ -66,7 +66,7 @@ def s3(tmp_path_factory):
 
 @pytest.fixture
 def clone(tmp_path) -> Path:
-    """The tracked files as a repository of their own, with a set of tiny clips and an ensemble of two narrow members."""
+    """The tracked files as a repository of their own, with a set of tiny clips and two narrow members."""
     code = tmp_path / "code"
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=CODE, capture_output=True, check=True).stdout.decode()
     for name in tracked.strip("\0").split("\0"):
@@ -126,7 +126,7 @@ def test_dvc_runs_the_pipeline_keeps_it_in_a_bucket_and_retrains_what_changed(cl
 
 
 def test_a_training_that_lost_its_machine_goes_on_from_the_bucket(s3, tmp_path):
-    """Killed in mid-epoch; another machine has the data and the bucket. It ends with the bytes of an undisturbed one."""
+    """Killed in mid-epoch; another machine has data and bucket. It ends with the bytes of an undisturbed one."""
     changes = [*NARROW, "train.epochs=40", "train.lr=1e-3", "augment=light"]
     command = [
         "bash",
