@@ -12,7 +12,7 @@ failed=() stopped=0
 # list_devices: print what CUDA_VISIBLE_DEVICES of each GPU would be, a line each.
 list_devices() {
   if [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then
-    tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | head -n "$1"
+    tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | awk -v most="$1" '/^ *-1/ || NR > most { exit } NF { print $1 }'
   else
     seq 0 $(($1 - 1))
   fi
@@ -68,6 +68,7 @@ spread() {
   mapfile -t waiting <<<"$lines"
   count=$(gpus)
   ((count == 0)) || mapfile -t devices < <(list_devices "$count")
+  count=${#devices[@]}
   slots=${SLOTS:-$count}
   [[ $slots =~ ^[0-9]+$ ]] || misuse "SLOTS=$slots: expected a number from 1"
   ((slots > 0)) || misuse "PARALLEL=members finds no GPU here; say how many members to train at once, as SLOTS=2"

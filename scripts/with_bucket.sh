@@ -29,13 +29,20 @@ if [[ -z ${AWS:-} ]]; then
 fi
 
 folders=(runs weights result)
-snapshot=$ROOT/.bucket # hard links beside the files: no copy, and the same files while others take their place
+snapshot=$ROOT/.bucket/snapshot # hard links beside the files: no copy, and the same files while others take their place
+restored=$ROOT/.bucket/restored # the bucket that this machine has begun with
 
+# restore: once on a machine. What it has made since then is newer than the bucket, and aws would overwrite it.
 restore() {
   local folder
+  mkdir -p "$snapshot"
+  touch "$snapshot/file"
+  ln -f "$snapshot/file" "$snapshot/link" || fail "$ROOT: its file system has no hard links, which copying to the bucket needs"
+  [[ ! -e $restored || $(<"$restored") != "$bucket" ]] || return 0
   for folder in "${folders[@]}"; do
-    "$AWS" s3 sync --only-show-errors "$bucket/$folder" "$ROOT/$folder"
+    "$AWS" s3 sync --only-show-errors "$bucket/$folder" "$ROOT/$folder" || return 1
   done
+  echo "$bucket" >"$restored"
 }
 
 # save: bring what is new to the bucket. aws opens a large file once for each part, and last.pt may be replaced in between;
@@ -45,9 +52,12 @@ save() {
   rm -rf "$snapshot"
   mkdir -p "$snapshot"
   for folder in "${folders[@]}"; do
-    [[ ! -d $ROOT/$folder ]] || cp -al "$ROOT/$folder" "$snapshot/$folder" 2>/dev/null || true # a file went meanwhile
+    [[ -d $ROOT/$folder ]] || continue
+    # A file may go meanwhile; anything else is told.
+    { LC_ALL=C cp -al "$ROOT/$folder" "$snapshot/$folder" 2>&1 || true; } | grep -v 'No such file or directory' >&2 || true
   done
-  "$AWS" s3 sync --only-show-errors --exclude '*.aside-*' --exclude '*/lock' --exclude 'weights/*.pth' "$snapshot" "$bucket"
+  "$AWS" s3 sync --only-show-errors --exclude '*.aside-*' --exclude '*/lock' --exclude 'weights/*.pth' "$snapshot" "$bucket" ||
+    return 1
   rm -rf "$snapshot"
 }
 
