@@ -127,7 +127,7 @@ def test_dvc_runs_the_pipeline_keeps_it_in_a_bucket_and_retrains_what_changed(cl
 
 def test_a_training_that_lost_its_machine_goes_on_from_the_bucket(s3, tmp_path):
     """Killed in mid-epoch; another machine has data and bucket. It ends with the bytes of an undisturbed one."""
-    changes = [*NARROW, "train.epochs=40", "train.lr=1e-3", "augment=light"]
+    changes = [*NARROW, "train.epochs=20", "train.lr=1e-3", "augment=light"]
     command = [
         "bash",
         "scripts/with_bucket.sh",
@@ -147,10 +147,13 @@ def test_a_training_that_lost_its_machine_goes_on_from_the_bucket(s3, tmp_path):
         return subprocess.Popen([*command, "-o", *changes], cwd=CODE, env=env, start_new_session=True)
 
     first = start(tmp_path / "first")
-    state = f"{s3['AWS_ENDPOINT_URL']}/store/run/runs/tiny/convnext_xlarge_fold0/last.pt"
-    while not _exists(state):
+    run = "runs/tiny/convnext_xlarge_fold0/last.pt"
+    while not (tmp_path / "first" / run).is_file():
         assert first.poll() is None
-        time.sleep(0.05)
+        time.sleep(0.02)
+    _pause_training(first.pid)  # the copy to the bucket takes longer than these epochs
+    while not _fetch(f"s3://store/run/{run}", tmp_path / "fetched", values):
+        assert first.poll() is None
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     weights = "weights/tiny/convnext_xlarge_fold0.safetensors"
@@ -163,13 +166,21 @@ def test_a_training_that_lost_its_machine_goes_on_from_the_bucket(s3, tmp_path):
     assert train_here(tmp_path / "alone", "-c", "convnext_xlarge", "--fold", "0", "--data", "tiny", "-o", *changes) == 0
     for path in (weights, "runs/tiny/convnext_xlarge_fold0/oof.csv"):
         assert (tmp_path / "second" / path).read_bytes() == (tmp_path / "alone" / path).read_bytes(), path
-    with urllib.request.urlopen(f"{s3['AWS_ENDPOINT_URL']}/store/run/{weights}", timeout=60) as answer:
-        assert answer.read() == (tmp_path / "alone" / weights).read_bytes()
+    assert _fetch(f"s3://store/run/{weights}", tmp_path / "fetched", values)
+    assert (tmp_path / "fetched").read_bytes() == (tmp_path / "alone" / weights).read_bytes()
 
 
-def _exists(url: str) -> bool:
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=60).close()
-        return True
-    except URLError:
-        return False
+def _pause_training(group: int) -> None:
+    """SIGSTOP for the processes of a group that train; the scripts around them go on."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(folder.name)) == group and b"liveness.train\0" in (folder / "cmdline").read_bytes():
+                os.kill(int(folder.name), signal.SIGSTOP)
+        except OSError:  # it has ended meanwhile
+            continue
+
+
+def _fetch(address: str, place: Path, values: dict[str, str]) -> bool:
+    """Whether the bucket has the object, which then lies in ``place``."""
+    command = [AWS, "s3", "cp", "--only-show-errors", address, str(place)]
+    return subprocess.run(command, env=values, stderr=subprocess.DEVNULL, timeout=600).returncode == 0

@@ -32,7 +32,6 @@ _GRID = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # of the drawn c
 _DEVIATE = 3.1  # normal deviates beyond which the curve is not drawn: 0.1 % and 99.9 %
 _MEASURES = ("eer", "auc", "log_loss", "brier", "calibration_error")
 _COLOURS = ("#0969da", "#8c8c8c")  # of the change and of what it is compared with
-Curve = list[tuple[float, float]]  # (APCER, BPCER)
 
 
 def read_report_json(path: Path, needed_for: str = "") -> dict:
