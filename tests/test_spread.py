@@ -129,7 +129,14 @@ def test_members_side_by_side_reckon_with_each_other(tmp_path, monkeypatch):
 @pytest.mark.full
 def test_two_members_at_once_stopped_and_continued_are_those_trained_alone(tmp_path):
     """The real drivers: SIGTERM in mid-training, then the same command; the bytes of undisturbed members."""
-    changes = [*NARROW, "model.name=convnext_tiny", "train.epochs=20", "train.lr=1e-3", "augment=light"]
+    changes = [
+        *NARROW,
+        "model.name=convnext_tiny",
+        "view.kind=frame",
+        "train.epochs=20",
+        "train.lr=1e-3",
+        "augment=light",
+    ]
     for name in ("together", "alone"):
         write_prepared(tmp_path / name, folds=2)
     root = tmp_path / "together"
