@@ -1,6 +1,7 @@
 """What preparation is measured by, besides its speed (benchmarks/prepare.py); docs/preparation.md has the figures.
 
     python benchmarks/preparation.py duplicates FOLDER [--copies 40]   recall and false merges at every threshold
+    python benchmarks/preparation.py copies FOLDER [--copies 40]       the same of copies that FFmpeg made
     python benchmarks/preparation.py masks FOLDER                      YuNet on the same faces with drawn masks
     python benchmarks/preparation.py decoders FOLDER                   PyAV against OpenCV: pixels and time
     python benchmarks/preparation.py pairs [1200 10000]                seconds of the search for near-duplicates
@@ -12,6 +13,7 @@ import argparse
 import os
 import random
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +26,7 @@ import numpy as np
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 sys.path.insert(0, str(SOURCE))
 
-from liveness.base.config import Detector, FramePlan  # noqa: E402
+from liveness.base.config import Detector, Folds, FramePlan  # noqa: E402
 from liveness.base.files import find_videos  # noqa: E402
 from liveness.frames.boxes import choose_face  # noqa: E402
 from liveness.frames.video import read_frames  # noqa: E402
@@ -106,6 +108,39 @@ def duplicates(folder: Path, copies: int) -> None:
     print("kinds:", ", ".join(COPIES))
     print("copies but the trimmed: at most", max(distance for distance, kind in own if kind != TRIMMED))
     print("different persons: at least", min((distance for distance, *_ in strange), default="0.24"))
+
+
+RENDERED = {  # a copy by FFmpeg: CRF, filter
+    "CRF 23": (23, "null"),
+    "CRF 33": (33, "null"),
+    "CRF 36, 1/2": (36, "scale=iw/2:-2"),
+    "CRF 33, 3/4": (33, "scale=trunc(iw*0.75/2)*2:-2"),
+    "10 frames a second": (28, "fps=10"),
+    "30 frames a second": (28, "fps=30"),
+    "mirrored, 3/4": (33, "hflip,scale=trunc(iw*0.75/2)*2:-2"),
+    "mirrored, 3/4, 12 frames a second": (33, "hflip,fps=12,scale=trunc(iw*0.75/2)*2:-2"),
+}
+
+
+def copies(folder: Path, count: int) -> None:
+    """Encode ``count`` clips again as people do; how many are found by two frames and by one, and what else matches."""
+    videos = sorted(find_videos(folder / "videos"))
+    hashes, planted = {path.name: hashes_of(path) for path in videos}, {}
+    with tempfile.TemporaryDirectory() as side:
+        clip = Path(side) / "copy.mp4"
+        for path in random.Random(3).sample(videos, min(count, len(videos))):
+            for kind, (crf, change) in RENDERED.items():
+                codec = ["-an", "-c:v", "libx264", "-threads", "1", "-pix_fmt", "yuv420p", "-crf", str(crf)]
+                command = ["ffmpeg", "-y", "-loglevel", "error", "-threads", "1", "-i", str(path), "-vf", change]
+                subprocess.run([*command, *codec, str(clip)], check=True, stdin=subprocess.DEVNULL)
+                planted[f"{path.name}|{kind}"] = kind
+                hashes[f"{path.name}|{kind}"] = hashes_of(clip)
+    for frames_alike in (2, 1):
+        pairs = find_pairs(hashes, Folds().duplicates, frames_alike)
+        found = Counter(planted[p.other] for p in pairs if p.other in planted and p.other.split("|")[0] == p.one)
+        others = sum(p.one not in planted and p.other not in planted for p in pairs)
+        print(f"by {frames_alike} frames: {[found[kind] for kind in RENDERED]}, {others} pairs of different clips")
+    print("kinds:", "; ".join(RENDERED))
 
 
 def draw_mask(rgb: np.ndarray, row: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
@@ -202,14 +237,15 @@ def pairs(counts: list[int]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for name in ("duplicates", "masks", "decoders"):
+    for name in ("duplicates", "copies", "masks", "decoders"):
         verbs.add_parser(name).add_argument("folder", type=Path, metavar="FOLDER")
-    verbs.choices["duplicates"].add_argument("--copies", type=int, default=40)
+    for name in ("duplicates", "copies"):
+        verbs.choices[name].add_argument("--copies", type=int, default=40)
     verbs.add_parser("pairs").add_argument("counts", type=int, nargs="*", default=[1200, 10000])
     args = parser.parse_args()
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
-    if args.verb == "duplicates":
-        duplicates(args.folder, args.copies)
+    if args.verb in ("duplicates", "copies"):
+        {"duplicates": duplicates, "copies": copies}[args.verb](args.folder, args.copies)
     elif args.verb == "pairs":
         pairs(args.counts)
     else:

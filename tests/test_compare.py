@@ -170,10 +170,13 @@ def test_the_command_trains_what_is_missing_and_writes_the_table(root, capfd):
     command = ["convnext_xlarge", "--data", "tiny", "--folds", "0", "--name", "two", *narrow, "-o", "train.loss=focal"]
     assert compare.main(command) == 0
     first = (root / "result/compare_tiny_two.json").read_bytes()
-    told = capfd.readouterr().out
-    assert "training 2 of 2" in told and "cannot be told apart" in told or "no difference" in told
-    rows = json.loads(first)["rows"]
+    assert "training 2 of 2" in capfd.readouterr().out
+    found = json.loads(first)
+    assert not found["untimed"], found["untimed"]  # says what was in the way
+    rows = found["rows"]
     assert [row["model"] for row in rows] == ["convnext_xlarge"] * 2 and all(row["milliseconds"] > 0 for row in rows)
+    difference = rows[1]["against"]["log_loss"]["difference"]
+    assert difference == pytest.approx(rows[1]["log_loss"] - rows[0]["log_loss"]) and difference
     assert "the first" in (root / "result/compare_tiny_two.html").read_text()
     assert (root / "result/compare_tiny_two.md").read_text().count("\n| convnext_xlarge_") == 2
     assert compare.main([*command, "--untimed"]) == 0

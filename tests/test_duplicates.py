@@ -94,6 +94,7 @@ def test_one_shared_frame_is_not_enough(recordings):
     one, other = recordings["0.mp4"], recordings["1.mp4"]
     assert find_pairs({"a": one, "b": [one[0], *other[1:]]}, THRESHOLD) == []
     assert len(find_pairs({"a": one, "b": [*one[:2], other[2]]}, THRESHOLD)) == 1
+    assert len(find_pairs({"a": one, "b": [one[0], *other[1:]]}, THRESHOLD, frames_alike=1)) == 1  # but across sets
     assert len(find_pairs({"a": one[:1], "b": one}, THRESHOLD)) == 1  # a video of one frame has no more to show
 
 

@@ -22,6 +22,7 @@ GROUPS = {
         "find_lr": "learning-rate range test of a recipe",
         "train": "train one member, then score the fold that was held out",
         "tune": "search a recipe's hyperparameters, nested, in studies that several machines can join",
+        "pseudo_label": "label a set without labels by members, for each fold by those that held it out",
         "soup": "average the weights of several members of one fold",
         "convert": "turn published checkpoints into members",
         "check_gpu": "try what training and prediction need of this machine's GPUs",
@@ -34,9 +35,7 @@ GROUPS = {
         "search": "which members are worth their time: subsets and cascades",
         "shift": "how much worse an ensemble gets on stressed videos",
     },
-    "Prediction": {
-        "predict": "score videos: submission.csv and predictions.csv",
-    },
+    "Prediction": {"predict": "score videos: submission.csv and predictions.csv"},
 }
 
 

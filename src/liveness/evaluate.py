@@ -24,7 +24,7 @@ from liveness.members.trained import read_members, read_naive_members
 from liveness.members.weights import digest_files
 from liveness.pages.other_set import write_on_page
 from liveness.sets.cues import read_cues
-from liveness.sets.fold_table import read_folds
+from liveness.sets.fold_table import count_soft, read_folds
 from liveness.sets.grouping import read_grouping
 
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     digests = digest_files({m.name: weights_path(data, m.recipe, m.fold) for m in trained})
     about: dict = {"ensemble": name, "data": data, "data_hash": trained[0].data_hash, "weights_sha256": digests}
     cues = {"cues": measure_cues(read_cues(prepared))} if "cameras" in judged.summary else {}
-    summary, folder = about | judged.summary | cues, workspace() / "runs" / data / name
+    summary, folder = about | judged.summary | cues | count_soft(prepared), workspace() / "runs" / data / name
     write_text(folder / "oof_video.csv", table_text(judged.table))
     if not args.members:
         shipped = out_of_fold.describe_shipped(summary, judged.basis, out_of_fold.count_typical_frames(trained))

@@ -2,7 +2,8 @@
 
     python -m liveness.tune efficientnet_lite0 --trials 20 --data mine
 
-The same command continues a search, or joins it, here or on a machine that shares the workspace. Writes
+What is minimised is the space's objective: the inner fold's log loss, or its worst HTER under the shift laboratory's
+stresses. The same command continues a search, or joins it, here or on a machine that shares the workspace. Writes
 runs/<set>/tune_<recipe>/, members and result/tune_<set>_<recipe>.html. Needs liveness[tune]; see docs/tuning.md.
 """
 
@@ -13,7 +14,6 @@ from liveness.base.compose import load_recipe, load_space
 from liveness.base.errors import UserError, run
 from liveness.base.files import held, plain_name, show_path, workspace, write_text
 from liveness.laboratory import studies, tuning
-from liveness.laboratory.comparison import add_costs, judge_contenders
 from liveness.laboratory.comparison_text import list_remarks, render_comparison
 from liveness.laboratory.contenders import STOPPED, StoppedTraining, choose_folds, train_missing
 from liveness.pages.comparison import render_comparison_page
@@ -49,8 +49,7 @@ def report(search: tuning.Search, found: dict) -> int:
     except StoppedTraining:
         print("stopped; the same command continues")
         return STOPPED
-    estimate = judge_contenders(rows, search.data, search.folds)
-    add_costs(estimate, rows, search.data, timed=False)
+    estimate = tuning.estimate_search(search, rows)
     page = workspace() / "result" / f"tune_{search.data}_{search.default.name}.html"
     write_text(page, render_comparison_page(estimate, page.stem, list_remarks(estimate)))
     print(render_comparison(estimate))

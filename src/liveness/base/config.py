@@ -171,8 +171,12 @@ class Train:
     unlabelled_ramp: float = added_later(0.4, least=0, most=1)  # share of the training after which it has it
     # mean_teacher: the calibrated probability from which a frame is taken as live, or as an attack.
     confidence: float = added_later(0.9, above=0.5, below=1)
-    # mean_teacher: share of the training videos that are kept from training, to calibrate the teacher on.
+    # mean_teacher, keep_apart: share of the training videos that are kept from training, to calibrate the teacher on.
     calibration_share: float = added_later(0.2, above=0, most=0.5)
+    # Labellers (liveness.pseudo_label): keep such a part in other tasks too.
+    keep_apart: bool = added_later(False)
+    # A file of soft labels that liveness.pseudo_label has made, by its name: runs/<set>/pseudo_labels/<name>.csv
+    pseudo_labels: str = added_later("")
 
 
 @dataclass

@@ -45,12 +45,22 @@ class SearchSpace:
     """configs/tune/<name>.yaml: what is searched, and how (docs/tuning.md)."""
 
     name: str = "unnamed"
+    # What a study minimises: the inner fold's log loss, or its worst HTER under the stresses below, at the threshold
+    # that its unstressed scores have (laboratory/stressed_search.py).
+    objective: str = choice("log_loss", "stressed_hter")
+    stressors: list[str] = field(default_factory=list)  # of simulation/stress.py; none named = all
+    severities: list[int] = field(default_factory=lambda: [2])
+    stressed_videos: int = bounded(100, least=0)  # a sample of the inner fold's videos; 0 = all
     pruner: str = choice("median", "hyperband", "none")
     # Trials that are drawn at random before the sampler learns from them, and that the median pruner waits for.
     startup_trials: int = bounded(5, least=1)
     warmup_epochs: int = bounded(1, least=0)  # epochs of a trial in which it is not pruned
     seed: int = bounded(1, least=0)
     space: list[Dimension] = field(default_factory=list)
+
+
+# What makes a trial another training than the recipe's own, and what would have seen the inner fold.
+_FIXED = ("name", "data", "train.init", "train.teacher", "train.unlabelled", "train.pseudo_labels")
 
 
 def check_space(space: SearchSpace, where: str) -> None:
@@ -63,7 +73,7 @@ def check_space(space: SearchSpace, where: str) -> None:
         require(item.key and item.key not in seen, f"{what}: expected every key of the recipe once")
         seen.add(item.key)
         require(
-            item.key not in ("name", "data", "train.init"),
+            item.key not in _FIXED,
             f"{what}: cannot be searched; a trial is a training of one recipe on one set from its own start",
         )
         ends = (item.low, item.high)

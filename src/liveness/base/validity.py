@@ -91,6 +91,7 @@ def _check_recipe(recipe: Recipe, where: str) -> None:
     require(frozen is not None, f"{where}: train.freeze={train.freeze}; expected none, backbone or stages:N")
     _check_task(train, where)
     _check_unlabelled(train, where)
+    _check_pseudo(train, where)
     require(
         not train.thaw_epochs or train.freeze != "none",
         f"{where}: train.thaw_epochs={train.thaw_epochs:g} without train.freeze: there is nothing to thaw",
@@ -110,6 +111,20 @@ def _check_task(train: Train, where: str) -> None:
     require(
         not train.species_weight or train.task in ("supervised", "distil"),
         f"{where}: train.species_weight={train.species_weight:g} with train.task={train.task}; expected 0",
+    )
+
+
+def _check_pseudo(train: Train, where: str) -> None:
+    plain = train.task in ("supervised", "distil") and not train.species_weight
+    require(
+        plain or not train.pseudo_labels,
+        f"{where}: train.pseudo_labels={train.pseudo_labels} with train.task={train.task} and train.species_weight="
+        f"{train.species_weight:g}; expected supervised or distil, without species",
+    )
+    require(
+        not train.keep_apart or train.select == "last",
+        f"{where}: train.keep_apart with train.select={train.select}: a labeller's epoch may not be chosen on the fold "
+        "that is held out; expected train.select=last",
     )
 
 

@@ -204,6 +204,8 @@ def _measures(summary: dict) -> list[str]:
             f"({percent_range(limits['eer']['interval'])}), {counted(counts['scored'], 'video')}, "
             f"{grouping.count_groups(summary['grouping'], counts['groups'], counts['videos'])}"
         ]
+    if soft := summary.get("soft_labelled"):
+        lines.append(f"  {counted(soft, 'video')} with soft labels: for training alone, in none of these figures")
     return lines
 
 

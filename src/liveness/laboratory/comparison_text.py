@@ -57,6 +57,8 @@ def list_remarks(found: dict[str, Any]) -> list[str]:
     texts = [f"intervals are by {found['by']}; a difference below 0 is better than the first"]
     if few := warn_of_few_groups(found["groups"], "group"):
         texts.append(f"{few} ({counted(found['groups'], 'group')})")
+    if "stressed" in found:
+        texts.append(_tell_stressed(found["stressed"]))
     if any(row["apart"] for row in found["rows"]):
         texts.append("rows marked * do not start as the others do, so that they do not compare the architectures alone")
     if found["left_out"]:
@@ -100,3 +102,12 @@ def _tell(row: dict[str, Any], figure: str) -> str:
 
 def _signed_range(limits: list[float]) -> str:
     return f"{limits[0]:+.3f} to {limits[1]:+.3f}"
+
+
+def _tell_stressed(found: dict[str, Any]) -> str:
+    """The nested estimate of a search for the least stressed HTER (laboratory/stressed_search.py)."""
+    default, tuned = (f"{percent(one['hter'])} ({one['stress']})" for one in (found["default"], found["tuned"]))
+    return (
+        f"worst stressed HTER of the folds reported on: {default} by the default, {tuned} by the tuned values; "
+        f"difference {percentage_points(found['difference'])} ({percentage_points_range(found['interval'])})"
+    )

@@ -8,7 +8,6 @@ did not train on it. Reads data/<set>/{folds.csv,videos/}, runs/<set>/<member>/{
 weights/<set>/; writes runs/<set>/<system>/{shift.json,shift.csv}.
 """
 
-import hashlib
 import math
 import sys
 from collections.abc import Iterator
@@ -33,8 +32,6 @@ from liveness.members.weights import digest_files
 from liveness.prediction.operating import Operating, read_operating
 from liveness.sets.fold_table import read_folds
 from liveness.simulation.stress import CLEAN, Stress
-
-_SECONDS, _GIB = 900.0, 4.0  # what one video may take under all stresses; see frames/workers.py
 
 Scores = dict[str, dict[Stress, dict[str, float]]]  # member -> stress -> file name -> score, nan without one
 
@@ -170,7 +167,7 @@ def _require_same_folds(data: str, trained: list[Trained], folds: pd.DataFrame) 
 def _sample_held_out(folds: pd.DataFrame, trained: list[Trained], plan: StressPlan) -> pd.DataFrame:
     """The videos that some member held out, or a seeded sample of them, by file name; both classes."""
     covered = folds[folds["fold"].isin({member.fold for member in trained})]
-    order = [int(hashlib.sha256(f"{plan.seed}\n{name}".encode()).hexdigest()[:12], 16) for name in covered["filename"]]
+    order = shift_figures.order_by_seed(covered["filename"], plan.seed)
     videos = shift_figures.sample_videos(covered, plan.videos, order)
     if videos["label"].nunique() < 2:
         raise UserError(f"{len(videos)} held-out videos, all of one class; an error rate needs live and attack videos")
@@ -181,9 +178,7 @@ def _score_held_out(
     members: list[EnsembleMember], trained: list[Trained], videos: pd.DataFrame, plan: StressPlan
 ) -> Scores:
     """Every member's score of every video that it held out, clean and under each stress; one pass."""
-    from liveness.base.machine import cores
-    from liveness.frames.workers import run_tasks
-    from liveness.laboratory.stressed import StressTask, score_stressed, stress_video
+    from liveness.laboratory.stressed import StressTask, score_stressed, stress_videos
     from liveness.prediction.engine import load_members
 
     loaded = load_members(Ensemble("shift laboratory", plan.data, members), plan.data)
@@ -198,8 +193,7 @@ def _score_held_out(
             yield StressTask(folder / str(name), tuple(wanted.values()), (CLEAN, *mine), plan.seed)
 
     scores: Scores = {member.name: {stress: {} for stress in (CLEAN, *plan.stresses)} for member in loaded.members}
-    results = run_tasks(stress_video, tasks(), plan.workers or max(1, cores() - 1), _SECONDS, _GIB)
-    results = with_progress(results, len(videos), "shift")
+    results = with_progress(stress_videos(tasks(), plan.workers), len(videos), "shift")
     for name, stress, found in score_stressed(results, lambda name: holders[videos.loc[name, "fold"]], loaded.batches):
         for member, score in found.items():
             scores[member][stress][name] = score

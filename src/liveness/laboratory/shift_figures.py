@@ -5,6 +5,9 @@ video without a score counts as prediction counts it: with NO_SCORE in the EER a
 accepted (abstained) in APCER and BPCER. Nothing is read or written.
 """
 
+import hashlib
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -65,6 +68,13 @@ def _figures(table: pd.DataFrame, threshold: float) -> dict:
     }
 
 
+def measure_hter(clean: pd.DataFrame, stressed: pd.DataFrame, threshold: float) -> float:
+    """(APCER + BPCER) / 2 under a stress at a threshold that was chosen on ``clean``; tables as in ``judge_stress``."""
+    table = select_presented(clean, stressed)
+    accepted, live = (table["score"] >= threshold).to_numpy(), table["label"].to_numpy() == 1
+    return (_share(accepted[~live]) + _share(~accepted[live])) / 2
+
+
 def _share(errors: np.ndarray) -> float:
     return float(errors.mean()) if errors.size else float("nan")
 
@@ -118,6 +128,11 @@ def sort_worst_first(rows: list[dict]) -> list[dict]:
 
 def _low(value: float) -> float:
     return value if np.isfinite(value) else -1.0
+
+
+def order_by_seed(filenames: Iterable[str], seed: int) -> list[int]:
+    """A number for each video, by its name and the seed alone."""
+    return [int(hashlib.sha256(f"{seed}\n{name}".encode()).hexdigest()[:12], 16) for name in filenames]
 
 
 def sample_videos(videos: pd.DataFrame, count: int, order: list[int]) -> pd.DataFrame:

@@ -5,7 +5,7 @@ detection on the result, crop, resize. No worker imports torch.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from liveness.models.batches import Batches
     from liveness.models.score import Job
     from liveness.prediction.engine import Member
+
+_SECONDS, _GIB = 900.0, 4.0  # what one video may take under all stresses; see frames/workers.py
+
+Stressed = tuple["StressTask", "dict[Stress, VideoViews] | Failed"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,16 @@ def stress_video(task: StressTask) -> dict[Stress, VideoViews]:
     return found
 
 
+def stress_videos(tasks: Iterable[StressTask], workers: int = 0) -> Iterator[Stressed]:
+    """``stress_video`` in worker processes, 0 for one fewer than there are cores."""
+    from liveness.base.machine import cores
+    from liveness.frames.workers import run_tasks
+
+    return run_tasks(stress_video, tasks, workers or max(1, cores() - 1), _SECONDS, _GIB)
+
+
 def score_stressed(
-    results: Iterator[tuple[StressTask, dict[Stress, VideoViews] | Failed]],
+    results: Iterable[Stressed],
     members_of: Callable[[str], list["Member"]],
     batches: "Batches",
 ) -> Iterator[tuple[str, Stress, dict[str, float]]]:

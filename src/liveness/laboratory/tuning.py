@@ -4,9 +4,9 @@
     check_search(search); studies = run_search(search)
 
 One study per outer fold k. A trial trains on all folds but k and one more, the inner one, and is judged on the inner
-one, so that fold k has no part in what is chosen for it. Then one member per fold is trained with its own study's best
-values, on all folds but k, and judged on k beside the recipe's default. Reads data/<set>/; writes
-runs/<set>/<name>/{journal.log,trials.csv,tune.json} and what training writes.
+one by its log loss or its worst stressed HTER, so that fold k has no part in what is chosen for it. Then one member per
+fold is trained with its own study's best values, on all folds but k, and judged on k beside the recipe's default. Reads
+data/<set>/; writes runs/<set>/<name>/{journal.log,trials.csv,tune.json} and what training writes.
 """
 
 import contextlib
@@ -14,20 +14,22 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from liveness.base.compose import load_recipe, names
-from liveness.base.config import Recipe, to_dict
+from liveness.base.config import Recipe
 from liveness.base.errors import UserError
 from liveness.base.experiments import Dimension, SearchSpace
 from liveness.base.files import plain_name, workspace, write_json, write_text
 from liveness.base.tables import table_text
 from liveness.laboratory import studies
+from liveness.laboratory.comparison import add_costs, judge_contenders
 from liveness.laboratory.contenders import Contender, choose_contenders, list_missing
+from liveness.laboratory.stressed_search import StressedFold, check_stressed, estimate_stressed
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -80,25 +82,30 @@ def check_search(search: Search) -> None:
     """Everything that can be known before the first trial; UserErrors name the space's key or the fold."""
     from liveness.sets.dataset import load_set, split_set
     from liveness.training.checks import check_member
+    from liveness.training.unlabelled import check_unlabelled
 
     recipe = search.load()
-    _require_labels_alone(recipe)
-    count = load_set(search.data, recipe.frames).n_folds
+    _require_no_teacher(recipe)
+    whole = load_set(search.data, recipe.frames)
+    count = whole.n_folds
     if count < LEAST_FOLDS:
         raise UserError(
             f"data/{search.data} has {count} folds; a nested search needs {LEAST_FOLDS}: one to report on, one to "
             "choose on, one to train on"
         )
+    check_stressed(whole, search.space)
     for fold in search.folds:
-        _check_start(recipe, fold, search)
-        prepared, inner = leave_out(load_set(search.data, recipe.frames), fold)
+        _check_start(recipe, fold, whole)
+        for held_out in (fold, choose_inner(fold, count)):
+            check_unlabelled(recipe, held_out, whole)
+        prepared, inner = leave_out(whole, fold)
         split_set(prepared, inner, recipe.view)
     untouched = search.folder / "untouched"  # a folder that is not there: no earlier run counts
     for item in search.space.space:
         for value in _list_extremes(item):
             text = studies.write_override(item, value)
             try:
-                _require_labels_alone(search.load([text]))
+                _require_no_teacher(search.load([text]))
                 check_member(search.load([text]), search.folds[0], search.data, untouched)
             except UserError as error:
                 raise UserError(f"tune {search.space.name}: {text}: {error}") from error
@@ -111,19 +118,23 @@ def _list_extremes(item: Dimension) -> list[Any]:
     return [int(end) if item.whole else end for end in (item.low, item.high) if end is not None]
 
 
-def _require_labels_alone(recipe: Recipe) -> None:
-    """A UserError for a task that learns from other weights or videos too, which may be of the inner or outer fold."""
-    task = to_dict(recipe.train).get("task", "supervised")
-    if task != "supervised":
+def _require_no_teacher(recipe: Recipe) -> None:
+    """A UserError for distillation and pseudo-labels: a teacher or labeller that held out the outer fold was trained on
+    the inner one, on which trials are judged, and the other way round."""
+    if recipe.train.pseudo_labels:
         raise UserError(
-            f"train.task={task}: a teacher or an unlabelled set may have to do with the folds that a search holds out; "
-            "expected supervised"
+            f"train.pseudo_labels={recipe.train.pseudo_labels}: a search cannot learn from them, as labellers that "
+            "held out the outer fold have seen the inner one; search the recipe without them"
+        )
+    if recipe.train.task == "distil":
+        raise UserError(
+            "train.task=distil: a search cannot be taught, as a teacher that held out the outer fold has seen the "
+            "inner one; search the recipe without its teacher"
         )
 
 
-def _check_start(recipe: Recipe, fold: int, search: Search) -> None:
+def _check_start(recipe: Recipe, fold: int, prepared: "PreparedSet") -> None:
     """A UserError where trials would go on from a member that has seen the inner or the outer fold."""
-    from liveness.sets.dataset import load_set
     from liveness.training.start import check_start
 
     if not recipe.train.init:
@@ -133,7 +144,6 @@ def _check_start(recipe: Recipe, fold: int, search: Search) -> None:
             f"train.init={recipe.train.init}: a search cannot go on from a member that held out the outer "
             "fold, as it has seen the inner one; expected SET/RECIPE:FOLD of another set"
         )
-    prepared = load_set(search.data, recipe.frames)
     for held_out in (fold, choose_inner(fold, prepared.n_folds)):
         check_start(recipe, held_out, prepared)
 
@@ -172,11 +182,16 @@ def run_search(search: Search, elsewhere: bool = False) -> dict[int, "Study"]:
         contract = studies.make_contract(recipe, search.data, prepared.digest, inner, search.space)
         found[fold] = studies.open_study(search.journal, f"fold{fold}", contract, search.space)
     for fold, study in found.items():
+        stressed = None
+        if search.space.objective == "stressed_hter":
+            inner, videos = choose_inner(fold, prepared.n_folds), prepared.videos
+            names = videos.index[(videos.fold == inner) & videos.label.notna()].tolist()
+            stressed = StressedFold(prepared, names, search.space)
         if dead := studies.fail_dead(study, elsewhere):
             print(f"fold {fold}: {dead} of its trials had been left by processes that are gone; they are failed")
         defaults = _list_defaults(recipe, search.space)
         while (trial := studies.next_trial(study, search.trials, search.space, defaults)) is not None:
-            _run_trial(search, study, trial, fold)
+            _run_trial(search, study, trial, fold, stressed)
     return found
 
 
@@ -196,8 +211,9 @@ def _list_defaults(recipe: Recipe, space: SearchSpace) -> dict[str, Any]:
     return found
 
 
-def _run_trial(search: Search, study: "Study", trial: "Trial", fold: int) -> None:
-    """Train with the trial's values and tell the study how it ended."""
+def _run_trial(search: Search, study: "Study", trial: "Trial", fold: int, stressed: StressedFold | None) -> None:
+    """Train with the trial's values and tell the study how it ended. With either objective the pruner is told the log
+    loss of the inner fold after each epoch: to stress its videos each time would cost more than the training."""
     import optuna
     from optuna.trial import TrialState
 
@@ -210,9 +226,11 @@ def _run_trial(search: Search, study: "Study", trial: "Trial", fold: int) -> Non
             raise optuna.TrialPruned
 
     try:
-        loss = train_trial(search.load(values), search.data, fold, report)
-        study.tell(trial, loss)
-        print(f"{title}: inner log loss {loss:.4f}  {' '.join(values)}", flush=True)
+        found = train_trial(search.load(values), search.data, fold, report, stressed)
+        for key, value in asdict(found).items():
+            trial.set_user_attr(key, value)
+        study.tell(trial, found.log_loss if found.hter is None else found.hter)
+        print(f"{title}: {found.describe()}  {' '.join(values)}", flush=True)
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
         print(f"{title}: pruned  {' '.join(values)}", flush=True)
@@ -225,8 +243,28 @@ def _run_trial(search: Search, study: "Study", trial: "Trial", fold: int) -> Non
         raise
 
 
-def train_trial(recipe: Recipe, data: str, fold: int, report: Callable[[int, float], None]) -> float:
-    """The log loss on the inner fold of what the recipe makes of the others but the outer one; leaves no file.
+@dataclass(frozen=True)
+class Judged:
+    """What a trial's model is worth on the inner fold; the last two where the search stresses it."""
+
+    log_loss: float
+    hter: float | None = None
+    worst_stress: str = ""
+
+    def describe(self) -> str:
+        """In words."""
+        told = f"inner log loss {self.log_loss:.4f}"
+        return told if self.hter is None else f"worst HTER {100 * self.hter:.1f} % ({self.worst_stress}), {told}"
+
+
+def train_trial(
+    recipe: Recipe,
+    data: str,
+    fold: int,
+    report: Callable[[int, float], None],
+    stressed: StressedFold | None = None,
+) -> Judged:
+    """What the recipe makes of all folds but the outer and the inner one, judged on the inner one; leaves no file.
 
     report: called with each epoch and its log loss. A UserError where it has none or where training fails.
     """
@@ -254,11 +292,11 @@ def train_trial(recipe: Recipe, data: str, fold: int, report: Callable[[int, flo
             report(row["epoch"], row["logloss"])
 
         loop.run_epochs(state, judge, lambda: False)
-        if task.tuning is None or not recipe.train.keep_init:
-            return float(state.history[state.kept_epoch - 1]["logloss"])
-        model = state.kept_model()
-        task.tuning.interpolate(model)
-        return _measure_log_loss(score_held_out(model, device, videos, prepared, recipe), recipe.combine)
+        loss, model = float(state.history[state.kept_epoch - 1]["logloss"]), state.kept_model()
+        if task.tuning is not None and recipe.train.keep_init:
+            task.tuning.interpolate(model)
+            loss = _measure_log_loss(score_held_out(model, device, videos, prepared, recipe), recipe.combine)
+        return Judged(loss) if stressed is None else Judged(loss, *stressed.measure(model, recipe, device))
 
 
 def _measure_log_loss(oof: pd.DataFrame, combine: str) -> float:
@@ -290,15 +328,25 @@ def choose_tuned(search: Search, found: dict[int, "Study"]) -> Contender:
     """The tuned row: each outer fold's member has the best values of that fold's own study."""
     by_fold = {}
     for fold, study in found.items():
-        try:
-            best = study.best_trial
-        except ValueError as error:
+        best = studies.find_best(study)
+        if best is None:
             reasons = [t.user_attrs.get(studies.FINISHED_BY_ERROR) for t in study.trials]
             last = next((str(reason) for reason in reversed(reasons) if reason), "none was finished")
-            raise UserError(f"fold {fold}: no trial has a result; the last: {last}") from error
+            raise UserError(f"fold {fold}: no trial has a result; the last: {last}")
         by_fold[fold] = tuple(studies.list_overrides(best, search.space))
     default = search.default
     return Contender(f"{default.name}_tuned", default.recipe, default.overrides, by_fold=by_fold, replaced=True)
+
+
+def estimate_search(search: Search, rows: list[Contender]) -> dict[str, Any]:
+    """What the search is worth: a comparison of the default's and the tuned members on the outer folds; with the
+    objective stressed_hter also by that."""
+    found = judge_contenders(rows, search.data, search.folds)
+    add_costs(found, rows, search.data, timed=False)
+    if search.space.objective == "stressed_hter":
+        default, tuned = (row.name for row in rows)
+        found["stressed"] = estimate_stressed(default, tuned, search.data, search.folds, search.space)
+    return found
 
 
 def describe_search(search: Search, found: dict[int, "Study"]) -> dict[str, Any]:
@@ -307,8 +355,11 @@ def describe_search(search: Search, found: dict[int, "Study"]) -> dict[str, Any]
     for fold, study in found.items():
         for trial in study.get_trials(deepcopy=False):
             why = trial.user_attrs.get(studies.FINISHED_BY_ERROR) or trial.user_attrs.get("given_up", "")
-            about = {"fold": fold, "trial": trial.number, "state": trial.state.name.lower(), "log_loss": trial.value}
             last = max(trial.intermediate_values, default=0)
+            loss = trial.user_attrs.get("log_loss", trial.intermediate_values.get(last))
+            about = {"fold": fold, "trial": trial.number, "state": trial.state.name.lower(), "log_loss": loss}
+            if search.space.objective == "stressed_hter":
+                about |= {key: trial.user_attrs.get(key) for key in ("hter", "worst_stress")}
             values = {item.key: trial.params.get(item.key) for item in search.space.space}
             rows.append({**about, "epochs": last, "host": (trial.user_attrs.get("process") or {}).get("host", ""),
                          **values, "reason": why})  # fmt: skip
@@ -321,6 +372,7 @@ def describe_search(search: Search, found: dict[int, "Study"]) -> dict[str, Any]
         "overrides": list(search.default.overrides),
         "data": search.data,
         "space": search.space.name,
+        "objective": search.space.objective,
         "trials": search.trials,
         "studies": {str(fold): part for fold, part in parts.items()},
         "importance": _average([part["importance"] for part in parts.values() if part["importance"]]),
@@ -329,12 +381,14 @@ def describe_search(search: Search, found: dict[int, "Study"]) -> dict[str, Any]
 
 def _describe_study(search: Search, study: "Study") -> dict[str, Any]:
     states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
-    best = study.best_trial
+    best = studies.find_best(study)
+    assert best is not None  # choose_tuned has said so otherwise
+    judged = {key: best.user_attrs.get(key) for key in ("log_loss", "hter", "worst_stress")}
     return {
         "inner_fold": study.user_attrs["contract"]["inner_fold"],
         "counts": {state: states.count(state) for state in sorted(set(states))},
         "best_trial": best.number,
-        "best_log_loss": best.value,
+        **{f"best_{key}": value for key, value in judged.items() if value not in (None, "")},
         "best_values": studies.list_overrides(best, search.space),
         "importance": _measure_importance(study),
     }
@@ -371,10 +425,11 @@ def render_search_results(about: dict[str, Any]) -> str:
     ]
     for fold, part in about["studies"].items():
         counts = ", ".join(f"{number} {state}" for state, number in part["counts"].items())
-        best = f"best is trial {part['best_trial']}, inner log loss {part['best_log_loss']:.4f}"
+        judged = Judged(part["best_log_loss"], part.get("best_hter"), part.get("best_worst_stress", ""))
+        best = f"best is trial {part['best_trial']}, {judged.describe()}"
         lines.append(f"  fold {fold}, chosen on fold {part['inner_fold']}: {counts}; {best}")
         lines.append(f"    {' '.join(part['best_values'])}")
     if about["importance"]:
         told = ", ".join(f"{key} {100 * value:.0f} %" for key, value in about["importance"].items())
-        lines += ["", f"  share of the inner log loss's variance (fANOVA, mean of the studies): {told}"]
+        lines += ["", f"  share of the objective's variance (fANOVA, mean of the studies): {told}"]
     return "\n".join([*lines, ""])

@@ -29,6 +29,11 @@ def sample_losses(
     return losses
 
 
+def part_weights(taught: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor | float]":
+    """Labels (N,) and weights (N,) of samples that come with weights (N, 2); those without weigh 1 (N,)."""
+    return (taught, 1.0) if taught.ndim == 1 else (taught[:, 0], taught[:, 1])
+
+
 def class_weights(live: float, attacks: float) -> tuple[float, float]:
     """Weights of an attack and of a live sample that give both classes half of the total: n / (2 n_c)."""
     both = live + attacks

@@ -95,6 +95,7 @@ def _list_facts(summary: dict) -> list[tuple[str, str]]:
         ("attacks", str(counts["attack"])),
         *groups,
         ("without a score", str(len(summary["non_response"]["videos"]))),
+        *([("soft labels, not judged", str(summary["soft_labelled"]))] if "soft_labelled" in summary else []),
     ]
 
 

@@ -27,6 +27,7 @@ from liveness.frames.rules import NEWEST
 from liveness.frames.video import VideoError, choose_frames, jpeg_decode
 from liveness.sets.folds import TRAINED_ON, digest_of_set
 from liveness.sets.settings import read_settings
+from liveness.sets.soft_labels import COLUMNS, is_soft, read_soft
 
 if TYPE_CHECKING:
     import torch
@@ -52,9 +53,11 @@ class PreparedSet:
     data: Data
     detector_sha256: str
     digest: str  # SHA-256 over the tables that decide what is trained on
-    # filename (index), video_id, label, fold (-1: holdout), group, status, reason; camera where folds.csv has it
+    # filename (index), video_id, label, fold (-1: holdout), group, status, reason; camera where folds.csv has it;
+    # soft_label (nan: hard) and weight where folds.csv has one of them
     videos: pd.DataFrame
-    frames: pd.DataFrame  # filename, video_id, frame_id, label, fold, (camera,) face, confidence, x, y, w, h
+    # filename, video_id, frame_id, label, fold, (camera, soft_label, weight,) face, confidence, x, y, w, h
+    frames: pd.DataFrame
     version: int = NEWEST  # of the contract by whose rules the set was prepared
 
     @property
@@ -81,6 +84,7 @@ def load_unlabelled(name: str, plan: FramePlan) -> PreparedSet:
     _require_tables(folder, ("labels_video.csv", *tables))
     videos = _read_typed(folder, "labels_video.csv").set_index("filename")
     videos = videos[videos.status != "left_out"].assign(label=np.nan, fold=np.nan)
+    videos = videos.drop(columns=list(COLUMNS), errors="ignore")
     digest = hashlib.sha256(b"".join((folder / table).read_bytes() for table in tables)).hexdigest()
     return _read_set(folder, plan, videos, digest)
 
@@ -126,9 +130,11 @@ def _read_videos(folder: Path, naive: bool) -> pd.DataFrame:
         other = videos.index[videos.camera != folds.camera]
         raise UserError(f"{folder}/folds.csv: another camera than labels_video.csv has for {other[0]!r}; {again}")
     # Training draws by camera, so that it knows cameras from folds.csv alone, as labels.
-    videos = videos.drop(columns="camera", errors="ignore")
+    videos = videos.drop(columns=["camera", *COLUMNS], errors="ignore")
     if "camera" in folds:
         videos["camera"] = folds.camera
+    if set(COLUMNS) & set(folds.columns):
+        videos = videos.join(read_soft(folds.reset_index().set_axis(folds.index), f"{folder}/folds.csv"))
     videos["fold"] = _naive(folds, folder) if naive else folds.fold
     return videos
 
@@ -142,7 +148,7 @@ def _read_frames(folder: Path, videos: pd.DataFrame) -> pd.DataFrame:
     frames = frames.merge(boxes, on=["video_id", "frame_id"], how="left", validate="1:1")
     by_id = videos.reset_index().set_index("video_id")
     frames = frames[frames.video_id.isin(by_id.index)].copy()
-    for column in ("filename", "label", "fold", *(["camera"] if "camera" in videos else [])):
+    for column in ("filename", "label", "fold", *(name for name in ("camera", *COLUMNS) if name in videos)):
         frames[column] = frames.video_id.map(by_id[column])
     return frames
 
@@ -151,7 +157,7 @@ def _read_typed(folder: Path, table: str) -> pd.DataFrame:
     """A table of the set, names as strings and numbers as numbers; an empty label is missing."""
     text = table_text(read_table(folder / table, _COLUMNS[table]))
     strings = {"filename": str, "video_id": str, "status": str, "reason": str, "group": str, "species": str}
-    strings |= {"camera": str}
+    strings |= dict.fromkeys(("camera", *COLUMNS), str)
     return pd.read_csv(io.StringIO(text), dtype=strings, keep_default_na=False, na_values={"label": [""]})
 
 
@@ -181,7 +187,8 @@ def _of_plan(frames: pd.DataFrame, plan: FramePlan, data: Data, name: str) -> pd
 
 def split_set(prepared: PreparedSet, fold: int, view: View) -> tuple[pd.DataFrame, list[str]]:
     """Frames to train on (labelled, neither in ``fold`` nor in the holdout, with a face where the view
-    needs one), and the file names of the fold's videos. A UserError where a side is empty or has one class."""
+    needs one), and the file names of the fold's videos but for those with soft labels. A UserError where a
+    side is empty or has one class."""
     if not 0 <= fold < prepared.n_folds:
         raise UserError(
             f"fold {fold}: data/{prepared.name}/folds.csv has the folds 0 to {prepared.n_folds - 1} (an ensemble takes "
@@ -192,8 +199,9 @@ def split_set(prepared: PreparedSet, fold: int, view: View) -> tuple[pd.DataFram
     train = prepared.frames[others & prepared.frames.label.notna()]
     if view.kind == "face":
         train = train[train.face == 1]
-    held_out = labelled.index[labelled.fold == fold].tolist()
-    for side, labels in (("training", train.label), ("held-out", labelled.label[labelled.fold == fold])):
+    judged = labelled[(labelled.fold == fold) & ~is_soft(labelled)]  # a soft label names no class to be judged by
+    held_out = judged.index.tolist()
+    for side, labels in (("training", train.label), ("held-out", judged.label)):
         there = sorted(set(labels.astype(int)))
         if there != [0, 1]:
             raise UserError(
@@ -205,7 +213,8 @@ def split_set(prepared: PreparedSet, fold: int, view: View) -> tuple[pd.DataFram
 
 def list_holdout(prepared: PreparedSet) -> list[str]:
     """File names of the labelled videos that no member trains on and every member scores."""
-    return prepared.videos.index[(prepared.videos.fold == HOLDOUT) & prepared.videos.label.notna()].tolist()
+    videos = prepared.videos
+    return videos.index[(videos.fold == HOLDOUT) & videos.label.notna() & ~is_soft(videos)].tolist()
 
 
 def frame_file(row: Any) -> str:

@@ -7,6 +7,7 @@ from liveness.base.config import Folds
 from liveness.base.errors import UserError
 from liveness.evaluation.combine import HOLDOUT
 from liveness.sets.cameras import deal_cameras, has_cameras
+from liveness.sets.soft_labels import is_soft
 
 TRIES = 50  # orders that are compared; the best balanced is taken
 DRAWS = 2000  # sets of groups that are compared for the holdout
@@ -36,8 +37,9 @@ def deal_groups(table: pd.DataFrame, n: int, seed: int) -> np.ndarray:
     tries = [_deal_once(sizes / sizes.sum(0), sizes.sum(1), n, random) for _ in range(TRIES)]
     costs = [_unevenness(folds, sizes, live, n) for folds in tries]
     best = tries[costs.index(min(costs))][rows]
+    hard = ~is_soft(table).to_numpy()  # by the others nobody is judged
     for fold in range(n):
-        classes = set(labels[best == fold])
+        classes = set(labels[(best == fold) & hard])
         if len(classes) < 2:
             held = ("only live" if 1 in classes else "only attacked") if classes else "no"
             raise UserError(
@@ -122,10 +124,11 @@ def assert_no_leak(folds: np.ndarray, groups: np.ndarray) -> None:
 def _strata(table: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Videos of each group (``rows``: a group's number per video) in each stratum, and its live videos.
 
-    A stratum is a label, or a label with a species where species are known.
+    A stratum is a label, or a label with a species where species are known; soft labels are strata of their own.
     """
     labels = table["label"].to_numpy(int)
     species = table["species"].to_numpy(str) if "species" in table else np.full(len(table), "")
+    species = np.where(is_soft(table), "(soft)", species)
     strata = np.unique([f"{label} {kind}" for label, kind in zip(labels, species, strict=True)], return_inverse=True)[1]
     sizes = np.zeros((rows.max() + 1, strata.max() + 1))
     np.add.at(sizes, (rows, strata), 1)

@@ -31,7 +31,7 @@ MOST_HASHED = 8  # hashed per video
 
 @dataclass(frozen=True)
 class Pair:
-    """Two near-duplicate videos. ``distance``: share of differing bits of the second-best frame pair."""
+    """Two near-duplicate videos. ``distance``: share of differing bits of the last frame pair that counts."""
 
     one: str
     other: str
@@ -60,9 +60,10 @@ def frames_to_hash(count: int) -> set[int]:
     return {int(i) for i in np.linspace(0, count - 1, min(count, MOST_HASHED)).round()} if count else set()
 
 
-def find_pairs(hashes: dict[str, list[list[str]]], threshold: float) -> list[Pair]:
+def find_pairs(hashes: dict[str, list[list[str]]], threshold: float, frames_alike: int = 2) -> list[Pair]:
     """All near-duplicates among videos (name -> frames -> variants), in the order of the names.
 
+    frames_alike: how many different frames of each have to match, 1 or 2; 2 is the rule by which videos are grouped.
     Compares every frame with every variant of every other: time grows with the square of the
     number of videos (docs/preparation.md has the seconds), memory does not.
     """
@@ -85,7 +86,8 @@ def find_pairs(hashes: dict[str, list[list[str]]], threshold: float) -> list[Pai
     counts = np.bincount(owner, minlength=len(names))
     pairs = []
     for (one, other), matches in sorted(found.items()):
-        best = _second_best(matches) if min(counts[one], counts[other]) > 1 else min(matches.values())
+        several = frames_alike > 1 and min(counts[one], counts[other]) > 1
+        best = _second_best(matches) if several else min(matches.values())
         if best is not None:
             pairs.append(Pair(names[one], names[other], round(best[0] / BITS, 4), best[1]))
     return pairs

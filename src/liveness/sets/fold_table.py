@@ -13,13 +13,15 @@ from liveness.base.files import show_path, unprepared
 from liveness.base.tables import read_table, whole_numbers
 from liveness.evaluation.combine import HOLDOUT
 from liveness.members.published import told_of_published
+from liveness.sets.soft_labels import is_soft
 
 
 def read_folds(folder: Path) -> pd.DataFrame:
     """One row per video of data/<set>/folds.csv: filename, label (0 attack, 1 live), group, fold, species, camera.
 
     species and camera are "" where labels_video.csv names none; naive_fold is there where folds.csv has it, -1 for
-    videos of the holdout as in fold. A UserError where a table is not there, not sound, or the two disagree.
+    videos of the holdout as in fold. Videos with soft labels, which are for training alone, are left
+    out. A UserError where a table is not there, not sound, or the two disagree.
     """
     path = folder / "folds.csv"
     if not path.is_file():
@@ -37,7 +39,8 @@ def read_folds(folder: Path) -> pd.DataFrame:
     if "naive_fold" in table.columns:
         naive = whole_numbers(table, "naive_fold", path)
         table["naive_fold"] = naive.where(table["fold"] != HOLDOUT, HOLDOUT)
-    return _join_names(table, folder)
+    table = _join_names(table, folder)
+    return table[~is_soft(table)].reset_index(drop=True)
 
 
 def _join_names(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -57,3 +60,9 @@ def _join_names(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
         )
     found = {name: there[name].fillna("").to_numpy() if name in there else "" for name in ("species", "camera")}
     return table.assign(**found)
+
+
+def count_soft(folder: Path) -> dict[str, int]:
+    """For report.json: ``soft_labelled``, how many videos ``read_folds`` leaves out; {} where there is none."""
+    count = int(is_soft(read_table(folder / "folds.csv", ["filename"])).sum())
+    return {"soft_labelled": count} if count else {}

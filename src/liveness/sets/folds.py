@@ -21,6 +21,7 @@ from liveness.sets.cameras import has_cameras, list_shared
 from liveness.sets.dealing import assert_no_leak, deal_set
 from liveness.sets.grouping import describe_groups
 from liveness.sets.labels import LABELS, other_sets
+from liveness.sets.soft_labels import COLUMNS, is_soft, take_soft
 
 SPLIT = ("labels_video", "labels_keyframes", "labels_bbox")
 TRAINED_ON = ("folds.csv", "labels_keyframes.csv", "labels_bbox.csv", "prepare.json")
@@ -44,6 +45,7 @@ def fold_set(folder: Path, config: Folds, force: bool = False) -> None:
         folds = _deal(folder, videos, config)
         how = ", each holds out a camera" if config.by == "camera" else f", seed {config.seed}"
         print(f"{folder.name}: {folds['fold'].max() + 1} folds dealt{how}")
+    folds = take_soft(folds, videos)  # of folds that are kept too: they are what training reads
     if config.by == "camera":
         _tell_joined(folds, videos)
     groups_are = _write(folder, folds, videos, config)
@@ -149,7 +151,8 @@ def _as_in_set(path: Path, folds: pd.DataFrame, videos: pd.DataFrame) -> pd.Data
     if "camera" not in folds and has_cameras(videos):
         camera_of = dict(zip(videos["filename"], videos["camera"], strict=True))
         folds["camera"] = [camera_of[name] for name in folds["filename"]]
-    return folds
+    taken = take_soft(folds, videos)
+    return folds.assign(**{column: taken[column] for column in COLUMNS if column in taken and column not in folds})
 
 
 def check_folds(path: Path, folds: pd.DataFrame, videos: pd.DataFrame) -> None:
@@ -170,6 +173,12 @@ def check_folds(path: Path, folds: pd.DataFrame, videos: pd.DataFrame) -> None:
     if "camera_own" in joined and (joined["camera_own"] != joined["camera"]).any():
         wrong = joined[joined["camera_own"] != joined["camera"]]
         raise UserError(f"{path}: another camera than the set's for {wrong['filename'].iloc[0]!r}; {anew}")
+    for column in COLUMNS:
+        theirs = videos.set_index("filename")[column] if column in videos else pd.Series("", index=videos["filename"])
+        own = folds.set_index("filename")[column] if column in folds else pd.Series("", index=folds["filename"])
+        other = own.index[own.str.strip() != theirs.reindex(own.index).fillna("").str.strip()]
+        if len(other):
+            raise UserError(f"{path}: another {column} than the set's for {other[0]!r}; {anew}")
     try:
         assert_no_leak(joined["fold"].to_numpy(), joined["group"].to_numpy())
     except UserError as error:
@@ -227,7 +236,9 @@ def _print_folds(folds: pd.DataFrame) -> None:
         groups = rows[column].nunique()
         name = "holdout" if fold == HOLDOUT else f"fold {fold}"
         name += f" ({few(cameras[fold], 3)})" if fold in cameras else ""
-        print(f"  {name}: {len(rows)} videos, {groups} groups, {live} live, {len(rows) - live} attacks")
+        soft = int(is_soft(rows).sum())
+        of_them = f"; {soft} with soft labels, for training alone" if soft else ""
+        print(f"  {name}: {len(rows)} videos, {groups} groups, {live} live, {len(rows) - live} attacks{of_them}")
 
 
 def hold_whole_cameras(folds: pd.DataFrame) -> bool:

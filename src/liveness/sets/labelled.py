@@ -14,10 +14,12 @@ from liveness.base.names import find_column
 from liveness.base.tables import read_table, whole_numbers
 from liveness.sets.fold_table import read_folds
 from liveness.sets.quality import measure_set_quality
+from liveness.sets.soft_labels import is_soft
 
 
 def read_labelled(folder: Path) -> tuple[pd.DataFrame, int]:
-    """Every labelled video of data/<set> (filename, label: 0 attack or 1 live, group, species), and how many have none.
+    """Every labelled video of data/<set> (filename, label: 0 attack or 1 live, group, species), and how many have none;
+    those with soft labels are not among them.
 
     The labels are those of folds.csv where there is one, and then the two tables have to agree. A UserError where the
     set is not prepared, has no labels or one class only.
@@ -27,6 +29,7 @@ def read_labelled(folder: Path) -> tuple[pd.DataFrame, int]:
         raise UserError(unprepared(folder.name))
     videos = read_table(path, ["filename", "label", "group", "species", "status"])
     there = videos[videos["status"] != "left_out"]
+    there = there[~is_soft(there)]
     videos = there[there["label"] != ""].reset_index(drop=True)
     if not len(videos):
         raise UserError(f"{show_path(path)}: no labelled video in it; an error rate needs labels")

@@ -31,12 +31,13 @@ from liveness.base.files import (
 )
 from liveness.base.names import Names, clean, find_column, loose, one_spelling
 from liveness.base.tables import NAME_COLUMNS, read_table, table_text, wrong_separator
+from liveness.sets.soft_labels import SOFT, WEIGHT, part_label, read_weights
 
 __all__ = ["RawSet", "find_set", "other_sets", "read_labels", "read_table", "set_name", "table_text"]
 
 LABEL_FILES = ("label.csv", "labels.csv")
 LABEL_COLUMNS = ("label", "liveness_score")
-OUR_COLUMNS = ("subject", "species", "camera")  # what else of a label file is used
+OUR_COLUMNS = ("subject", "species", "camera", WEIGHT)  # what else of a label file is used
 LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 # Names of the two folders of a set without a label file; case, blanks, - and _ do not count.
 _CLASS_FOLDERS = {
@@ -179,8 +180,10 @@ def read_labels(path: Path) -> pd.DataFrame:
     """A label file as filename, label (int) and its other columns (strings), in the file's order.
 
     The header names the columns, in any case: fname or filename, liveness_score or label, and if you like
-    subject, species and camera. Rows without any value are skipped. A UserError for missing columns, labels other
-    than 0 and 1, names with a folder in them, names given twice, species or cameras that differ only by case or blanks.
+    subject, species, camera and weight. A label between 0 and 1 is soft (sets/soft_labels.py): ``label`` is then its
+    class, and there is a column soft_label. Rows without any value are skipped. A UserError for missing columns, labels
+    that are none, weights not above 0, names with a folder in them, names given twice, species or cameras that differ
+    only by case or blanks.
     """
     table = read_table(path, [], lines=True)
     lines, table, columns = list(table.index), table.reset_index(drop=True), list(table.columns)
@@ -201,12 +204,19 @@ def read_labels(path: Path) -> pd.DataFrame:
     if table.empty:
         raise UserError(f"{path}: no row in it; expected one per video")
     _check_rows(path, lines, list(table[name]), list(table[label]))
-    head = pd.DataFrame({"filename": table[name], "label": [LABELS[v.strip()] for v in table[label]]})
+    if SOFT in columns:
+        raise UserError(f"{path}: write soft labels into the column {label} (0.93), not into a column {SOFT}")
+    parted = [LABELS.get(v.strip(), part_label(v)) for v in table[label]]
+    classes, soft = zip(*(p if isinstance(p, tuple) else (p, "") for p in parted), strict=True)
+    head = pd.DataFrame({"filename": table[name], "label": classes})
+    head = head.assign(**{SOFT: soft}) if any(soft) else head
     used = {name, *both, *(find_column(columns, wanted) for wanted in NAME_COLUMNS)}
     rest = table[[c for c in columns if c not in used]].rename(columns={c: to for c, to in ours.items() if c})
     for column in ("species", "camera"):
         if column in rest:
             rest[column] = one_spelling(rest[column], f"{path}, column {column}")
+    if WEIGHT in rest:
+        read_weights(rest.assign(filename=head["filename"]), str(path))
     return pd.concat([head, rest], axis=1)
 
 
@@ -217,9 +227,9 @@ def _check_rows(path: Path, lines: list[int], names: list[str], labels: list[str
         plain_name(filename, f"{path}, line {line}")
         if filename in seen:
             raise UserError(f"{path}, line {line}: {filename!r} is already in line {seen[filename]}; expected it once")
-        if value.strip() not in LABELS:
+        if value.strip() not in LABELS and part_label(value) is None:
             words = sorted({label.strip() for label in labels} - set(LABELS) - {""})
-            mapping = "expected 0 (attack) or 1 (live)"
+            mapping = "expected 0 (attack) or 1 (live), or between them how probable live is, but for 0.5"
             if words and all(word[:1].isalpha() for word in words):
                 said = ", ".join(map(repr, words[:4])) + (", …" if len(words) > 4 else "")
                 mapping = (

@@ -125,7 +125,7 @@ class Policy:
         kind, rng = self._mixing(seed)
         return int(rng.integers(n)) if kind else None
 
-    def mix(self, first: tuple[Any, float], second: tuple[Any, float], seed: int) -> tuple[Any, float]:
+    def mix(self, first: tuple[Any, Any], second: tuple[Any, Any], seed: int) -> tuple[Any, Any]:
         """Two samples (tensor, label) as one: mixup (the weighted mean) or cutmix (a box of the second in the
         first); the label is the mean weighted by the same shares. Tensors are 3 x H x W of one shape.
 

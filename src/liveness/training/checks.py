@@ -27,6 +27,7 @@ from liveness.models.build import build, build_without_weights, count_parameters
 from liveness.models.device import pick_device
 from liveness.sets.dataset import PreparedSet, load_set, split_set
 from liveness.training import tracking
+from liveness.training.pseudo_labels import split_training
 from liveness.training.runs import clear_run, describe_run, differences_of_run, find_run_weights, lock_run, same_run
 from liveness.training.samples import find_balance, require_share
 from liveness.training.saving import given_seconds
@@ -64,7 +65,7 @@ def check_member(
     folder: of its run. restart: what lies there does not count.
     """
     prepared = load_set(name, recipe.frames, naive)
-    rows, _ = split_set(prepared, fold, recipe.view)
+    split_set(prepared, fold, recipe.view)  # refuses a fold that is none
     described = describe_run(recipe, fold, prepared, naive)
     weights = find_run_weights(described)
     if not restart and same_run(folder, described, weights):
@@ -73,7 +74,9 @@ def check_member(
     tracking.require_tracker(recipe.tracker)
     given_seconds()
     _require_frames_that_fit(recipe.view, prepared)
-    rows = rows[~rows.filename.isin(find_apart(recipe, prepared, rows))]
+    rows, _ = split_training(recipe, fold, prepared)
+    if recipe.train.task == "mean_teacher":
+        rows = rows[~rows.filename.isin(find_apart(recipe, prepared, rows))]
     require_share(len(rows), recipe.train, distributed.size())
     find_balance(recipe, prepared, rows)
     fresh = restart or not (folder / "last.pt").is_file()

@@ -18,6 +18,7 @@ from liveness.base.errors import UserError
 from liveness.base.files import written_aside
 from liveness.frames.contract import cut_views, to_colour
 from liveness.sets.dataset import load_set, read_face, read_frame
+from liveness.sets.soft_labels import COLUMNS
 from liveness.training.augment import Policy
 from liveness.training.samples import TrainingFrames
 
@@ -44,7 +45,8 @@ def write_sheet(recipe: Recipe, name: str, rows: int, columns: int, out: Path) -
 def draw_tiles(recipe: Recipe, name: str, rows: int, columns: int) -> tuple[list[list[Tile]], float]:
     """The tiles row by row, made by the very samples of training; and the seconds that the draws took."""
     prepared = load_set(name, recipe.frames)
-    table = prepared.frames[prepared.frames.label.notna()]
+    # The labels that a sheet tells are the classes.
+    table = prepared.frames[prepared.frames.label.notna()].drop(columns=list(COLUMNS), errors="ignore")
     if recipe.view.kind == "face":
         table = table[table.face == 1]
     if table.empty:
@@ -63,7 +65,7 @@ def draw_tiles(recipe: Recipe, name: str, rows: int, columns: int) -> tuple[list
             tensor, drawn = samples[epoch, index]
             seconds += time.perf_counter() - begin
             mixed = samples.partner((epoch, index)) is not None
-            tiles[-1].append((to_picture(tensor, recipe), *describe_draw(label, drawn, mixed)))
+            tiles[-1].append((to_picture(tensor, recipe), *describe_draw(label, float(drawn), mixed)))
     return tiles, seconds
 
 

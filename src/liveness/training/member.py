@@ -38,6 +38,7 @@ from liveness.models.score import Job, Request, score_jobs
 from liveness.sets.dataset import HeldOutVideos, PreparedSet, frame_file, list_holdout, load_set, split_set
 from liveness.sets.decoded import DecodedFrames, open_decoded
 from liveness.training import loop, lr_finder, passing, tracking
+from liveness.training.pseudo_labels import list_pseudo_provenance, split_training
 from liveness.training.runs import describe_run, drop_state, find_run_weights, same_run, tell_changes
 from liveness.training.saving import Saver
 from liveness.training.start import Start, list_provenance, merge_provenance
@@ -98,10 +99,11 @@ def train_member(
     """
     use_all_cores(launch.local_world())
     prepared = load_set(name, recipe.frames, naive)
-    rows, held_out = split_set(prepared, fold, recipe.view)
+    split_set(prepared, fold, recipe.view)  # refuses a fold that is none
     described = describe_run(recipe, fold, prepared, naive)
     if same_run(folder, described, find_run_weights(described)):
         return _pass_over(recipe, described, folder)
+    rows, held_out = split_training(recipe, fold, prepared)
     if changes := tell_changes(folder, described):
         _whisper(changes)
     device = pick_device(launch.local_rank())
@@ -120,8 +122,10 @@ def train_member(
         seen: dict[str, list[str]] = {}
         if distributed.rank() == 0:
             taught = [teacher.get("trained_on") or {} for teacher in describe_teachers(recipe, fold, name)]
-            own = list_provenance(prepared, rows.filename, start.describe())
-            seen = merge_provenance([own, *taught, list_unlabelled_provenance(recipe)])
+            names = rows.filename[rows.folder == prepared.folder] if "folder" in rows else rows.filename
+            own = list_provenance(prepared, names, start.describe())
+            others = [list_unlabelled_provenance(recipe), list_pseudo_provenance(recipe, fold, prepared)]
+            seen = merge_provenance([own, *taught, *others])
         run = Run(recipe, prepared, described, folder, state, videos, log, saver, seen)
         _say(f"{name_run(described)}: {_summary(run, rows)}")
         run.saver.begin(_say, _whisper)
@@ -162,8 +166,8 @@ def find_lr(recipe: Recipe, fold: int, name: str, folder: Path) -> float:
     """Range test on what this member would train on; leaves lr_curve.{csv,png} in ``folder``."""
     use_all_cores()
     prepared = load_set(name, recipe.frames)
-    rows, _ = split_set(prepared, fold, recipe.view)
     describe_run(recipe, fold, prepared, False)  # for its checks of what training goes on or learns from
+    rows, _ = split_training(recipe, fold, prepared)
     task = make_task(recipe, prepared, rows)
     task.begin(fold, name)
     Start(recipe, fold, name).load(task, _whisper)
@@ -217,9 +221,12 @@ def start_or_resume(task: Task, start: Start, device: torch.device, last: Path) 
 
 def _summary(run: Run, rows: pd.DataFrame) -> str:
     recipe, state = run.recipe, run.state
+    theirs = rows[rows.folder != run.prepared.folder] if "folder" in rows else rows[:0]
+    videos = rows.drop(theirs.index).filename.nunique()
+    pseudo = f" and {theirs.filename.nunique()} pseudo-labelled ones" if recipe.train.pseudo_labels else ""
     return (
         f"{recipe.model.name}, {count_parameters(state.model) / 1e6:.1f} M parameters, "
-        f"{recipe.view.kind} {recipe.view.size} px, {len(rows)} frames of {rows.filename.nunique()} videos, "
+        f"{recipe.view.kind} {recipe.view.size} px, {len(rows)} frames of {videos} videos{pseudo}, "
         f"{len(run.videos)} videos held out, {recipe.train.epochs} epochs of {state.task.steps_per_epoch} steps, "
         f"lr {state.lr:g}, {distributed.size()} x {state.device.type}{state.task.about}"
         + (f", continuing after step {state.step}" if state.step else "")

@@ -16,6 +16,7 @@ from liveness.base.config import Recipe, to_dict
 from liveness.base.errors import UserError
 from liveness.members.names import weights_path
 from liveness.sets.dataset import PreparedSet, split_set
+from liveness.training.pseudo_labels import describe_pseudo
 from liveness.training.species import list_species
 from liveness.training.start import check_start
 from liveness.training.teachers import check_teacher
@@ -31,8 +32,8 @@ _AMP = _SPARING[-1:]
 
 def describe_run(recipe: Recipe, fold: int, prepared: PreparedSet, naive: bool) -> dict[str, Any]:
     """What a run is: config.json, and the beginning of the member's description. A UserError for a ``train.init`` that
-    it cannot go on from, or a ``train.teacher`` or ``train.unlabelled`` that it cannot
-    learn from."""
+    it cannot go on from, or a ``train.teacher``, ``train.unlabelled`` or ``train.pseudo_labels`` that it cannot learn
+    from."""
     described = {"recipe": to_dict(recipe), "fold": fold, "data": prepared.name, "data_hash": prepared.digest}
     source = check_start(recipe, fold, prepared)
     described |= ({"naive": True} if naive else {}) | ({"init": source} if source else {})
@@ -41,8 +42,9 @@ def describe_run(recipe: Recipe, fold: int, prepared: PreparedSet, naive: bool) 
         species = list_species(recipe, prepared, split_set(prepared, fold, recipe.view)[0])
     teacher = check_teacher(recipe, fold, prepared, species)
     described |= ({"species": species.describe()} if species else {}) | ({"teacher": teacher} if teacher else {})
-    unlabelled = check_unlabelled(recipe, fold, prepared)
-    return described | ({"unlabelled": unlabelled} if unlabelled else {})
+    unlabelled, pseudo = check_unlabelled(recipe, fold, prepared), describe_pseudo(recipe, fold, prepared)
+    described |= {"unlabelled": unlabelled} if unlabelled else {}
+    return described | ({"pseudo_labels": pseudo} if pseudo else {})
 
 
 def find_run_weights(described: dict[str, Any]) -> Path:

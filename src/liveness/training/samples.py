@@ -7,7 +7,7 @@ undisturbed process sees. Reads data/<set>/frames/; writes nothing.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from liveness.base.names import few
 from liveness.frames.contract import cut
 from liveness.sets.dataset import PreparedSet, read_face, read_frame
 from liveness.sets.decoded import DecodedFrames
+from liveness.sets.soft_labels import SOFT, WEIGHT
 from liveness.training import passing
 from liveness.training.augment import Policy, derive_seed
 
@@ -27,14 +28,19 @@ from liveness.training.augment import Policy, derive_seed
 # there is one, says which of several kinds of samples it is (training/unlabelled.py).
 Key = tuple[int, ...]
 
+# What a sample teaches: its label (1 live, 0 attack, between them where it is soft or mixed), or, where samples have
+# weights, label and weight as float64 (2,).
+Taught = float | np.ndarray
+
 
 class Samples(Protocol):
-    """What a loader is fed with: key -> float32 image (3 x H x W) and label."""
+    """What a loader is fed with: key -> float32 image (3 x H x W) and what it teaches."""
 
     policy: Policy
+    weighted: bool  # whether what they teach is label and weight
 
     def __len__(self) -> int: ...
-    def __getitem__(self, key: Key) -> tuple[torch.Tensor, float]: ...
+    def __getitem__(self, key: Key) -> "tuple[torch.Tensor, Taught]": ...
 
 
 class TrainingFrames:
@@ -43,37 +49,63 @@ class TrainingFrames:
     def __init__(
         self, folder: Path, rows: pd.DataFrame, policy: Policy, seed: int, decoded: DecodedFrames | None = None
     ) -> None:
-        """decoded: the frames' pixels, as far as they are kept; the samples are the same without."""
+        """rows: of ``PreparedSet.frames``; those with a column ``folder`` are of that set, the others of ``folder``.
+        decoded: the pixels of the frames in ``folder``, as far as they are kept; the samples are the same without."""
         self.folder, self.policy, self.seed, self.decoded = folder, policy, seed, decoded
         self.rows = list(rows.itertuples(index=False))
+        self.weighted = SOFT in rows and WEIGHT in rows  # whether samples are label and weight
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: Key) -> tuple[torch.Tensor, float]:
+    def __getitem__(self, key: Key) -> tuple[torch.Tensor, Taught]:
         epoch, index = key
         seed = derive_seed(self.seed, epoch, index)
         sample = self._sample(index % len(self), seed)
         partner = self.partner(key)
         if partner is None:
             return sample
-        return self.policy.mix(sample, self._sample(partner, derive_seed(seed, partner)), seed)
+        other = self._sample(partner, derive_seed(seed, partner))
+        if not self.weighted:
+            return self.policy.mix(sample, other, seed)
+        # Of both losses, each with its weight, the mean by the shares: the cross-entropy is linear in the label.
+        first, second = ((image, np.array([t[0] * t[1], t[1]])) for image, t in (sample, other))
+        tensor, mixed = self.policy.mix(first, second, seed)
+        return tensor, np.array([mixed[0] / mixed[1], mixed[1]])
 
     def partner(self, key: Key) -> int | None:
         """Index of the sample that is mixed into this one by mixup or cutmix; None where none is."""
         return self.policy.partner(len(self), derive_seed(self.seed, *key))
 
-    def _sample(self, index: int, seed: int) -> tuple[torch.Tensor, float]:
+    def _sample(self, index: int, seed: int) -> tuple[torch.Tensor, Any]:
         row, view = self.rows[index], self.policy.view
         scale = 1.0
         if view.kind == "face":
             low, high = np.log(view.train_scales)
             # A stream apart from the policy's: else the scale would tell which samples become attacks.
             scale = float(np.exp(np.random.default_rng([seed, 2]).uniform(low, high)))
-        piece = cut(read_frame(self.folder, row, self.decoded), read_face(row), view, scale)
+        folder = getattr(row, "folder", self.folder)
+        frame = read_frame(folder, row, self.decoded if folder == self.folder else None)
+        piece = cut(frame, read_face(row), view, scale)
         assert piece is not None  # a face view is trained on frames with a face
         tensor, label = self.policy(piece, int(row.label), seed)
-        return tensor, float(label)
+        if not self.weighted:
+            return tensor, float(label)
+        soft = label == int(row.label) and not np.isnan(row.soft_label)  # a simulated attack is one for sure
+        return tensor, np.array([row.soft_label if soft else label, row.weight], dtype=np.float64)
+
+    def count_classes(self, attack_rate: float) -> tuple[float, float]:
+        """How many samples of an epoch are live and attacks, as they are trained on: by their labels and weights,
+        ``attack_rate`` of the live ones as simulated attacks."""
+        if not self.weighted:
+            live = (1 - attack_rate) * sum(int(row.label) == 1 for row in self.rows)
+            return live, len(self) - live
+        total = live = 0.0
+        for row in self.rows:
+            label = float(row.label) if np.isnan(row.soft_label) else float(row.soft_label)
+            live += row.weight * label * (1 - attack_rate if int(row.label) == 1 else 1)
+            total += row.weight
+        return live, total - live
 
 
 class CameraBalance:
@@ -182,7 +214,8 @@ def plan_shares(n: int, config: Train, first_step: int, balance: CameraBalance |
 def load_batches(
     frames: Samples, plan: list[Share], config: Train, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(images, labels) of each share, in the plan's order: float32 N x 3 x H x W and float64 N, on the CPU.
+    """(images, labels) of each share, in the plan's order: float32 N x 3 x H x W and float64 N, or N x 2 with weights,
+    on the CPU.
 
     One loader for the whole plan: its workers prepare the next epoch while this one ends.
     """

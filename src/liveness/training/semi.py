@@ -26,8 +26,9 @@ from liveness.evaluation.calibration import fit_calibration
 from liveness.evaluation.combine import logit, sigmoid
 from liveness.models.build import build
 from liveness.models.device import autocast, to_device
-from liveness.models.losses import sample_losses
+from liveness.models.losses import part_weights, sample_losses
 from liveness.sets.dataset import PreparedSet, load_unlabelled
+from liveness.sets.soft_labels import COLUMNS, is_soft
 from liveness.training.augment import Policy, derive_seed
 from liveness.training.samples import (
     CameraBalance,
@@ -85,16 +86,18 @@ class SemiSupervised(Supervised):
             step += share.last
 
     def score_both(
-        self, network: nn.Module, images: torch.Tensor, labels: torch.Tensor
+        self, network: nn.Module, images: torch.Tensor, taught: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A network's logits on ``images``, (N + N * unlabelled_batch,), and the supervised losses of the first N,
-        those of ``labels``. One forward pass: a distributed network may have one before its gradients are summed."""
+        those of ``taught``, with their weights. One forward pass: a distributed network may have one before its
+        gradients are summed."""
         with autocast(images.device, self.config.amp):
             logits = network(images).flatten().float()
-        return logits, sample_losses(logits[: len(labels)], labels, self.config, self.class_weights)
+        labels, weights = part_weights(taught)
+        return logits, weights * sample_losses(logits[: len(labels)], labels, self.config, self.class_weights)
 
     def prepare_batch(self, batch: _Batch, n: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """All images and the labels of the first ``n`` on the device."""
+        """All images and what the first ``n`` teach, on the device."""
         images = to_device(batch[0], device).contiguous(memory_format=torch.channels_last)
         return images, to_device(batch[1][:n], device).float()
 
@@ -258,9 +261,9 @@ def set_apart(videos: pd.DataFrame, share: float, seed: int) -> set[str]:
             have += adds
     if (have == 0).any():
         raise UserError(
-            f"train.task=mean_teacher: no groups of videos to calibrate the teacher on can be kept from training: the "
+            f"train.calibration_share: no groups of videos to calibrate the teacher on can be kept from training: the "
             f"training side has {len(groups)} groups, and needs live videos and attacks on both sides of such a part; "
-            "give it more groups, or take train.task=cross_pseudo"
+            "give it more groups, or learn in a way that needs no such part (train.task=cross_pseudo)"
         )
     return apart
 
@@ -282,20 +285,23 @@ def make_mean_teacher(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame,
     kept = rows[~rows.filename.isin(apart)].reset_index(drop=True)
     labelled = TrainingFrames(prepared.folder, kept, frames.policy, train.seed)
     plain = Policy(Augment(), recipe.view)
-    calibration = TrainingFrames(prepared.folder, rows[rows.filename.isin(apart)], plain, train.seed)
+    judged = rows[rows.filename.isin(apart) & ~is_soft(rows)].drop(columns=list(COLUMNS), errors="ignore")
+    calibration = TrainingFrames(prepared.folder, judged, plain, train.seed)
     views = _make_unlabelled(recipe)
     return MeanTeacher(recipe, model, labelled, find_balance(recipe, prepared, kept), views, calibration)
 
 
 def find_apart(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> set[str]:
-    """File names of the videos among the training frames ``rows`` that calibrate the teacher; none in other tasks. A
-    UserError where they cannot be had, or have too few frames of a class."""
-    if recipe.train.task != "mean_teacher":
+    """File names of the videos among the training frames ``rows`` that nothing is learned from, but that calibrate a
+    teacher; none where the recipe sets none apart. A UserError where they cannot be had, or have too few frames of a
+    class."""
+    if recipe.train.task != "mean_teacher" and not recipe.train.keep_apart:
         return set()
     videos = prepared.videos.loc[sorted(set(rows.filename))]
-    groups = set_apart(videos, recipe.train.calibration_share, recipe.train.seed)
+    groups = set_apart(videos[~is_soft(videos)], recipe.train.calibration_share, recipe.train.seed)
     apart = set(videos.index[videos.group.isin(groups)])
-    attacks, live = ((rows.label[rows.filename.isin(apart)].astype(int) == label).sum() for label in (0, 1))
+    hard = rows[rows.filename.isin(apart) & ~is_soft(rows)]
+    attacks, live = ((hard.label.astype(int) == label).sum() for label in (0, 1))
     if min(attacks, live) < _FEWEST:
         raise UserError(
             f"train.calibration_share={recipe.train.calibration_share:g}: the {len(apart)} videos that are kept from "

@@ -27,7 +27,7 @@ from liveness.members.names import species_path
 from liveness.members.weights import describe_member, save_member
 from liveness.models.build import build
 from liveness.models.device import to_device
-from liveness.models.losses import sample_losses
+from liveness.models.losses import part_weights, sample_losses
 from liveness.models.taps import Tapped, measure_classifier, take_tapped, tap_classifier
 from liveness.sets.dataset import PreparedSet
 from liveness.training.augment import derive_seed
@@ -140,15 +140,16 @@ class WithSpecies(Supervised):
         batch: tuple[torch.Tensor, torch.Tensor],
         device: torch.device,
     ) -> torch.Tensor:
-        images, labels, logits = self.put_through(networks, share, batch, device)
+        images, taught, logits = self.put_through(networks, share, batch, device)
+        labels, weights = part_weights(taught)
         inner = take_tapped(self.model)
         losses = self.taught_losses(images, labels, logits, inner)
         if self.species is None:
-            return losses
+            return weights * losses
         told = networks["species"](inner.features)
         known = to_device(torch.tensor(self.species.find(self.frames, share.keys)), device)
         own = functional.cross_entropy(told, known, ignore_index=_UNKNOWN, reduction="none")
-        return losses + self.config.species_weight * own + self.species_losses(labels, told, known)
+        return weights * (losses + self.config.species_weight * own + self.species_losses(labels, told, known))
 
     def taught_losses(
         self, images: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor, inner: Tapped

@@ -19,13 +19,14 @@ from torch import nn
 from liveness.base.compose import from_dict
 from liveness.base.config import Recipe, Train, View
 from liveness.base.errors import UserError
-from liveness.base.files import natural_key, plain_name, show_path
+from liveness.base.files import natural_key, plain_name, show_path, workspace
 from liveness.evaluation.combine import HOLDOUT
 from liveness.members.names import parse_recipe_fold, weights_path
 from liveness.members.weights import describe_member, load_member, load_pretrained, load_strictly
 from liveness.models.build import hold_statistics
 from liveness.sets.dataset import PreparedSet
-from liveness.sets.extract import digest_sources
+from liveness.sets.extract import digest_sources, known_records
+from liveness.sets.shared_videos import find_copies
 
 if TYPE_CHECKING:
     from liveness.training.task import Task
@@ -163,6 +164,27 @@ def require_fold_safe(source: dict[str, Any], prepared: PreparedSet, fold: int, 
             f"{where} was trained on {first!r} or on its group ({len(common)} such videos), which fold {fold} "
             "holds out: its error would be a fiction; take a member that held out the same fold"
         )
+    _require_no_copies(source, prepared, set(held_out.index), where, fold)
+
+
+def _require_no_copies(
+    source: dict[str, Any], prepared: PreparedSet, held_out: set[str], where: str, fold: int
+) -> None:
+    """A UserError where a member has seen a near-duplicate of a held-out video, as far as the other sets that it names
+    are prepared here. Within one set near-duplicates share a group."""
+    named = {str(source.get("data") or ""), str((source.get("unlabelled") or {}).get("set") or "")}
+    digests = set(source["trained_on"]["videos"])
+    for name in sorted(named - {"", prepared.name}):
+        folder = workspace() / "data" / name
+        known = digest_sources(folder, sorted(known_records(folder))) if (folder / ".records").is_dir() else {}
+        seen = {video_id for video_id, digest in known.items() if digest[:_DIGITS] in digests}
+        twins = find_copies(folder, prepared.folder, held_out) if seen else []
+        for twin in (twin for twin in twins if Path(twin.filename).stem in seen):
+            raise UserError(
+                f"{where} was trained on {twin.filename} of {name}, which is {twin.other} of {prepared.name} or a "
+                f"near-duplicate of it; fold {fold} holds that out: its error would be a fiction; take a member that "
+                "has not seen it"
+            )
 
 
 # --- what of the start is kept ----------------------------------------------------------------------

@@ -25,7 +25,7 @@ from liveness.base.config import Recipe, Train
 from liveness.base.errors import UserError
 from liveness.models.device import autocast, to_device
 from liveness.models.drop_path import replace_drop_path
-from liveness.models.losses import class_weights, sample_losses
+from liveness.models.losses import class_weights, part_weights, sample_losses
 from liveness.training.augment import derive_seed
 from liveness.training.samples import (
     CameraBalance,
@@ -141,9 +141,11 @@ class Supervised(Task):
         self.frames, self.balance = frames, balance
         if self.config.class_balance:
             # As they are trained on: some of the live samples become attacks.
-            drawn = balance.live * len(frames) if balance else sum(int(row.label) == 1 for row in frames.rows)
-            live = (1 - recipe.augment.attack_rate) * drawn
-            self.class_weights = class_weights(live, len(frames) - live)
+            live, attacks = frames.count_classes(recipe.augment.attack_rate)
+            if balance:
+                live = (1 - recipe.augment.attack_rate) * (balance.live * len(frames))
+                attacks = len(frames) - live
+            self.class_weights = class_weights(live, attacks)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -161,8 +163,9 @@ class Supervised(Task):
         batch: Any,
         device: torch.device,
     ) -> torch.Tensor:
-        _, labels, logits = self.put_through(networks, share, batch, device)
-        return sample_losses(logits, labels, self.config, self.class_weights)
+        _, taught, logits = self.put_through(networks, share, batch, device)
+        labels, weights = part_weights(taught)
+        return weights * sample_losses(logits, labels, self.config, self.class_weights)
 
     def put_through(
         self,
@@ -171,7 +174,8 @@ class Supervised(Task):
         batch: tuple[torch.Tensor, torch.Tensor],
         device: torch.device,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """A share's images and labels on the device, and the model's logits: float32 (N,), with their graph."""
+        """A share's images and what they teach (``part_weights``) on the device, and the model's logits: float32 (N,),
+        with their graph."""
         images, labels = batch
         self.seed_draws(share.keys, device)
         images = to_device(images, device).contiguous(memory_format=torch.channels_last)

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from liveness.base.config import Recipe
+from liveness.base.validity import require
 from liveness.models.build import build
 from liveness.sets.dataset import PreparedSet
 from liveness.training.augment import Policy
@@ -25,6 +26,11 @@ Maker = Callable[[Recipe, PreparedSet, pd.DataFrame, TrainingFrames], Supervised
 
 def make_task(recipe: Recipe, prepared: PreparedSet, rows: pd.DataFrame) -> Supervised:
     """What is learned from the frames ``rows``. The model has its first random weights, equal on every rank."""
+    require(
+        not recipe.train.pseudo_labels or "folder" in rows,
+        f"train.pseudo_labels={recipe.train.pseudo_labels}: these labels are for the folds of the set alone, not for "
+        "others within them (a search)",
+    )
     seed = recipe.train.seed
     random.seed(seed)
     np.random.seed(seed)

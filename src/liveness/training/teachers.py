@@ -84,6 +84,8 @@ def keep_own(recipe: Recipe, fold: int, data: str) -> None:
     if recipe.train.task != "distil" or own not in [teaching.path for teaching in find_teachers(recipe, fold, data)]:
         return
     kept = run_folder(data, recipe.name, fold) / "teacher" / own.name
+    if kept.is_file():  # else a run that was killed while it wrote its member would take that for its teacher
+        return
     pairs = ((species_path(own), species_path(kept)), (own, kept))  # the member last: it says that all is there
     for path, copy in pairs:
         if path.is_file():

@@ -22,8 +22,8 @@ from liveness.evaluation.combine import HOLDOUT
 from liveness.frames.contract import make_contract
 from liveness.sets.dataset import PreparedSet, load_unlabelled
 from liveness.sets.extract import digest_sources
-from liveness.sets.shared_videos import find_shared
-from liveness.training.samples import CameraBalance, Key, Samples, Share, batches
+from liveness.sets.shared_videos import find_copies
+from liveness.training.samples import CameraBalance, Key, Samples, Share, Taught, batches
 from liveness.training.start import list_provenance
 
 _OF_FACES = ("detector", "detector_sha256")  # parts of a contract that a view of the whole frame does not depend on
@@ -37,21 +37,27 @@ def check_unlabelled(recipe: Recipe, fold: int, prepared: PreparedSet) -> dict[s
     """
     if not recipe.train.unlabelled:
         return None
-    unlabelled = load_unlabelled(plain_name(recipe.train.unlabelled, "train.unlabelled"), recipe.frames)
-    _require_same_input(recipe, prepared, unlabelled)
-    rows_of_view(unlabelled, recipe.view)
-    _require_apart(fold, prepared, unlabelled)
+    unlabelled = load_apart(recipe.train.unlabelled, recipe, fold, prepared, "train.unlabelled")
     return {"set": unlabelled.name, "digest": unlabelled.digest}
 
 
-def rows_of_view(unlabelled: PreparedSet, view: View) -> pd.DataFrame:
+def load_apart(name: str, recipe: Recipe, fold: int, prepared: PreparedSet, key: str) -> PreparedSet:
+    """The unlabelled set ``name``, which ``key`` names; a UserError as ``check_unlabelled`` says."""
+    unlabelled = load_unlabelled(plain_name(name, key), recipe.frames)
+    _require_same_input(recipe, prepared, unlabelled, key)
+    rows_of_view(unlabelled, recipe.view, key)
+    _require_apart(fold, prepared, unlabelled, key)
+    return unlabelled
+
+
+def rows_of_view(unlabelled: PreparedSet, view: View, key: str = "train.unlabelled") -> pd.DataFrame:
     """The frames to learn from: those with a face where the view needs one. Their label is 0, which nobody reads."""
     rows = unlabelled.frames
     if view.kind == "face":
         rows = rows[rows.face == 1]
     if not len(rows):
         what = "frame with a face" if view.kind == "face" else "frame"
-        raise UserError(f"train.unlabelled: data/{unlabelled.name} has no {what}")
+        raise UserError(f"{key}: data/{unlabelled.name} has no {what}")
     return rows.assign(label=0).reset_index(drop=True)
 
 
@@ -66,26 +72,26 @@ def list_unlabelled_provenance(recipe: Recipe) -> dict[str, list[str]]:
 # --- what is refused -------------------------------------------------------------------------------
 
 
-def _require_same_input(recipe: Recipe, prepared: PreparedSet, unlabelled: PreparedSet) -> None:
+def _require_same_input(recipe: Recipe, prepared: PreparedSet, unlabelled: PreparedSet, key: str) -> None:
     """A UserError where the sets' frames or faces were made in different ways: that would tell them apart."""
     here, there = (make_contract(recipe, one.data, one.detector_sha256, one.version) for one in (prepared, unlabelled))
-    for key, value in here.items():
-        if there[key] != value and (recipe.view.kind == "face" or key not in _OF_FACES):
+    for part, value in here.items():
+        if there[part] != value and (recipe.view.kind == "face" or part not in _OF_FACES):
             raise UserError(
-                f"train.unlabelled: data/{unlabelled.name} was prepared with {key}={there[key]}, data/{prepared.name} "
+                f"{key}: data/{unlabelled.name} was prepared with {part}={there[part]}, data/{prepared.name} "
                 f"with {value}; prepare both alike (--renew, or -o with the same settings)"
             )
 
 
-def _require_apart(fold: int, prepared: PreparedSet, unlabelled: PreparedSet) -> None:
+def _require_apart(fold: int, prepared: PreparedSet, unlabelled: PreparedSet, key: str) -> None:
     """A UserError where a video, a near-duplicate of one or a person of the unlabelled set is held out."""
     held_out = prepared.videos[(prepared.videos.fold == fold) | (prepared.videos.fold == HOLDOUT)]
-    _require_records(unlabelled, list(unlabelled.frames.video_id.unique()))
-    _require_records(prepared, list(held_out.video_id[held_out.video_id.isin(set(prepared.frames.video_id))]))
+    _require_records(unlabelled, list(unlabelled.frames.video_id.unique()), key)
+    _require_records(prepared, list(held_out.video_id[held_out.video_id.isin(set(prepared.frames.video_id))]), key)
     trained_on = set(unlabelled.frames.filename)
-    twins = find_shared(unlabelled.folder, prepared.folder, set(held_out.index))
+    twins = find_copies(unlabelled.folder, prepared.folder, set(held_out.index))
     twins = [twin for twin in twins if twin.filename in trained_on]
-    where, why = f"train.unlabelled: {unlabelled.name}", "the held-out error would be a fiction"
+    where, why = f"{key}: {unlabelled.name}", "the held-out error would be a fiction"
     if twins:
         one = twins[0]
         what = "is" if one.same else "is a near-duplicate of"
@@ -109,13 +115,13 @@ def _part(filename: str, held_out: pd.DataFrame) -> str:
     return "the holdout keeps from training" if fold == HOLDOUT else f"fold {fold} holds out"
 
 
-def _require_records(prepared: PreparedSet, video_ids: list[str]) -> None:
+def _require_records(prepared: PreparedSet, video_ids: list[str], key: str) -> None:
     """A UserError where the videos' records, by which copies are found, are not all there."""
     known = digest_sources(prepared.folder, video_ids)
     lost = [video_id for video_id in video_ids if video_id not in known]
     if lost:
         raise UserError(
-            f"train.unlabelled: data/{prepared.name}/.records has nothing of {lost[0]!r} ({len(lost)} such videos), so "
+            f"{key}: data/{prepared.name}/.records has nothing of {lost[0]!r} ({len(lost)} such videos), so "
             f"that copies of held-out videos cannot be found; run: bash prepare_data.sh {prepared.name}"
         )
 
@@ -143,13 +149,16 @@ class JoinedSamples:
 
     def __init__(self, labelled: Samples, kinds: list[Samples]) -> None:
         """kinds: number 0, 1, … of a key (epoch, index, number)."""
-        self.labelled, self.kinds, self.policy = labelled, kinds, labelled.policy
+        self.labelled, self.kinds, self.policy, self.weighted = labelled, kinds, labelled.policy, labelled.weighted
 
     def __len__(self) -> int:
-        return len(self.labelled)
+        return len(self.labelled) + sum(map(len, self.kinds))
 
-    def __getitem__(self, key: Key) -> tuple[torch.Tensor, float]:
-        return self.kinds[key[2]][key[:2]] if len(key) > 2 else self.labelled[key]
+    def __getitem__(self, key: Key) -> tuple[torch.Tensor, Taught]:
+        if len(key) == 2:
+            return self.labelled[key]
+        image, label = self.kinds[key[2]][key[:2]]  # nobody reads this label
+        return image, np.array([label, 1.0]) if self.weighted else label
 
 
 def order_unlabelled(n: int, count: int, seed: int, epoch: int) -> np.ndarray:
