@@ -31,6 +31,7 @@ GROUPS = {
     "Evaluation": {
         "evaluate": "error of an ensemble with intervals, out of fold (writes its thresholds) or --on another set",
         "report": "the page about it",
+        "review": "the report in a few lines of Markdown, compared with another one; tables for DVC",
         "compare": "one table of recipes or variants: cost, out-of-fold error, paired difference to the first",
         "search": "which members are worth their time: subsets and cascades",
         "shift": "how much worse an ensemble gets on stressed videos",
