@@ -275,6 +275,9 @@ def test_openvino_reads_the_same_files(root, folder):
         for path in paths:
             assert abs(one.score(path).score - other.score(path).score) < 1e-4
     assert predict_here(root, root / "clips", root / "ov", "--exported", folder, "--backend", "openvino") == 0
+    from openvino.tools.ovc import telemetry_utils
+
+    assert telemetry_utils.tm.__name__.endswith("telemetry_stub")  # nothing is reported
 
 
 @pytest.mark.extras
