@@ -11,6 +11,7 @@
 #          are scored, the finished rows are in predictions.partial.csv, and the same command continues
 # Settings ENSEMBLE (a name in configs/ensemble; default: zalo2022, or minifasnet where only that is there),
 #          DATA (weights/<set>/; default: the ensemble's), NGPU (default: all GPUs), PYTHON. More: python -m liveness.predict -h
+#          BACKEND (default: torch): onnx or openvino takes what liveness export has put beside the weights, on the CPU
 
 [ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
 # shellcheck source=scripts/common.sh
@@ -19,8 +20,9 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 [[ ${1:-} != -h && ${1:-} != --help ]] || { usage; exit; }
 
 pick_python
-set -- liveness.predict ${ENSEMBLE:+--ensemble "$ENSEMBLE"} ${DATA:+--data "$DATA"} "$@"
+set -- liveness.predict ${ENSEMBLE:+--ensemble "$ENSEMBLE"} ${DATA:+--data "$DATA"} ${BACKEND:+--backend "$BACKEND"} "$@"
 count=$(gpus)
+[[ ${BACKEND:-torch} == torch ]] || count=0 # exported models compute on the CPU, in one process
 if ((count > 1)); then
   NNODES=1 launch "$@" # on this machine, since all write into one folder
 elif [[ ${DRY_RUN:-0} == 1 ]]; then

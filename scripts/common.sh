@@ -3,7 +3,7 @@
 #
 #   CODE    the repository                 ROOT  the workspace (raw/ data/ runs/ weights/ result/)
 #   PY      the interpreter, once pick_python has run
-#   usage, misuse, fail, lacks, pick_python, run, forward, launch, gpus, cores    see each
+#   usage, misuse, fail, lacks, pick_python, run, forward, launch, gpus, cores, share_cores    see each
 #
 # Environment: PYTHON, LIVENESS_ROOT, NGPU, DRY_RUN, NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT,
 # OMP_NUM_THREADS.
@@ -111,6 +111,13 @@ cores() {
   "$PY" -m liveness.base.machine
 }
 
+# share_cores N: print how many cores each of N processes may take, at least 1.
+share_cores() {
+  local all
+  all=$(cores)
+  echo "$((all > $1 ? all / $1 : 1))"
+}
+
 # run COMMAND ARGS…: run it; under DRY_RUN=1 print it, quoted for the shell, instead.
 run() {
   if [[ ${DRY_RUN:-0} == 1 ]]; then
@@ -142,7 +149,7 @@ forward() {
 # the place of the driver, so that a signal to the driver reaches it.
 launch() {
   pick_python
-  local processes cores where
+  local processes where
   processes=$(gpus)
   ((processes > 0)) || processes=1
   # Its own address, not the host's name: where that name is in no DNS (many containers), torchrun hangs.
@@ -152,10 +159,8 @@ launch() {
     [[ -n ${NODE_RANK:-} && -n ${MASTER_ADDR:-} ]] || misuse "NNODES=$NNODES needs NODE_RANK and MASTER_ADDR too"
     where=(--nnodes "$NNODES" --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
   fi
-  if [[ -z ${OMP_NUM_THREADS:-} ]]; then
-    cores=$(cores)
-    export OMP_NUM_THREADS=$((cores > processes ? cores / processes : 1))
-  fi
+  [[ -n ${OMP_NUM_THREADS:-} ]] || OMP_NUM_THREADS=$(share_cores "$processes")
+  export OMP_NUM_THREADS
   set -- "$PY" -m liveness.torchrun "${where[@]}" --nproc_per_node "$processes" -m "$@"
   [[ ${DRY_RUN:-0} == 1 ]] || exec "$@"
   run "$@"

@@ -39,4 +39,19 @@ compile() {
 compile requirements.txt train
 compile requirements-notebook.txt train notebook
 compile requirements-identity.txt train identity
-compile requirements-dev.txt train notebook trackers dev
+compile requirements-export.txt train export openvino
+compile requirements-runtime.txt runtime
+compile requirements-serve.txt runtime serve
+compile requirements-dev.txt train notebook trackers export serve dev
+
+# apart NAME PACKAGES…: the pins of an environment of its own, .venv-NAME (scripts/setup_dvc.sh).
+apart() {
+  local file=requirements-$1.txt
+  shift
+  printf '%s\n' "$@" | UV_CUSTOM_COMPILE_COMMAND="bash scripts/compile_requirements.sh" uv pip compile --quiet - \
+    --python-version 3.11 --no-annotate "${upgrade[@]}" --output-file "$file"
+  echo "compiled $file"
+}
+
+apart dvc 'dvc[s3]==3.67.0'
+apart s3 'awscli>=1.46' 'moto[server]>=5.2.5'

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Make .venv from the pinned requirements.txt; do nothing if that is done already.
 #
-#   bash scripts/setup.sh [--notebook] [--identity] [--dev]
+#   bash scripts/setup.sh [--notebook] [--identity] [--export] [--dev]
 #
 #   --notebook    also Jupyter Lab, for jupyter.sh (requirements-notebook.txt)
 #   --identity    also what folds.identities=auto needs (requirements-identity.txt)
+#   --export      also what liveness export needs, and OpenVINO (requirements-export.txt)
 #   --dev         also what test.sh needs (requirements-notebook.txt and requirements-dev.txt)
 #   PYTHON_BASE   the Python to build on, 3.11 to 3.13 (default: that of .venv, else python3.11, 3.12, 3.13, python3)
 #
@@ -74,12 +75,13 @@ install() {
   echo "$sum" >"$stamp"
 }
 
-dev=0 notebook=0 identities=0
+dev=0 notebook=0 identities=0 exporting=0
 while (($#)); do
   case $1 in
     -h | --help) usage; exit 0 ;;
     --notebook) notebook=1 ;;
     --identity) identities=1 ;;
+    --export) exporting=1 ;;
     --dev) notebook=1 dev=1 ;;
     *) misuse "unknown argument $1" ;;
   esac
@@ -96,6 +98,7 @@ if must_rebuild; then make_venv; fi
 install requirements.txt
 ((notebook == 0)) || install requirements-notebook.txt
 ((identities == 0)) || install requirements-identity.txt
+((exporting == 0)) || install requirements-export.txt
 ((dev == 0)) || install requirements-dev.txt
 identity "$VENV/bin/python" >"$VENV/.interpreter"
 # `python -m liveness.train` by hand, from any folder. Written each time: the repository may have been moved.

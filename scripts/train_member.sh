@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Train one member: one recipe, one held-out fold. Continues where a stopped run ended.
 #
-#   bash scripts/train_member.sh RECIPE FOLD [-o KEY=VALUE ...] [--restart]
+#   bash scripts/train_member.sh RECIPE FOLD [-o KEY=VALUE ...] [--restart | --replace]
 #   DATA=nuaa bash scripts/train_member.sh efficientnet_lite0 0 -o train.lr=5e-5
 #
 # FOLD is a number (fold0 counts as 0). --restart deletes what an earlier run of the member left, as soon as it is
-# known that the new one will train.
+# known that the new one will train; --replace does so only where it is of another recipe or data.
 # Settings DATA (the set in data/; default: the recipe's), NGPU, NNODES, NODE_RANK, MASTER_ADDR,
 #          GRACE_SECONDS (between SIGTERM and the kill, where a scheduler sets it), DRY_RUN=1 (print the command), PYTHON
 

@@ -14,14 +14,20 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 class Browser:
     """A headless Chromium with one page open; ``call`` speaks to the page, ``events`` is what it told."""
 
-    def __init__(self, binary: str, profile: Path):
+    def __init__(self, binary: str, profile: Path, *more: str):
         ends = os.pipe() + os.pipe()
         # Out of the way of 3 and 4, which the browser reads from and writes to.
         to_read, self._write, self._read, to_write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
         for end in ends:
             os.close(end)
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
-        flags += [f"--user-data-dir={profile}", "--no-first-run", "--disable-background-networking", "about:blank"]
+        flags += [
+            f"--user-data-dir={profile}",
+            "--no-first-run",
+            "--disable-background-networking",
+            *more,
+            "about:blank",
+        ]
         command = ["bash", "-c", f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}', binary, *flags]
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(command, pass_fds=(to_read, to_write), **quiet)
@@ -59,9 +65,10 @@ class Browser:
         message, self._buffer = self._buffer.split(b"\0", 1)
         return json.loads(message)
 
-    def open(self, path: Path, width: int = 1200) -> None:
+    def open(self, path: Path | str, width: int = 1200) -> None:
+        """A file or an address."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=path if isinstance(path, str) else path.as_uri())
         end = time.monotonic() + 60
         while self.run("document.readyState") != "complete":
             assert time.monotonic() < end

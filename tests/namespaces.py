@@ -7,6 +7,7 @@ Needs root and the right to mount; ``reason_against`` says why it cannot be done
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -122,10 +123,12 @@ def reason_against() -> str:
     return "" if tried.returncode == 0 else f"no mounts in namespaces: {tried.stderr.strip().splitlines()[-1]}"
 
 
-def copied_into_the_image() -> list[tuple[Path, str]]:
-    """(source here, path below /code) of every COPY line of the Dockerfile."""
+def copied_into_the_image(name: str = "Dockerfile") -> list[tuple[Path, str]]:
+    """(source here, path below /code) of every COPY line of a Dockerfile; its arguments have their defaults."""
     pairs = []
-    text = (CODE / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    text = (CODE / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    for argument, default in re.findall(r"^ARG (\w+)=(\S+)$", text, re.MULTILINE):
+        text = text.replace(f"${{{argument}}}", default)
     for line in text.splitlines():
         words = [word for word in line.split() if not word.startswith("--")]
         if words[:1] != ["COPY"]:

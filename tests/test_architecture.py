@@ -103,12 +103,20 @@ def test_every_declared_dependency_is_pinned_and_alike_in_all_files():
     for file, added in (
         ("requirements.txt", ["train"]),
         ("requirements-notebook.txt", ["notebook"]),
-        ("requirements-dev.txt", ["trackers", "dev"]),
+        ("requirements-dev.txt", ["trackers", "export", "dev"]),
     ):
         found = pins(file)
         wanted |= {name_of(line) for extra in added for line in extras[extra]}
         assert wanted <= set(found) and before.items() <= found.items(), file
         before = found
+    served = pins("requirements-serve.txt")
+    needed = [*project["dependencies"], *extras["runtime"], *extras["serve"]]
+    assert set(map(name_of, needed)) <= set(served) and served.items() <= before.items()
     assert not set(pins("constraints.txt")) & set(before)
+    exporting, runtime = pins("requirements-export.txt"), pins("requirements-runtime.txt")
+    assert pins("requirements.txt").items() <= exporting.items() and runtime.items() <= before.items()
+    assert {name: line for name, line in exporting.items() if not name.startswith("openvino")}.items() <= before.items()
+    assert {name_of(line) for line in [*project["dependencies"], *extras["runtime"]]} <= set(runtime) <= set(exporting)
+    assert not {"torch", "timm", "pandas", "hydra-core", "albumentations", "scipy"} & set(runtime)
     base, found = pins("requirements.txt"), pins("requirements-identity.txt")
     assert base.items() <= found.items() and set(found) == set(base) | {name_of(line) for line in extras["identity"]}

@@ -12,7 +12,14 @@ import pytest
 from liveness.base.files import CODE
 
 DRIVERS = sorted(p.name for p in CODE.glob("*.sh")) + sorted(f"scripts/{p.name}" for p in CODE.glob("scripts/*.sh"))
-DRIVERS.remove("scripts/common.sh")
+SOURCED = ("scripts/common.sh", "scripts/spread.sh")
+DRIVERS = [name for name in DRIVERS if name not in SOURCED]
+WITHOUT_INTERPRETER = (
+    "scripts/setup.sh",
+    "scripts/compile_requirements.sh",
+    "scripts/setup_dvc.sh",
+    "scripts/with_bucket.sh",
+)
 # Two-line callers of train_member.sh show its header.
 CALLERS = [name for name in DRIVERS if name.startswith("scripts/train_convnext_")]
 
@@ -66,6 +73,11 @@ def test_the_layout_is_whole():
         ("download_weights.sh", ["pretraned"]),
         ("scripts/download_data.sh", ["trian"]),
         ("scripts/setup.sh", ["--dve"]),
+        ("scripts/setup_dvc.sh", ["--s4"]),
+        ("scripts/with_bucket.sh", ["bucket", "true"]),
+        ("scripts/with_bucket.sh", ["s3://bucket/x"]),
+        ("scripts/review_change.sh", []),
+        ("scripts/verb.sh", []),
         ("scripts/train_member.sh", ["convnext_large"]),
         ("scripts/train_member.sh", []),
         ("prepare_data.sh", ["--no-such-option"]),
@@ -81,9 +93,7 @@ def test_misuse_exits_2(run_driver, name, arguments):
     assert result.stderr.strip()
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in DRIVERS if name not in ("scripts/setup.sh", "scripts/compile_requirements.sh")]
-)
+@pytest.mark.parametrize("name", [name for name in DRIVERS if name not in WITHOUT_INTERPRETER])
 def test_an_interpreter_that_does_not_exist_is_one_line(run_driver, name):
     arguments = ["efficientnet_lite0", "0"] if name == "scripts/train_member.sh" else []
     result = run_driver(name, *arguments, env={"PYTHON": "/nowhere/python"})

@@ -13,7 +13,8 @@ Started by torchrun (predict.sh does that for several GPUs) the processes share 
 Exit code 0: a row for every video. With --strict any video without a score of its own is an error
 (after both files are written). 130 and 143 after ctrl-C and SIGTERM.
 
-In Python: ``table = liveness.predict.score_videos(paths, "demo")``.
+With --exported DIR (a folder of ``liveness export``) or --backend onnx exported models score, which needs no torch.
+In Python: ``table = liveness.predict.score_videos(paths, "demo")``; ``liveness.Detector(DIR)`` of an exported one.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from liveness.base.errors import UserError, run
 from liveness.base.files import plain_name
-from liveness.prediction.folder import Options, choose_ensemble, predict_folder, score_videos
+from liveness.prediction.folder import BACKENDS, Options, choose_ensemble, predict_folder, score_videos
 from liveness.prediction.inputs import default_input, default_output
 from liveness.prediction.ready import WeightsMissing
 
@@ -46,6 +47,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--strict", action="store_true",
                         help="a video without a score, or lost thresholds, is an error")  # fmt: skip
     parser.add_argument("--workers", type=int, default=0, help="decoding processes (default: one per core)")
+    parser.add_argument("--exported", type=Path, metavar="DIR",
+                        help="score with this folder of liveness export, without torch")  # fmt: skip
+    parser.add_argument("--backend", choices=("torch", *BACKENDS),
+                        help="what computes (default: torch; with --exported: onnx); onnx and openvino take the "
+                        "exported ensemble, by default the one beside the weights")  # fmt: skip
     parser.add_argument("--memory", choices=("auto", "resident", "turns"), default="auto",
                         help="all members at once, or one after the other (default: by what is free)")  # fmt: skip
     return parser.parse_args()
@@ -57,9 +63,13 @@ def main() -> int:
         plain_name(args.data, "DATA")
     if args.workers < 0:
         raise UserError(f"--workers {args.workers}: expected 0 (one per core) or more")
-    ensemble = choose_ensemble(args.ensemble, args.members, args.data)
+    if args.exported and (args.ensemble or args.members or args.data or args.backend == "torch"):
+        raise UserError("--exported DIR is the ensemble; leave out --ensemble, --members, --data, --backend torch")
+    backend = args.backend or ("onnx" if args.exported else "torch")
+    ensemble = None if args.exported else choose_ensemble(args.ensemble, args.members, args.data)
     source = args.input or default_input()
-    options = Options(args.data, args.point, args.sample, args.strict, args.workers, args.memory, args.images)
+    options = Options(args.data, args.point, args.sample, args.strict, args.workers, args.memory, args.images,
+                      args.exported, backend)  # fmt: skip
     try:
         return predict_folder(source, args.output or default_output(source), ensemble, options)
     except WeightsMissing as error:

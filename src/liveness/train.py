@@ -4,14 +4,13 @@
 
 --naive holds out by naive_fold, which deals persons to both sides, to measure how much that flatters. Such a member
 goes by <recipe>_naive, with its weights in weights/<set>/naive/.
-
 Reads   data/<set>/ (prepare_data.sh) and weights/<pretrained>.
 Writes  runs/<set>/<recipe>_fold<k>/ (docs/files.md) and weights/<set>/<recipe>_fold<k>.safetensors
 
 A run that was stopped continues: after SIGTERM or ctrl-C (exit code 143) from the very step if it could be saved in
 time (GRACE_SECONDS), else and after a crash from the last whole epoch; both end with the bytes of an undisturbed run.
---restart throws an earlier run away, once all that can be known says that the new one will train. Under torchrun every
-process trains on its part of each global batch; rank 0 alone writes and speaks, errors come from every rank.
+--restart throws an earlier run away once the new one is known to train, --replace only one of another recipe or data.
+Under torchrun every process trains on its part of each batch; rank 0 alone writes and speaks, errors come from all.
 """
 
 import argparse
@@ -35,6 +34,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("-o", "--override", nargs="+", default=[], action="extend", metavar="KEY=VALUE")
     parser.add_argument("--naive", action="store_true", help="fold K of a split that ignores persons (docs/report.md)")
     parser.add_argument("--restart", action="store_true", help="throw away an earlier run, once the new one can train")
+    parser.add_argument("--replace", action="store_true", help="the same, but only for a run of another recipe or data")
     return parser.parse_args()
 
 
@@ -59,7 +59,7 @@ def main() -> int:
     rank = distributed.start()[0]
     try:
         distributed.follow_rank_0(STOPPED)
-        with claim_run(recipe, arguments.fold, name, arguments.naive, arguments.restart) as folder:
+        with claim_run(recipe, arguments.fold, name, arguments.naive, arguments.restart, arguments.replace) as folder:
             outcome = train_member(recipe, arguments.fold, name, folder, arguments.naive, note_signals)
         if outcome.stopped and rank == 0:
             os._exit(STOPPED)  # leaving the group in good order would wait for the others

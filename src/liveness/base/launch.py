@@ -14,6 +14,7 @@ from pathlib import Path
 
 LAUNCHER = "LIVENESS_TORCHRUN"  # liveness.torchrun's process id, for its children
 GRACE_FILE = "LIVENESS_GRACE_FILE"  # where they tell it how many seconds they need to end
+AT_ONCE = "LIVENESS_AT_ONCE"  # how many members scripts/spread.sh trains at once
 
 
 def by_torchrun(environ: Mapping[str, str], parent: int, proc: Path = Path("/proc")) -> bool:
@@ -83,3 +84,9 @@ def local_rank() -> int:
 def local_world() -> int:
     """How many processes share this machine."""
     return _told("LOCAL_WORLD_SIZE", 1)
+
+
+def trained_at_once() -> int:
+    """How many members are trained on this machine at once (PARALLEL=members); they share its memory and its disk."""
+    told = os.environ.get(AT_ONCE, "")
+    return max(1, int(told)) if told.isdecimal() else 1

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from liveness.base.config import (
     COMBINE,
@@ -18,6 +18,38 @@ from liveness.base.config import (
     to_dict,
 )
 from liveness.base.errors import UserError
+
+_Part = TypeVar("_Part")
+
+
+def rebuild(schema: type[_Part], values: Any, where: str) -> _Part:
+    """A part of the schema that nests no other, from ``to_dict``'s form; held against its bounds.
+
+    What base/compose.py's ``from_dict`` does for any part, but without the configuration's libraries, which prediction
+    with an exported ensemble does not have. A UserError for an unknown key, another type or a value out of its bounds.
+    """
+    require(isinstance(values, dict), f"{where}: {values!r}; expected the keys of {schema.__name__}")
+    found = schema()
+    known = [item.name for item in fields(found)]  # type: ignore[arg-type]
+    for key, value in values.items():
+        require(key in known, f"{where}: unknown key {key!r}{nearest(str(key), known)}")
+        setattr(found, key, _typed(getattr(found, key), value, f"{where}: {key}"))
+    check(found, where)
+    return found
+
+
+def _typed(usual: Any, value: Any, where: str) -> Any:
+    """``value`` in the type of ``usual``: a whole number may stand for a real one, nothing else for another type."""
+    if isinstance(usual, list):
+        require(isinstance(value, list), f"{where}={_shown(value)}; expected a list")
+        return [_typed(usual[0] if usual else 0.0, entry, where) for entry in value]
+    kind = type(usual)
+    fits = type(value) in ((int, float) if kind is float else (kind,))
+    require(fits, f"{where}={_shown(value)}; expected {_KINDS[kind]}")
+    return kind(value)
+
+
+_KINDS = {float: "a number", int: "a whole number", str: "a word", bool: "true or false"}
 
 
 def check(config: Any, where: str, prefix: str = "") -> None:

@@ -9,14 +9,19 @@ none gives 0, 1 or an infinity, however well a fold is told apart. Scores are pr
 live; nan means "no score" and stays nan.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from liveness.base.errors import UserError
 from liveness.evaluation.combine import HOLDOUT, logit, sigmoid
 from liveness.evaluation.metrics import log_loss
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CALIBRATIONS = ("none", "temperature", "platt", "isotonic")
 _LEAST = 5  # videos of each class that a fit needs; with fewer the scores stay as they are

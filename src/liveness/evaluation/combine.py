@@ -4,17 +4,24 @@ Training, evaluation and prediction all combine through this module, so a score 
 each of them. Scores are probabilities of live in [0, 1]; nan means "no score".
 """
 
+from __future__ import annotations
+
+import math
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from liveness.base.errors import UserError
+
+if TYPE_CHECKING:  # prediction with an exported ensemble comes through here where there is no pandas
+    import pandas as pd
 
 _WAYS = "mean, median, logit_mean, top<k>, low<k> or trimmed<percent>"
 # A float32 sigmoid saturates 6e-8 from 1, so logits beyond this are rounding, not evidence.
 LOGIT_EPS = 1e-7
+_EXP_MOST = 709.0  # above, math.exp overflows
 HOLDOUT = -1  # the fold of videos that no member is trained on and every member scores
 
 
@@ -24,11 +31,15 @@ def logit(scores: np.ndarray) -> np.ndarray:
     return np.log(clipped) - np.log1p(-clipped)
 
 
-def sigmoid(values: np.ndarray) -> np.ndarray:
-    """Inverse of ``logit``."""
+def sigmoid(values: np.ndarray | float) -> Any:
+    """Inverse of ``logit``. Of one number the bits are those of scipy's ``expit``, without scipy."""
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim == 0:
+        one = float(values)
+        return np.float64(math.exp(one) if one < -_EXP_MOST else 1 / (1 + math.exp(-one)))
     from scipy.special import expit
 
-    return expit(np.asarray(values, dtype=np.float64))
+    return expit(values)
 
 
 def frames_to_video(scores: np.ndarray, how: str) -> float:
@@ -84,6 +95,8 @@ def video_scores(oof: pd.DataFrame, how: str) -> pd.DataFrame:
     a score, else the status of the video's first row. A video whose rows differ in label or fold
     is a UserError.
     """
+    import pandas as pd
+
     rows = []
     for filename, part in oof.groupby("filename", sort=False):
         for column in ("label", "fold"):
@@ -106,6 +119,8 @@ def blend(scores: pd.DataFrame, weights: dict[str, float]) -> pd.Series:
     the members present in each row; a row with none (or only members of weight 0) gives nan.
     ValueError if columns and weights do not name the same members.
     """
+    import pandas as pd
+
     if set(scores.columns) != set(weights):
         raise ValueError(
             f"weights for {sorted(weights)}, scores of {sorted(scores.columns)}: expected the same members"
@@ -150,6 +165,8 @@ def assemble(folds: pd.DataFrame, members: list[MemberScores]) -> pd.DataFrame:
     is not in ``folds``, or under another label or fold than there: then the folds changed since
     the training and the score may come from a member that has seen the video.
     """
+    import pandas as pd
+
     known = folds.set_index("filename")
     scores = pd.DataFrame(index=known.index)
     status = pd.Series("not_covered", index=known.index, dtype=object)
@@ -204,6 +221,8 @@ def join_by_recipe(table: pd.DataFrame, recipes: dict[str, str]) -> pd.DataFrame
 
     recipes: member column -> recipe. A video is held out by at most one member of a recipe.
     """
+    import pandas as pd
+
     joined = pd.DataFrame(index=pd.Index(table["filename"], name="filename"))
     for recipe in dict.fromkeys(recipes.values()):
         columns = [name for name, its in recipes.items() if its == recipe]
@@ -228,6 +247,8 @@ class Combination:
         a probability. stacking gives the regression's probability; a member missing from a row
         counts there as the mean log-odds of the others.
         """
+        import pandas as pd
+
         scores = scores[list(self.weights)]
         if self.how == "stacking":
             values = _filled(logit(scores.to_numpy()))
@@ -279,6 +300,8 @@ def cross_fit_combination(how: str, scores: pd.DataFrame, labels, folds) -> pd.S
     another fold comes from a member that was trained on this one, which the members' scores in
     their fold do not show. With one fold only the FIXED ways are possible: ValueError otherwise.
     """
+    import pandas as pd
+
     folds, labels = np.asarray(folds), np.asarray(labels)
     if how in FIXED:
         return fit_combination(how, scores, labels).apply(scores)
@@ -302,6 +325,8 @@ def _filled(values: np.ndarray) -> np.ndarray:
 
 def _ranks(column: pd.Series, reference: np.ndarray) -> pd.Series:
     """Share of the reference below each score, ties half; nan stays nan."""
+    import pandas as pd
+
     if reference.size == 0:
         return column * np.nan
     values = column.to_numpy(dtype=np.float64)

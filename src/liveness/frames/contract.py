@@ -1,6 +1,6 @@
 """The one preprocessing: from a frame and its face to the tensor that a model sees.
 
-Training, out-of-fold scoring, prediction and the notebook all go through ``cut`` and ``to_tensor``.
+Training, out-of-fold scoring, prediction and the notebook all go through ``cut`` and ``to_array``.
 What they need is recorded in every member's file as its *contract*, so that prediction takes no
 size, view or normalisation flag, and refuses a file whose contract it does not know.
 """
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from liveness.base.compose import from_dict
 from liveness.base.config import Data, Detector, FramePlan, Recipe, View, to_dict
 from liveness.base.errors import UserError
+from liveness.base.validity import rebuild
 from liveness.frames.rules import NEWEST, RULES
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ def read_contract(contract: dict[str, Any], where: str) -> tuple[FramePlan, View
         raise UserError(f"{where}: the contract has the keys {sorted(contract)}; expected {sorted(CONTRACT_KEYS)}")
     from liveness.frames.faces import require_detector
 
-    detector = from_dict(Detector, contract["detector"], where)
+    detector = rebuild(Detector, contract["detector"], where)
     require_detector(detector.name, where)
-    return from_dict(FramePlan, contract["frames"], where), from_dict(View, contract["view"], where), detector
+    return rebuild(FramePlan, contract["frames"], where), rebuild(View, contract["view"], where), detector
 
 
 def require_known(version: Any, where: str) -> None:
@@ -104,19 +104,25 @@ def resize(rgb: np.ndarray, view: View) -> np.ndarray:
     return np.asarray(Image.fromarray(rgb).resize(target, method))
 
 
-def to_tensor(rgb: np.ndarray, view: View) -> torch.Tensor:
-    """uint8 RGB (H x W x 3) -> float32 torch tensor (3 x H x W): value * white / 255, minus mean, over std.
+def to_array(rgb: np.ndarray, view: View) -> np.ndarray:
+    """uint8 RGB (H x W x 3) -> float32 (3 x H x W): value * white / 255, minus mean, over std.
 
     Its channels are in the order that ``view.channels`` names, as are mean and std.
     """
-    import torch
-
     if view.channels == "bgr":
         rgb = rgb[:, :, ::-1]
-    tensor = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).to(torch.float32).div_(255 / view.white)
-    mean = torch.tensor(view.mean, dtype=torch.float32).view(3, 1, 1)
-    std = torch.tensor(view.std, dtype=torch.float32).view(3, 1, 1)
-    return tensor.sub_(mean).div_(std)
+    values = np.array(rgb.transpose(2, 0, 1), dtype=np.float32, order="C")
+    values /= np.float32(255 / view.white)
+    values -= np.array(view.mean, dtype=np.float32).reshape(3, 1, 1)
+    values /= np.array(view.std, dtype=np.float32).reshape(3, 1, 1)
+    return values
+
+
+def to_tensor(rgb: np.ndarray, view: View) -> torch.Tensor:
+    """``to_array`` as a torch tensor."""
+    import torch
+
+    return torch.from_numpy(to_array(rgb, view))
 
 
 def to_colour(values: list[float] | np.ndarray, view: View) -> np.ndarray:

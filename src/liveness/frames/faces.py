@@ -23,7 +23,7 @@ from liveness.frames.yunet import YuNet
 class FaceDetector(Protocol):
     """What a detector can do. The same pixels give the same boxes, on any number of cores."""
 
-    def __init__(self, config: Detector) -> None: ...
+    def __init__(self, config: Detector, weights: Path | None = None) -> None: ...
 
     @staticmethod
     def weights() -> Path:
@@ -51,15 +51,19 @@ def detector_digest(name: str = DEFAULT) -> str:
     return sha256_of(detector_path(name))
 
 
-def find_faces(rgb: np.ndarray, config: Detector) -> list[Face]:
-    """All faces of a stored frame, most confident first. Each process keeps the detectors that it has used."""
-    return _detector(config.name, config.threshold, config.max_side).detect(rgb)
+def find_faces(rgb: np.ndarray, config: Detector, weights: Path | None = None) -> list[Face]:
+    """All faces of a stored frame, most confident first. Each process keeps the detectors that it has used.
+
+    weights: the detector's file (default: the installed one, ``detector_path``).
+    """
+    return _detector(config.name, config.threshold, config.max_side, weights).detect(rgb)
 
 
 @cache
-def _detector(name: str, threshold: float, max_side: int) -> FaceDetector:
+def _detector(name: str, threshold: float, max_side: int, weights: Path | None) -> FaceDetector:
     require_detector(name, "face detector")
-    return DETECTORS[name](Detector(threshold, max_side, name))
+    config = Detector(threshold, max_side, name)
+    return DETECTORS[name](config) if weights is None else DETECTORS[name](config, weights)
 
 
 def require_detector(name: str, where: str) -> None:

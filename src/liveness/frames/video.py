@@ -146,6 +146,16 @@ def read_jpegs(
     return _guarded(path, plans, lambda rgb: jpeg_encode(rgb, jpeg_quality), threads, version)
 
 
+def take_frames(frames: np.ndarray, fps: float) -> Decoded:
+    """Frames that someone else has decoded (uint8 RGB, T x H x W x 3, upright, a whole clip at ``fps`` a second) as a
+    video's; a single one is a still image."""
+    count, height, width = frames.shape[:3]
+    if count == 1:
+        return Decoded(VideoInfo(1, 0.0, width, height, 0.0, np.zeros(1), "", 0), {0: frames[0]}, "ok", "", [IMAGE])
+    info = VideoInfo(count, fps, width, height, count / fps, np.arange(count) / fps, "", 0)
+    return Decoded(info, dict(enumerate(frames)), "ok", "")
+
+
 def jpeg_encode(rgb: np.ndarray, quality: int) -> bytes:
     """A JPEG file's bytes of an RGB image (OpenCV's encoder, its default chroma subsampling)."""
     done, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, int(quality)])

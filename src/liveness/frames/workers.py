@@ -12,11 +12,12 @@ import multiprocessing
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from liveness.base.machine import cores, make_room_for_sockets
 
@@ -25,15 +26,20 @@ IDLE = 0.0
 # What tasks need, so that a fresh process has it; and what entry points may have imported, whose top level it runs.
 PRELOAD, IF_HERE = ("liveness.frames.video", "liveness.frames.faces"), ("pandas", "tqdm")
 
+_STARTING = threading.Lock()  # while one starts, this process's main module is not what it seems
+
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
 
 @dataclass
 class Failed:
-    """A task that gave no result; ``reason`` is one line."""
+    """A task that gave no result; ``reason`` is one line. ``died``: its process ended; ``killed``: by SIGKILL, that is
+    by someone else, or for the machine's memory."""
 
     reason: str
+    died: bool = False
+    killed: bool = False
 
 
 @dataclass
@@ -61,6 +67,45 @@ def run_tasks(
         _end_all(pool)
         raise
     return _outcomes(pool, more, lambda: _hand_out(pool, tasks, function, most, limits), limits)
+
+
+class KeptWorker(Generic[_Task, _Result]):
+    """A worker for tasks that come one by one, from a caller that waits; kept between them, replaced when it fails.
+
+    ``function``, ``seconds`` and ``gib`` as in ``run_tasks``; ``started``: how many processes it has taken so far.
+    """
+
+    def __init__(self, function: Callable[[_Task], _Result], seconds: float, gib: float) -> None:
+        self._function, self._limits = function, (seconds, gib)
+        self._pool: list[_Worker] = []
+        self.started = 0
+
+    def start(self) -> None:
+        """Have a process ready that lives, so that the next task need not wait for it."""
+        if self._pool and not self._pool[0].process.is_alive():
+            _end(self._pool.pop())
+        if not self._pool:
+            self._pool.append(_start(self._function, self._limits[1]))
+            self.started += 1
+
+    def run(self, task: _Task) -> _Result | Failed:
+        """The task's result, or why there is none. Raises what ``function`` raised."""
+        self.start()
+        worker = self._pool[0]
+        worker.task, worker.deadline = task, time.monotonic() + self._limits[0]
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has just died: its pipe says so
+            worker.pipe.send(task)
+        ready = bool(wait([worker.pipe], timeout=self._limits[0]))
+        return _result(self._pool, worker, ready, *self._limits)
+
+    def process_id(self) -> int | None:
+        """Of the worker's process; None while there is none."""
+        return self._pool[0].process.pid if self._pool else None
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        _end_all(self._pool)
+        self._pool.clear()
 
 
 def _outcomes(
@@ -127,7 +172,7 @@ def _result(pool: list[_Worker], worker: _Worker, ready: bool, seconds: float, g
         code = worker.process.exitcode
         _end(worker)
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        return Failed(f"the worker process crashed ({how})")
+        return Failed(f"the worker process crashed ({how})", died=True, killed=code == -signal.SIGKILL)
     worker.task, worker.deadline = None, IDLE
     if kind == "memory":
         return Failed(f"needs more than {gib:g} GiB of memory")
@@ -144,7 +189,7 @@ def _start(function: Callable, gib: float) -> _Worker:
     context.set_forkserver_preload([function.__module__, *PRELOAD, *(name for name in IF_HERE if name in sys.modules)])
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, function, gib), daemon=True)
-    with _no_main_module():
+    with _STARTING, _no_main_module():
         process.start()
     theirs.close()
     return _Worker(process, ours)

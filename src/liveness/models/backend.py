@@ -5,6 +5,7 @@ the queues (models/batches.py) and the loop (models/score.py) ask for nothing el
 """
 
 import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -18,6 +19,25 @@ if TYPE_CHECKING:
 # Views that go through a model at once: on a GPU always this many, on the CPU at most.
 MOST_VIEWS = 32
 
+TORCH = "torch"  # the runtime of members that were not exported; models/exported.py has the others
+
+
+class Device(Protocol):
+    """Where a model computes; a torch.device is one."""
+
+    @property
+    def type(self) -> str:
+        """``cpu`` or ``cuda``."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Host:
+    type: str = "cpu"
+
+
+HOST = _Host()  # the CPU, where torch need not be installed
+
 # A batch of views in the form in which a backend computes: a torch.Tensor, or another library's array.
 _Batch = TypeVar("_Batch")
 
@@ -25,7 +45,10 @@ _Batch = TypeVar("_Batch")
 class Backend(Protocol[_Batch]):
     """A model in evaluation mode that turns views into probabilities of live."""
 
-    device: "torch.device"
+    @property
+    def device(self) -> Device:
+        """Where it computes."""
+        ...
 
     def to_batch(self, views: np.ndarray, view: View) -> _Batch:
         """uint8 views (V x H x W x 3) -> float32, normalised (V x 3 x H x W). Backends of one kind share the result."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from liveness.models.backend import MOST_VIEWS, Backend
+from liveness.models.backend import MOST_VIEWS, Backend, Device
 from liveness.models.device import empty_for
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ class Batches(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def batches_for(device: "torch.device", threads: int) -> Batches:
+def batches_for(device: Device, threads: int) -> Batches:
     """The queue for a device; ``threads``: forward passes side by side on the CPU."""
-    return GpuBatches(device) if device.type == "cuda" else CpuBatches(threads)
+    return GpuBatches(device) if device.type == "cuda" else CpuBatches(threads)  # type: ignore[arg-type]
 
 
 class CpuBatches:

@@ -101,7 +101,7 @@ def draw_det(part: dict, points: list[dict]) -> Markup:
     plot.axes(ticks, ticks, "APCER, % (attacks taken for live)", "BPCER, % (live turned away)")
     plot.line([(low, low), (high, high)], "guide")
     curve = part["curve"]
-    plot.line(_trace_stairs(curve["apcer"], curve["bpcer"]), "curve")
+    plot.line(trace_stairs(curve["apcer"], curve["bpcer"]), "curve")
     _mark_points(plot, part, points)
     plot.raw(_CROSS)
     rates = f"equal error rate {100 * part['eer']:.1f} percent"
@@ -116,7 +116,7 @@ def draw_roc(part: dict, points: list[dict]) -> Markup:
         ticks, [(1 - value, text) for value, text in ticks], "APCER, % (attacks taken for live)", "live accepted, %"
     )
     plot.line([(0, 1), (1, 0)], "guide")
-    plot.line(_trace_stairs(part["curve"]["apcer"], part["curve"]["bpcer"]), "curve")
+    plot.line(trace_stairs(part["curve"]["apcer"], part["curve"]["bpcer"]), "curve")
     _mark_points(plot, part, points)
     plot.raw(_CROSS)
     return plot.svg(f"ROC curve, {part['name']}: area {part['auc']:.3f}", 'data-plot="roc"')
@@ -129,7 +129,7 @@ _CROSS = (
 )
 
 
-def _trace_stairs(apcer: list[float], bpcer: list[float]) -> list[tuple[float, float]]:
+def trace_stairs(apcer: list[float], bpcer: list[float]) -> list[tuple[float, float]]:
     """The steps of an empirical curve: what no threshold reaches is not drawn as a slope."""
     found = [(apcer[0], bpcer[0])]
     for x, y in zip(apcer[1:], bpcer[1:], strict=True):

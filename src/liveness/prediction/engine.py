@@ -14,30 +14,25 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from liveness.base import launch
 from liveness.base.compose import names
 from liveness.base.config import Cascade, Ensemble
 from liveness.base.errors import UserError
-from liveness.frames.notes import IMAGE, with_notes
 from liveness.frames.views import VideoViews, ViewRequest, make_request, prepare_task
 from liveness.frames.workers import Failed, run_tasks
 from liveness.members.names import member_name, operating_path, parse_recipe_fold, shipped_operating, weights_path
-from liveness.models.backend import Backend
+from liveness.models.backend import HOST, TORCH, Backend, Device
 from liveness.models.batches import Batches, batches_for
+from liveness.models.device import share_of_cores
 from liveness.models.score import Job, Request, score_jobs
 from liveness.prediction import memory
 from liveness.prediction.inputs import note
-from liveness.prediction.limits import exceeded_limits
+from liveness.prediction.judging import combine_frames, is_open, make_row
 from liveness.prediction.operating import Operating, read_operating
 from liveness.prediction.ready import WeightsMissing
-from liveness.prediction.rows import NO_SCORE, Row
-
-if TYPE_CHECKING:
-    import torch
+from liveness.prediction.rows import Row
 
 DECODE_SECONDS, DECODE_GIB = 120.0, 4.0  # what one video may take; see frames/workers.py
 # While the members take turns, the videos between two rows on the disk: at most so many, and so many bytes of views.
@@ -49,7 +44,8 @@ VideoJob = Job[VideoViews]
 @dataclass
 class Member:
     """A model with all that scoring with it takes. ``amp``: in mixed precision on a GPU; ``exact``: in float32 there,
-    without TF32; ``backend``: the model itself, once it is loaded."""
+    without TF32; ``runtime``: what computes, one of models/exported.py for a file that was exported; ``backend``: the
+    model itself, once it is loaded."""
 
     name: str
     weight: float
@@ -58,6 +54,7 @@ class Member:
     path: Path
     amp: bool
     exact: bool = False
+    runtime: str = TORCH
     backend: Backend | None = None
 
     def loaded(self) -> Backend:
@@ -75,6 +72,12 @@ class EnsembleDescription:
     members: list[Member]
     operating: Operating
     cascade: Cascade = field(default_factory=Cascade)
+    data: str = ""  # the members were trained on this set
+
+    @property
+    def runtime(self) -> str:
+        """What computes: torch, or for an exported ensemble one of models/exported.py."""
+        return self.members[0].runtime
 
     def wanted(self) -> list[ViewRequest]:
         """What the members need of a video, equal needs once."""
@@ -90,7 +93,7 @@ class EnsembleDescription:
 class LoadedEnsemble(EnsembleDescription):
     """An ensemble that is ready to score. ``resident``: all members are loaded; else they take turns."""
 
-    device: "torch.device"
+    device: Device
     threads: int  # forward passes side by side on the CPU
     resident: bool
     batches: Batches
@@ -165,7 +168,7 @@ def read_ensemble(ensemble: Ensemble, data: str = "", point: str = "eer") -> Ens
     )
     if operating.limits:
         members = [replace(m, wanted=replace(m.wanted, measured=True)) for m in members]
-    return EnsembleDescription(ensemble.name, members, operating, ensemble.cascade)
+    return EnsembleDescription(ensemble.name, members, operating, ensemble.cascade, data)
 
 
 def _describe(path: Path, description: dict, recipe: str, fold: int, weight: float) -> Member:
@@ -196,15 +199,12 @@ def load_weights(described: EnsembleDescription, mode: str = "resident") -> Load
 
     mode: ``memory`` of ``load_members``.
     """
-    from liveness.models.device import pick_device, share_of_cores, use_all_cores
-
     ranks = launch.local_world()
-    use_all_cores(ranks)
-    device, threads = pick_device(launch.local_rank()), share_of_cores(ranks)
+    device, threads = _take_device(described.runtime, ranks), share_of_cores(ranks)
     sizes = [memory.weight_bytes(member.path, device, member.amp) for member in described.members]
     resident = mode == "resident" or (mode == "auto" and memory.fits(sizes, device, ranks, threads))
     loaded = LoadedEnsemble(
-        described.name, described.members, described.operating, described.cascade,
+        described.name, described.members, described.operating, described.cascade, described.data,
         device=device, threads=threads, resident=resident, batches=batches_for(device, threads),
     )  # fmt: skip
     try:
@@ -218,7 +218,20 @@ def load_weights(described: EnsembleDescription, mode: str = "resident") -> Load
     return loaded
 
 
-def _load_backend(member: Member, device: "torch.device") -> Backend:
+def _take_device(runtime: str, ranks: int) -> Device:
+    if runtime != TORCH:
+        return HOST
+    from liveness.models.device import pick_device, use_all_cores
+
+    use_all_cores(ranks)
+    return pick_device(launch.local_rank())
+
+
+def _load_backend(member: Member, device: Any) -> Backend:
+    if member.runtime != TORCH:
+        from liveness.models.exported import open_exported
+
+        return open_exported(member.path, member.runtime)
     from liveness.members.weights import load_member
     from liveness.models.backend import TorchBackend
     from liveness.models.device import halve
@@ -289,22 +302,21 @@ def score_prepared(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iter
 
     Where the device's memory does not suffice for all members at once, they take turns from there on.
     """
-    for job in _score_jobs(iter(videos), loaded):
-        yield job.item, _make_row(job, loaded)
+    for job in run_members(videos, loaded):
+        yield job.item, make_row(job, loaded)
 
 
 def score_members(
     videos: Iterable[VideoViews], loaded: LoadedEnsemble
 ) -> Iterator[tuple[VideoViews, dict[str, float]]]:
     """As ``score_prepared``, but each with its members' own scores, frames combined, as they are before calibration."""
-    from liveness.evaluation.combine import frames_to_video
-
-    ways = {member.name: member.combine for member in loaded.members}
-    for job in _score_jobs(iter(videos), loaded):
-        yield job.item, {name: float(frames_to_video(frames, ways[name])) for name, frames in job.scores.items()}
+    for job in run_members(videos, loaded):
+        yield job.item, combine_frames(job, loaded)
 
 
-def _score_jobs(videos: Iterator[VideoViews], loaded: LoadedEnsemble) -> Iterator[VideoJob]:
+def run_members(given: Iterable[VideoViews], loaded: LoadedEnsemble) -> Iterator[VideoJob]:
+    """Prepared videos through the members, several at a time; yields each with its frames' scores as it gets done."""
+    videos = iter(given)
     waiting: dict[int, VideoViews] = {}  # those that have gone to the models and have no row yet
     if loaded.resident:
         try:
@@ -337,7 +349,7 @@ def _score_resident(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Ite
 
     def ask_the_others(job: VideoJob) -> list[Request]:
         others = [member for member in loaded.members if member.name not in job.scores]
-        return requests_for(others, job.item) if others and _is_open(job, loaded) else []
+        return requests_for(others, job.item) if others and is_open(job, loaded) else []
 
     jobs = (Job(views, requests_for(loaded.first(), views)) for views in videos)
     return score_jobs(jobs, loaded.batches, ask_the_others)
@@ -351,7 +363,7 @@ def _score_in_turns(videos: Iterable[VideoViews], loaded: LoadedEnsemble) -> Ite
         left = jobs
         for number, member in enumerate(order):
             if number == len(first):  # once: what the others say must not close a video for those after them
-                left = [job for job in jobs if _is_open(job, loaded)]
+                left = [job for job in jobs if is_open(job, loaded)]
             if left:
                 _take_turn(member, left, loaded)
         yield from jobs
@@ -394,55 +406,3 @@ def requests_for(members: list[Member], video: VideoViews) -> list[Request]:
         )
         for key, group in by_view.items()
     ]
-
-
-# --- from scores to rows ---------------------------------------------------------------------------
-
-
-def _is_open(job: VideoJob, loaded: LoadedEnsemble) -> bool:
-    """Whether the members that have scored a video leave it to the others."""
-    score = _blend_members(job, loaded)
-    return not (score <= loaded.cascade.low or score >= loaded.cascade.high)  # nan is open too
-
-
-def _blend_members(job: VideoJob, loaded: LoadedEnsemble) -> float:
-    """The score of a video by those members that were asked: calibrated and weighed; nan where none has one."""
-    from liveness.evaluation.combine import blend_rows, frames_to_video
-
-    asked = [member for member in loaded.members if member.name in job.scores]
-    scores = [loaded.operating.calibrate(m.name, frames_to_video(job.scores[m.name], m.combine)) for m in asked]
-    return float(blend_rows(np.array([scores]), np.array([member.weight for member in asked]))[0])
-
-
-def _make_row(job: VideoJob, loaded: LoadedEnsemble) -> Row:
-    video, score = job.item, _blend_members(job, loaded)
-    status, reason = _judge_status(job, loaded)
-    amiss = exceeded_limits(loaded.operating.limits, video.measures)
-    reason = "; ".join(filter(None, (reason, *amiss, loaded.operating.lost)))
-    if not np.isfinite(score):
-        score = NO_SCORE
-    faces, most = (None if count < 0 else count for count in (video.faces, video.most_faces))
-    several = [f"several_faces={most}"] if most and most > 1 else []
-    reason = with_notes(reason, [*video.notes, *several])
-    most_frames = max((int(np.isfinite(frames).sum()) for frames in job.scores.values()), default=0)
-    if IMAGE in video.notes:  # all its frames are scored: a least number of them asks for nothing more
-        most_frames = loaded.operating.least_frames
-    decision = "abstain" if amiss else loaded.operating.decide(score, status, most_frames)
-    milliseconds = video.milliseconds + job.milliseconds
-    return Row(video.path.name, score, decision, status, reason, video.frames, faces, milliseconds, most)
-
-
-def _judge_status(job: VideoJob, loaded: LoadedEnsemble) -> tuple[str, str]:
-    """Status and reason of a video's row (prediction/rows.py)."""
-    video = job.item
-    if video.status not in ("ok", "partial"):
-        return video.status, video.reason
-    broken = [m.name for m in loaded.members if not np.isfinite(job.scores.get(m.name, 0.0)).all()]
-    if broken:
-        return "failed", f"no finite score from {', '.join(broken)}: damaged weights, or an overflow"
-    without = [name for name, frames in job.scores.items() if not len(frames)]
-    if without:
-        others = len(job.scores) - len(without)
-        extra = f"; scored by the {others} members that see the whole frame" if others else ""
-        return "no_face", f"no face found in {video.frames} frames{extra}"
-    return video.status, video.reason

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     Scored = Iterable[tuple[VideoViews, Row]]
 
 
+BACKENDS = {"onnx": "onnxruntime", "openvino": "openvino"}  # -> the library (models/exported.py)
+
+
 @dataclass(frozen=True)
 class Options:
     """How a folder is scored."""
@@ -53,6 +56,10 @@ class Options:
     workers: int = 0  # decoding processes; 0: one per core
     memory: str = "auto"  # auto | resident | turns
     images: bool = False  # still images are scored beside videos, too
+    exported: Path | None = None  # the folder of an exported ensemble, which scores instead of the members' own files
+    backend: str = (
+        "torch"  # what computes: torch, or one of BACKENDS, with what is exported (default: beside the weights)
+    )
 
 
 def score_videos(paths: Iterable[Path | str], ensemble: str = "", data: str = "", workers: int = 0) -> "pd.DataFrame":
@@ -83,8 +90,10 @@ def choose_ensemble(name: str, members: list[str], data: str) -> Ensemble:
     return Ensemble("+".join(member_name(m.recipe, m.fold) for m in chosen), data or load_ensemble(name).data, chosen)
 
 
-def predict_folder(source: Path, output: Path, ensemble: Ensemble, options: Options) -> int:
+def predict_folder(source: Path, output: Path, ensemble: Ensemble | None, options: Options) -> int:
     """Score the videos of ``source`` (a folder, or one video) into ``output``; the exit code.
+
+    ensemble: whose members score; None where ``options.exported`` names what does.
 
     0: a row for every video. 1: with ``strict``, a video without a score of its own. 130 and 143 after ctrl-C and
     SIGTERM. UserError where nothing can be scored, or the results cannot be written.
@@ -163,14 +172,13 @@ class _Terminated(BaseException):
 
 
 def _score_folder(
-    videos: list[Path], ensemble: Ensemble, output: Path, options: Options, started: float
+    videos: list[Path], ensemble: Ensemble | None, output: Path, options: Options, started: float
 ) -> dict[str, Row] | int:
     """Every video's row by file name; or the exit code where this process has nothing more to say."""
-    from liveness.prediction.engine import read_ensemble
     from liveness.prediction.partial import Partial, make_fingerprint
 
-    described = read_ensemble(ensemble, options.data, options.point)
-    _tell_of_what_is_lost(described, options.data or ensemble.data, options.strict)
+    described = _describe(ensemble, options)
+    _tell_of_what_is_lost(described, described.data, options.strict)
     partial = Partial(output, make_fingerprint(described, {}))
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -200,6 +208,19 @@ def _score_folder(
         return code
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _describe(ensemble: Ensemble | None, options: Options) -> "EnsembleDescription":
+    from liveness.prediction.engine import read_ensemble
+    from liveness.prediction.exported import read_beside, read_exported
+
+    if options.exported is not None:
+        return read_exported(options.exported, options.point, BACKENDS[options.backend])
+    if ensemble is None:
+        raise ValueError("neither an ensemble nor an exported one")
+    if options.backend in BACKENDS:
+        return read_beside(ensemble, options.data, options.point, BACKENDS[options.backend])
+    return read_ensemble(ensemble, options.data, options.point)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -257,7 +278,9 @@ def _score_share(
         if is_first():  # not before: a run that cannot begin leaves what is there
             _put_aside(partial.path.parent)
         _say(f"load time: {time.perf_counter() - started:.2f} s")
-        if loaded.device.type == "cpu":
+        if loaded.runtime in BACKENDS.values():
+            _say(f"the exported models run in {loaded.runtime} on the CPU, {loaded.threads} threads")
+        elif loaded.device.type == "cpu":
             warn(f"no GPU here: the models run on the CPU, {loaded.threads} threads")
         if not loaded.resident:
             why = "as --memory says" if options.memory == "turns" else "they do not fit into memory together"

@@ -3,13 +3,11 @@
 Reads the sizes of the weights' files and what the system and its container leave; writes nothing.
 """
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from liveness.base.machine import free_memory
-
-if TYPE_CHECKING:
-    import torch
+from liveness.models.backend import Device
 
 _GIB = 1 << 30
 # Besides the weights: libraries, views on their way and activations. On the CPU each scoring thread adds its own:
@@ -18,13 +16,13 @@ _WORK = {"cuda": 2 * _GIB, "cpu": _GIB // 2}
 _WORK_PER_THREAD = _GIB // 2
 
 
-def weight_bytes(path: Path, device: "torch.device", amp: bool) -> int:
+def weight_bytes(path: Path, device: Device, amp: bool) -> int:
     """Bytes of a member's weights on the device: its file's (float32), half of them in mixed precision."""
     size = path.stat().st_size
     return size // 2 if device.type == "cuda" and amp else size
 
 
-def fits(sizes: list[int], device: "torch.device", ranks: int = 1, threads: int = 1, free: int | None = None) -> bool:
+def fits(sizes: list[int], device: Device, ranks: int = 1, threads: int = 1, free: int | None = None) -> bool:
     """Whether members of these sizes leave room to work in.
 
     On the CPU ``ranks`` processes share what is free, and each scores on ``threads`` threads. ``free``: bytes
@@ -39,9 +37,8 @@ def fits(sizes: list[int], device: "torch.device", ranks: int = 1, threads: int 
 
 def is_short(error: RuntimeError) -> bool:
     """Whether an error of torch says that the device's memory does not suffice."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError)
+    torch = sys.modules.get("torch")  # not there where an exported ensemble scores
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def give_back() -> None:
@@ -55,7 +52,7 @@ def give_back() -> None:
         torch.cuda.empty_cache()
 
 
-def _free_on_gpu(device: "torch.device") -> int:
+def _free_on_gpu(device: Device) -> int:
     import torch
 
-    return torch.cuda.mem_get_info(device)[0]
+    return torch.cuda.mem_get_info(device)[0]  # type: ignore[arg-type]

@@ -14,12 +14,15 @@ import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from liveness.base.errors import UserError, first_line
 from liveness.evaluation.calibration import Calibration, read_calibration
 from liveness.members.names import shipped_operating
 from liveness.prediction.limits import InputLimit, read_limits
 from liveness.prediction.rows import SCORED
+
+CONTRACT_FILE = "contract.json"  # of an exported ensemble (exported.py), which holds an operating file's content
 
 
 @dataclass
@@ -88,6 +91,22 @@ def read_operating(
         return _without(path, expected)
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: no table of thresholds ({type(error).__name__}); {_remedy(path)}") from error
+    return parse_operating(about, path, members, data_hash, point, weights, digests)
+
+
+def parse_operating(
+    about: Any,
+    path: Path,
+    members: list[str],
+    data_hash: str,
+    point: str = "eer",
+    weights: dict[str, float] | None = None,
+    digests: dict[str, str] | None = None,
+) -> Operating:
+    """What such a file holds (``about``), wherever it came from: ``path``. Else as ``read_operating``."""
+    try:
         points = {entry["name"]: entry for entry in about["thresholds"]}
         there = str(about.get("data_hash") or "")
         least_frames = int((about.get("frames") or {}).get("least", 0))
@@ -111,6 +130,11 @@ def read_operating(
     except (ArithmeticError, AttributeError, TypeError, ValueError) as error:  # of a file that was edited by hand
         raise UserError(f"{path}: is damaged ({first_line(error)}); {_remedy(path)}") from error
     return replace(found, limits=read_limits(limits, str(path)))
+
+
+def read_points_file(path: Path) -> dict[str, Any] | None:
+    """What an operating file that ``read_operating`` has read holds; None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def list_points(path: Path) -> list[str]:
@@ -196,6 +220,8 @@ def _check_digests(path: Path, there: dict[str, str], here: dict[str, str]) -> N
 
 
 def _remedy(path: Path) -> str:
+    if path.name == CONTRACT_FILE:
+        return f"export the ensemble into {path.parent} again"
     if shipped_operating(path.parent.name, path.stem):
         return f"it came with the weights; run: python -m liveness.convert {path.stem}"
     if path.stem.partition("_")[0] == "adapted":

@@ -24,7 +24,18 @@ from liveness.prediction.rows import ROW_COLUMNS, Row, parse_row, row_text
 
 PARTIAL_FILE = "predictions.partial.csv"
 # Distributions on a video's way to its score: another version of one may give other last bits.
-_LIBRARIES = ("torch", "timm", "av", "opencv-python-headless", "numpy", "pillow", "scipy", "pandas")
+_LIBRARIES = (
+    "torch",
+    "timm",
+    "onnxruntime",
+    "openvino",
+    "av",
+    "opencv-python-headless",
+    "numpy",
+    "pillow",
+    "scipy",
+    "pandas",
+)
 # Settings of theirs that choose among kernels; by how their names begin.
 _SWITCHES = ("ATEN_", "CUBLAS_", "CUDNN_", "DNNL_", "MKL_", "NVIDIA_TF32", "ONEDNN_", "OPENBLAS_CORETYPE", "OPENCV_",
             "TORCH_ALLOW_TF32", "TORCH_BLAS", "TORCH_CUDNN")  # fmt: skip
@@ -128,7 +139,10 @@ def make_fingerprint(described: EnsembleDescription, settings: dict[str, Any]) -
 
     about = {
         "contract": NEWEST,
-        "members": [[m.name, m.weight, m.combine, m.wanted.key, m.amp, digest_file(m.path)] for m in described.members],
+        "members": [
+            [m.name, m.weight, m.combine, m.wanted.key, m.amp, m.runtime, digest_file(m.path)]
+            for m in described.members
+        ],
         "operating": repr(described.operating),
         "cascade": asdict(described.cascade),
         "code": _code(),

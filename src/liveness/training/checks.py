@@ -28,7 +28,7 @@ from liveness.models.device import pick_device
 from liveness.sets.dataset import PreparedSet, load_set, split_set
 from liveness.training import tracking
 from liveness.training.pseudo_labels import split_training
-from liveness.training.runs import clear_run, describe_run, find_run_weights, lock_run, same_run
+from liveness.training.runs import clear_run, describe_run, differences_of_run, find_run_weights, lock_run, same_run
 from liveness.training.samples import find_balance, require_share
 from liveness.training.saving import given_seconds
 from liveness.training.semi import find_apart
@@ -37,12 +37,18 @@ from liveness.training.task import checkpoint_activations
 
 
 @contextmanager
-def claim_run(recipe: Recipe, fold: int, name: str, naive: bool = False, restart: bool = False) -> Iterator[Path]:
-    """Gives the run's folder, locked, once every rank has found that it can train; emptied for a restart."""
+def claim_run(
+    recipe: Recipe, fold: int, name: str, naive: bool = False, restart: bool = False, replace: bool = False
+) -> Iterator[Path]:
+    """Gives the run's folder, locked, once every rank has found that it can train; emptied for a restart, and with
+    ``replace`` where it holds another run."""
     if not (workspace() / "data" / name / "folds.csv").is_file():
         raise UserError(unprepared(name))  # before there is a folder
     folder, rank = run_folder(name, recipe.name, fold), distributed.rank()
     with lock_run(folder, rank):
+        if replace:
+            described = describe_run(recipe, fold, load_set(name, recipe.frames, naive), naive)
+            restart = restart or bool(differences_of_run(folder, described, find_run_weights(described)))
         check_member(recipe, fold, name, folder, naive, restart)
         distributed.barrier()
         if restart and rank == 0:

@@ -45,7 +45,8 @@ def choose_way(workers: int, each: int) -> tuple[int, bool]:
         return workers, False
     about = os.statvfs(SHM)
     free = about.f_bavail * about.f_frsize
-    need = (workers * PREFETCH + 2) * each * launch.local_world()  # made ahead, and in the hands of the training
+    need = (workers * PREFETCH + 2) * each  # made ahead, and in the hands of the training
+    need *= launch.local_world() * launch.trained_at_once()
     if free < _LEAST:
         _tell(f"{SHM} has {free // 1024} KiB free, too little for loader processes: the samples are made in turn")
         return 0, False

@@ -55,14 +55,22 @@ def find_run_weights(described: dict[str, Any]) -> Path:
 
 def same_run(folder: Path, described: dict[str, Any], weights: Path) -> bool:
     """Whether this very run is finished. A run of another recipe or data is a UserError."""
-    finished = (folder / "config.json").is_file() and (folder / "oof.csv").is_file() and weights.is_file()
-    changed = [text for text in _compare_record(folder, described) if not text.startswith(_FREE)]
-    difference = [text for text in changed if not text.startswith(_SPARING) or (finished and text.startswith(_AMP))]
-    if difference:
+    if difference := differences_of_run(folder, described, weights):
         raise UserError(
             f"{folder} holds another run: {'; '.join(difference[:3])}; remove the folder, or give --restart"
         )
-    return finished
+    return _finished(folder, weights)
+
+
+def differences_of_run(folder: Path, described: dict[str, Any], weights: Path) -> list[str]:
+    """What makes the run in ``folder`` another one than that which is described; empty where it is this very run."""
+    changed = [text for text in _compare_record(folder, described) if not text.startswith(_FREE)]
+    finished = _finished(folder, weights)
+    return [text for text in changed if not text.startswith(_SPARING) or (finished and text.startswith(_AMP))]
+
+
+def _finished(folder: Path, weights: Path) -> bool:
+    return (folder / "config.json").is_file() and (folder / "oof.csv").is_file() and weights.is_file()
 
 
 def tell_changes(folder: Path, described: dict[str, Any]) -> str:

@@ -65,16 +65,17 @@ class Saver:
         self._ask()
         about = f"{_amount(size)}, about {self.seconds:.1f} s at {_amount(rate)}/s"
         say(f"  saving: {about}; a stop has {self.given or self.wanted:.0f} s for it")
-        if not self._fits(self.given):
+        together = self.seconds * launch.trained_at_once()  # where all members are stopped at once
+        if self.given is not None and together + LEAVING > self.given:
             note(
-                f"saving takes about {self.seconds:.1f} s, {self.of_whom} gives {self.given:.0f} s: a training that is "
+                f"saving takes about {together:.1f} s, {self.of_whom} gives {self.given:.0f} s: a training that is "
                 "stopped keeps its last whole epoch"
             )
 
     @property
     def wanted(self) -> float:
-        """Seconds to ask for: twice what it takes, as the disk has others to serve."""
-        return max(LEAST, math.ceil(2 * self.seconds + LEAVING))
+        """Seconds to ask for: twice what it takes, as the disk has others to serve, and more for members beside it."""
+        return max(LEAST, math.ceil(2 * self.seconds * launch.trained_at_once() + LEAVING))
 
     @property
     def of_whom(self) -> str:
@@ -84,9 +85,6 @@ class Saver:
     def _ask(self) -> None:
         if launch.local_rank() == 0:
             launch.ask_for_grace(self.wanted)
-
-    def _fits(self, left: float | None) -> bool:
-        return left is None or self.seconds + LEAVING <= left
 
     def save(self) -> None:
         """Write last.pt; what it took counts for the next time."""
@@ -104,7 +102,7 @@ class Saver:
             self.save()
             return True
         left = self.given - (time.monotonic() - since)
-        if not self._fits(left):
+        if self.seconds + LEAVING > left:
             return False
         deadline = time.monotonic() + left - LEAVING
         try:
