@@ -1,15 +1,15 @@
 """A student beside its teacher: errors, size, speed, int8, and errors under the shift laboratory's stresses.
 
     python benchmarks/student.py student efficientnet_lite0 --data SET --exported FOLDER --out FILE
-                                 [--parts errors exports speed shift] [--videos N] [--severities 2] [--clips 5]
+                                 [--parts errors exports speed shift] [--on SET] [--videos N] [--severities 2]
 
 Both ensembles are trained and evaluated on SET (train.sh). Per part:
 
     errors     out of fold, as shipped: EER, log loss, and HTER at thresholds that were learnt on the other folds, with
                95 % intervals by person; the student's paired difference to the teacher
     exports    FOLDER/<ensemble> and FOLDER/<ensemble>_int8, made where they are not there: bytes a member, and the
-               parity gate's figures. The int8 file is made with a wide tolerance, so that it can be measured;
-               ``passes`` says what the gate says at its own tolerance
+               parity gate's figures, for int8 on the clips of another set if --on names one. An int8 file is made
+               with a wide tolerance, so that it can be measured; ``passes`` is what the gate says at its own
     speed      milliseconds of one member's passes a clip, on one thread: torch, ONNX Runtime, int8, in turns
     shift      both under the same stresses, on a sample of N held-out videos
 
@@ -77,9 +77,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("teacher", metavar="TEACHER", help="the ensemble that taught it")
     parser.add_argument("--data", required=True, metavar="SET")
     parser.add_argument("--exported", required=True, type=Path, metavar="FOLDER")
+    parser.add_argument("--on", default="", metavar="SET", help="int8: a set of more clips to compare on")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.json")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     parser.add_argument("--videos", type=int, default=0, metavar="N", help="sample of the stresses (default: all)")
+    parser.add_argument("--stressors", nargs="+", default=list(STRESSORS), metavar="NAME", help="default: all")
     parser.add_argument("--severities", type=int, nargs="+", default=[2], choices=SEVERITIES, metavar="N")
     parser.add_argument("--clips", type=int, default=5, metavar="N", help="clips whose passes are timed (default 5)")
     parser.add_argument("--repeat", type=int, default=3, metavar="N")
@@ -166,13 +168,15 @@ def measure_exports(args: argparse.Namespace) -> dict[str, Any]:
         for int8 in (False, True):
             out = find_export(args.exported, name, int8)
             if not out.is_dir():
-                export_ensemble(Export(name, args.data, int8=int8, tolerance=WIDE if int8 else TOLERANCE, out=out))
+                tolerance, on = (WIDE, args.on) if int8 else (TOLERANCE, "")
+                export_ensemble(Export(name, args.data, on, int8, tolerance, out))
             about = read_description(out)
             first = f"{about['members'][0]['recipe']}_fold{about['members'][0]['fold']}.onnx"
             gate = about["gate"]["runtimes"]["onnxruntime"]
             worst = max(gate["points"], key=lambda point: point["upper"])
             found.setdefault(name, {})["int8" if int8 else "float32"] = {
                 "bytes": about["files"][first]["bytes"],
+                "on": about["gate"]["on"],
                 "passes": worst["upper"] <= TOLERANCE if int8 else not gate["why"],
                 **{key: gate[key] for key in ("scored", "largest_difference", "eer")},
                 "worst_point": worst,
@@ -206,7 +210,7 @@ def measure_speed(args: argparse.Namespace) -> dict[str, Any]:
 
 def measure_stressed(args: argparse.Namespace) -> dict[str, Any]:
     """Both ensembles' figures under each stress, of the same stressed videos, and the paired difference in EER."""
-    stresses = list_stresses(list(STRESSORS), args.severities)
+    stresses = list_stresses(args.stressors, args.severities)
     systems, members = choose_systems(args.student, args.data, against=args.teacher)
     plan = StressPlan(args.data, stresses, videos=args.videos, workers=1)
     judged = {summary["ensemble"]: summary for summary in measure_shift(systems, members, plan)}
@@ -229,7 +233,12 @@ def measure_stressed(args: argparse.Namespace) -> dict[str, Any]:
             row[name]["hter"] = measure_hter(clean, stressed, summary["clean"]["threshold"])
         rows.append(row | {"difference": compare_systems(shown[args.teacher], shown[args.student])})
     clean = {name: {key: s["clean"][key] for key in ("eer", "interval", "threshold")} for name, s in judged.items()}
-    return {"videos": judged[args.student]["videos"], "clean": clean, "rows": rows}
+    return {
+        "videos": judged[args.student]["videos"],
+        "groups": judged[args.student]["clean"]["groups"],
+        "clean": clean,
+        "rows": rows,
+    }
 
 
 def choose_rows(table: pd.DataFrame, stressor: str, severity: int) -> pd.DataFrame:

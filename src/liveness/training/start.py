@@ -45,7 +45,8 @@ def init_path(text: str, fold: int, data: str, key: str = "train.init") -> Path:
     path = weights_path(folder, recipe, number)
     if not path.is_file():
         raise UserError(
-            f"{key}={text}: {show_path(path)} is not there; train it first, or name another: RECIPE:FOLD or SET/RECIPE:FOLD"
+            f"{key}={text}: {show_path(path)} is not there; train it first, or name another as RECIPE:FOLD or "
+            "SET/RECIPE:FOLD"
         )
     return path
 
