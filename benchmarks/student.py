@@ -231,7 +231,9 @@ def measure_stressed(args: argparse.Namespace) -> dict[str, Any]:
             )
             row[name] = {key: figures[key] for key in ("eer", "interval", "apcer", "bpcer", "no_score", "videos")}
             row[name]["hter"] = measure_hter(clean, stressed, summary["clean"]["threshold"])
-        rows.append(row | {"difference": compare_systems(shown[args.teacher], shown[args.student])})
+        both = shown[args.teacher].index.intersection(shown[args.student].index)
+        first, second = (shown[name].loc[both] for name in (args.teacher, args.student))
+        rows.append(row | {"difference": compare_systems(first, second)})
     clean = {name: {key: s["clean"][key] for key in ("eer", "interval", "threshold")} for name, s in judged.items()}
     return {
         "videos": judged[args.student]["videos"],
