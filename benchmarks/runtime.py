@@ -96,7 +96,7 @@ def measure_forward(
     described: dict[str, EnsembleDescription], clips: list[Path], repeat: int, found: dict[str, dict[str, Any]]
 ) -> None:
     """Milliseconds a clip of all members' passes on this thread, and of the processor."""
-    videos = list(decode_ahead(clips, described["torch"].wanted()))
+    videos = list(decode_ahead(clips, next(iter(described.values())).wanted()))
     os.environ["OMP_NUM_THREADS"] = "1"
     loaded = {way: load_weights(replace(one)) for way, one in described.items()}
     runs: dict[str, list[tuple[float, float]]] = {way: [] for way in described}

@@ -7,6 +7,7 @@ import pytest
 
 from liveness.base import compose, config
 from liveness.base.errors import UserError
+from liveness.models.build import build_without_weights, count_parameters
 
 
 @pytest.mark.parametrize("name", compose.names("recipe"))
@@ -14,6 +15,13 @@ def test_every_recipe_composes_and_survives_its_own_record(name):
     recipe = compose.load_recipe(name)
     assert recipe.name == name
     assert compose.from_dict(config.Recipe, config.to_dict(recipe), "record") == recipe
+
+
+def test_the_student_is_small_and_sees_what_its_teacher_sees():
+    student = compose.load_recipe("student")
+    assert student.view == compose.load_recipe(student.train.teacher).view
+    model = build_without_weights(student.model, student.view.size, fits=True)
+    assert model is not None and count_parameters(model) <= 2_000_000
 
 
 @pytest.mark.parametrize("name", compose.names("ensemble"))

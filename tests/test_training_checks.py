@@ -195,6 +195,17 @@ def test_an_ensemble_of_all_folds_has_those_of_the_set(root, capsys):
         in_set("efficientnet_lite0", "mine")
 
 
+def test_a_student_is_told_to_wait_for_its_teacher(root):
+    """train.sh starts nothing, and says for each fold which member has to be there."""
+    with pytest.raises(UserError, match="nothing was started") as error:
+        members.main(["student", "--data", "tiny", "--check", "-o", "view.kind=frame", "view.size=32"])
+    for fold in range(3):
+        assert f"weights/tiny/efficientnet_lite0_fold{fold}.safetensors is not there; train it first" in str(
+            error.value
+        )
+    assert "\n" not in str(error.value)
+
+
 def write_member(fold: int, folds: int | None, data: str = "far") -> Path:
     path = weights_path(data, "efficientnet_lite0", fold)
     about = {"recipe": {"name": "efficientnet_lite0"}, "fold": fold, "contract": {}}

@@ -44,7 +44,10 @@ def init_path(text: str, fold: int, data: str, key: str = "train.init") -> Path:
     recipe, number = parse_recipe_fold(rest, key) if ":" in rest else (plain_name(rest, key), fold)
     path = weights_path(folder, recipe, number)
     if not path.is_file():
-        raise UserError(f"{key}={text}: {show_path(path)} is not there; expected RECIPE:FOLD or SET/RECIPE:FOLD")
+        raise UserError(
+            f"{key}={text}: {show_path(path)} is not there; train it first, or name another as RECIPE:FOLD or "
+            "SET/RECIPE:FOLD"
+        )
     return path
 
 
