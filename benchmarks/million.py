@@ -1,0 +1,326 @@
+"""What a set of a million videos costs: seconds and peak memory of each step that sees all rows at once, by size.
+
+    python benchmarks/million.py --out benchmarks/results/million.json
+    python benchmarks/million.py --rows 10000 100000 --code OTHER_CHECKOUT --label before --out FILE
+
+The tables are made directly, without videos, by a seed: 3 frames a video, 4 videos a person (1 to 9), 6 species, 1 %
+near-duplicates. Each step runs in a process of its own and is stopped after --limit processor seconds. ``input_mib``: the
+peak before the step, of its input and the imports. ``growth``: what ten times the rows take, in processor seconds, which a
+machine that does other work does not change much; 10 is linear. FILE keeps the figures of other labels, steps and sizes
+that it has. --code measures another checkout by the same script.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(__file__).resolve().parent
+SPECIES = ("print", "screen", "mask", "cutout", "replay")
+FRAMES = 3
+VARIANTS, BITS = 6, 144
+CLIP = 0.06  # share of bits by which a frame of a scene differs from it
+
+
+def main() -> int:
+    args = arguments()
+    if args.step:
+        return run_step(args)
+    made = json.loads(args.out.read_text(encoding="utf-8")) if args.out and args.out.is_file() else {}
+    source = args.code.resolve() / "src"
+    environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": str(args.threads), "CUDA_VISIBLE_DEVICES": ""}
+    found = made.setdefault("figures", {}).setdefault(args.label, {})
+    for rows in args.rows:
+        with tempfile.TemporaryDirectory(dir=args.work) as work:
+            for step in args.steps:
+                command = [sys.executable, __file__, "--step", step, "--rows", str(rows), "--work", work]
+                found.setdefault(step, {})[str(rows)] = figures = watch(command, environment, args.limit)
+                print(f"{args.label} {step} {rows}: {figures}", file=sys.stderr, flush=True)
+    made["machine"] = describe_machine(args.threads)
+    made["growth"] = {label: {s: grow(sizes) for s, sizes in steps.items()} for label, steps in made["figures"].items()}
+    text = json.dumps(made, indent=1) + "\n"
+    print(text, end="")
+    if args.out:
+        args.out.write_text(text, encoding="utf-8")
+    return 0
+
+
+def watch(command: list[str], environment: dict[str, str], limit: float) -> dict[str, Any]:
+    """The figures that a step prints as its last line; after ``limit`` processor seconds {"more_than": limit}."""
+    command = ["bash", "-c", 'ulimit -t "$0"; exec "$@"', str(limit), *command]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        return {"more_than": limit}
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or ["killed"])[-1][:300]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def grow(sizes: dict[str, dict]) -> dict[str, float]:
+    """Processor seconds at ten times the rows over processor seconds, for each such pair of sizes that was measured."""
+    timed = {int(rows): figures["processor_seconds"] for rows, figures in sizes.items() if "seconds" in figures}
+    return {f"{n} to {10 * n}": round(timed[10 * n] / timed[n], 1) for n in sorted(timed) if 10 * n in timed and timed[n]}
+
+
+def run_step(args: argparse.Namespace) -> int:
+    """Prepare, then measure one step; its figures are the last line on stdout."""
+    ready = STEPS[args.step](args.rows[0], args.work)
+    before = peak()
+    started, processor = time.perf_counter(), time.process_time()
+    with contextlib.redirect_stdout(io.StringIO()):
+        note = ready()
+    figures = {
+        "seconds": round(time.perf_counter() - started, 2),
+        "processor_seconds": round(time.process_time() - processor, 2),
+        "peak_mib": peak(),
+        "input_mib": before,
+    }
+    print(json.dumps(figures | (note or {})))
+    return 0
+
+
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+# --- the steps: each prepares its input and returns what is measured ----------------------------
+
+
+def step_folds(rows: int, work: Path) -> Callable:
+    from liveness.base.config import Folds
+    from liveness.sets.folds import fold_set
+
+    folder = make_tables(rows, work)
+    return lambda: fold_set(folder, Folds(), force=True)
+
+
+def step_check(rows: int, work: Path) -> Callable:
+    """The sanity check of the tables among themselves: folds, labels, splits (no videos, no records)."""
+    from liveness.base.config import Folds
+    from liveness.sets.folds import fold_set
+    from liveness.sets.sanity import _check_dealt, _print_counts
+
+    folder = make_tables(rows, work)
+    if not (folder / "folds.csv").is_file():
+        with contextlib.redirect_stdout(io.StringIO()):
+            fold_set(folder, Folds())
+
+    def check() -> dict:
+        troubles = _check_dealt(folder, Folds())
+        _print_counts(folder, labelled=True)
+        return {"troubles": len(troubles)}
+
+    return check
+
+
+def step_page(rows: int, work: Path) -> Callable:
+    from liveness.pages.dataset import render_dataset_page
+    from liveness.pages.dataset_tables import read_set_tables
+
+    folder = make_tables(rows, work)
+    return lambda: {"page_mb": round(len(render_dataset_page(read_set_tables(folder))) / 1e6, 2)}
+
+
+def step_video_scores(rows: int, work: Path) -> Callable:
+    import pandas as pd
+
+    from liveness.evaluation.combine import video_scores
+
+    rng = np.random.default_rng(3)
+    names = np.repeat(np.array([f"{i}.mp4" for i in range(rows)], dtype=object), FRAMES)
+    scores = rng.random(rows * FRAMES)
+    scores[rng.random(rows * FRAMES) < 0.01] = np.nan
+    label, fold = np.repeat(rng.integers(0, 2, rows), FRAMES), np.repeat(rng.integers(0, 5, rows), FRAMES)
+    oof = pd.DataFrame({"filename": names, "label": label, "fold": fold, "score": scores, "status": "ok"})
+    return lambda: {"videos": len(video_scores(oof, "logit_mean"))}
+
+
+def step_order(rows: int, work: Path) -> Callable:
+    """The submission's order: reading the sample, finding what it does not name, arranging, writing."""
+    from liveness.prediction.rows import Row, write_results
+    from liveness.prediction.submission_order import arrange_rows, list_unnamed, read_names
+
+    rng = np.random.default_rng(4)
+    videos = [work / f"{i}.mp4" for i in range(rows)]
+    sample = work / "sample_submission.csv"
+    named = rng.permutation(rows)[: int(0.9 * rows)]
+    sample.write_text("fname,liveness_score\n" + "".join(f"{i}.mp4,0.5\n" for i in named) + "gone.mp4,0.5\n")
+    found = {path.name: Row(path.name, float(x), "live", "ok", "", 3, 3, 80.0, 1) for path, x in zip(videos, rng.random(rows), strict=True)}
+
+    def order() -> dict:
+        names = read_names([sample])
+        list_unnamed(videos, names)
+        write_results(arrange_rows(found, videos, names), work / "result")
+        return {"rows": len(names)}
+
+    return order
+
+
+def step_duplicates(rows: int, work: Path) -> Callable:
+    """Near-duplicates among videos of three frames that resemble each other; 1 % of the videos are copies."""
+    from liveness.sets import duplicates
+
+    codes = make_codes(rows)
+    if hasattr(duplicates, "pair_frames"):
+        owner = np.repeat(np.arange(rows), FRAMES)
+        return lambda: {"pairs": len(duplicates.pair_frames(owner, codes, 0.12))}
+    hashes = {
+        f"{v}.mp4": [[text.tobytes().hex() for text in codes[FRAMES * v + f]] for f in range(FRAMES)] for v in range(rows)
+    }
+    return lambda: {"pairs": len(duplicates.find_pairs(hashes, 0.12))}
+
+
+def step_persons(rows: int, work: Path) -> Callable:
+    """Who is who by embeddings of 128 numbers, four videos a person (folds.identities=auto)."""
+    from liveness.sets.identities import Embeddings, link_persons
+
+    rng = np.random.default_rng(6)
+    owner = make_persons(rows, rng)
+    common = rng.normal(size=128)
+    faces = 2.2 * common / np.linalg.norm(common) * np.sqrt(128) / 2 + 0.5 * rng.normal(size=(owner.max() + 1, 128))
+    vectors = faces[owner] + 0.2 * rng.normal(size=(rows, 128))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = Embeddings(work, [f"{i}.mp4" for i in range(rows)], vectors)
+    return lambda: {"links": len(link_persons(found, 0.95)), "persons": int(owner.max()) + 1}
+
+
+STEPS: dict[str, Callable[[int, Path], Callable]] = {
+    "folds": step_folds,
+    "check": step_check,
+    "page": step_page,
+    "video_scores": step_video_scores,
+    "order": step_order,
+    "duplicates": step_duplicates,
+    "persons": step_persons,
+}
+
+
+# --- the synthetic set ---------------------------------------------------------------------------
+
+
+def make_persons(rows: int, rng: np.random.Generator) -> np.ndarray:
+    """A person's number for each row: 1 to 7 rows each, 4 on average."""
+    return np.repeat(np.arange(rows), rng.integers(1, 8, rows))[:rows]
+
+
+def make_codes(rows: int) -> np.ndarray:
+    """Hashes (frames x VARIANTS x BITS / 8, uint8): the frames of a video resemble each other; 1 % are copies.
+
+    Every fourth bit is the same in 9 of 10 videos, as selfies resemble each other.
+    """
+    rng = np.random.default_rng(5)
+    common = rng.integers(0, 2, (VARIANTS, BITS), dtype=np.uint8)
+    made = np.empty((FRAMES * rows, VARIANTS, BITS // 8), np.uint8)
+    chunk = 20_000
+    for start in range(0, rows, chunk):
+        count = min(chunk, rows - start)
+        scene = rng.integers(0, 2, (count, VARIANTS, BITS), dtype=np.uint8)
+        alike = rng.random((count, VARIANTS, BITS)) < 0.9
+        alike[:, :, np.arange(BITS) % 4 > 0] = False
+        scene = np.where(alike, common, scene)
+        copies = rng.random(count) < 0.01
+        copies[0] = False
+        scene[copies] = scene[np.flatnonzero(copies) - 1]
+        for frame in range(FRAMES):
+            # A frame of its own differs from its scene in a quarter of the bits, a copy of it in a few.
+            drift = rng.random((count, VARIANTS, BITS)) < 0.25
+            drift[copies] = drift[np.flatnonzero(copies) - 1]
+            noise = (rng.random((count, VARIANTS, BITS)) < CLIP) & copies[:, None, None]
+            made[FRAMES * start + frame : FRAMES * (start + count) : FRAMES] = np.packbits(scene ^ drift ^ noise, axis=-1)
+    return made
+
+
+def make_tables(rows: int, work: Path) -> Path:
+    """data/<set>/ with labels_video, labels_keyframes, labels_bbox, duplicates, labels and prepare.json."""
+    folder = work / "data" / "million"
+    if (folder / "prepare.json").is_file():
+        return folder
+    import pandas as pd
+
+    from liveness.base.config import Data
+    from liveness.sets.set_tables import BOX_COLUMNS, KEYFRAME_COLUMNS, VIDEO_COLUMNS
+    from liveness.sets.settings import describe_settings
+
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    number = np.arange(rows)
+    stem = pd.Series(number).astype(str)
+    label = rng.integers(0, 2, rows)
+    person = "p" + pd.Series(make_persons(rows, rng)).astype(str)
+    species = np.where(label == 1, "", np.array(SPECIES)[rng.integers(0, len(SPECIES), rows)])
+    status = np.where(rng.random(rows) < 0.001, "partial", "ok")
+    wide = rng.random(rows) < 0.3
+    videos = pd.DataFrame(
+        {
+            "filename": stem + ".mp4", "label": label, "video_id": stem, "status": status,
+            "reason": np.where(status == "ok", "", "the file breaks off"), "frames": rng.integers(60, 120, rows),
+            "fps": rng.choice([25.0, 29.97, 30.0], rows), "width": np.where(wide, 1280, 720),
+            "height": np.where(wide, 720, 1280), "duration": rng.uniform(2, 5, rows).round(3), "group": person,
+            "species": species, "codec": rng.choice(["h264", "hevc"], rows), "rotation": rng.choice([0, 90], rows),
+            "subject": person,
+        }
+    )  # fmt: skip
+    frame = np.tile(np.arange(FRAMES) * 20, rows)
+    owner = np.repeat(stem.to_numpy(), FRAMES)
+    face = rng.random(rows * FRAMES) < 0.98
+    sides = rng.uniform(100, 500, (rows * FRAMES, 4)).round(1)
+    shots = pd.DataFrame({"video_id": owner, "frame_id": frame, "label": np.repeat(label, FRAMES)})
+    shots["filename"] = shots["video_id"] + "-" + shots["frame_id"].astype(str) + ".jpg"
+    shots["time"], shots["face"], shots["n_faces"] = (frame / 25).round(6), face.astype(int), face.astype(int)
+    shots["confidence"] = rng.uniform(0.6, 1, rows * FRAMES).round(6)
+    for place, column in enumerate("xywh"):
+        shots[column] = sides[:, place]
+    shots.loc[~face, ["confidence", *"xywh"]] = np.nan
+    one = np.flatnonzero(rng.random(rows - 1) < 0.01)
+    pairs = pd.DataFrame({"filename": stem[one].to_numpy() + ".mp4", "other": stem[one + 1].to_numpy() + ".mp4"})
+    pairs["distance"], pairs["mirrored"] = rng.uniform(0, 0.12, len(one)).round(4), 0
+    pairs["label"], pairs["other_label"], pairs["joins_groups"] = label[one], label[one + 1], 1
+    pairs["contradiction"] = (label[one] != label[one + 1]).astype(int)
+    settings = describe_settings(Data(name="million"), 2)
+    for name, table in (
+        ("labels_video", videos[[*VIDEO_COLUMNS, "subject"]]), ("labels_keyframes", shots[KEYFRAME_COLUMNS]),
+        ("labels_bbox", shots[BOX_COLUMNS]), ("duplicates", pairs), ("labels", videos[["filename", "label", "subject"]]),
+    ):  # fmt: skip
+        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+    (folder / "prepare.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def describe_machine(threads: int) -> dict[str, Any]:
+    model = ""
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1)
+    load = [round(value, 2) for value in os.getloadavg()]
+    return {"cpu": model, "cores": os.cpu_count(), "threads": threads, "memory_gib": memory, "load_average_at_the_end": load}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python benchmarks/million.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="videos of the set")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), help="default: all")
+    parser.add_argument("--code", type=Path, default=FOLDER.parent, metavar="CHECKOUT", help="what is measured")
+    parser.add_argument("--label", default="after", help="what the figures are called (default: after)")
+    parser.add_argument("--limit", type=int, default=1800, help="processor seconds after which a step is stopped (default 1800)")
+    parser.add_argument("--threads", type=int, default=1, help="of matrix products (default 1)")
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="where to work (default: the temporary folder)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON there")
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
