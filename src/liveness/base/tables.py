@@ -5,6 +5,7 @@ import shlex
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from liveness.base.config import nearest
@@ -25,7 +26,7 @@ def read_table(path: Path, columns: list[str], lines: bool = False) -> pd.DataFr
     table = _read(path)
     table.columns = [str(column).strip() for column in table.columns]
     table.index += 2
-    table = table[table.apply(lambda column: column.str.strip() != "").any(axis=1)]
+    table = table[~_blank_rows(table)]
     table = table if lines else table.reset_index(drop=True)
     missing = []
     for column in columns:
@@ -44,6 +45,17 @@ def read_table(path: Path, columns: list[str], lines: bool = False) -> pd.DataFr
             f"expected {','.join(columns)}{wrong_separator(path) or nearest(missing[0], known)}"
         )
     return table
+
+
+def _blank_rows(table: pd.DataFrame) -> np.ndarray:
+    """Which rows have no value: a mask. A column is looked at only in the rows that are blank so far."""
+    blank = np.ones(len(table), dtype=bool)
+    for place in range(table.shape[1]):
+        rows = np.flatnonzero(blank)
+        if not len(rows):
+            break
+        blank[rows] = table.iloc[rows, place].str.strip() == ""
+    return blank
 
 
 def whole_numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:

@@ -18,6 +18,7 @@ import pandas as pd
 from liveness.base.config import Data, FramePlan, View, to_dict
 from liveness.base.errors import UserError
 from liveness.base.files import unprepared, workspace
+from liveness.base.names import stem_of
 from liveness.base.tables import read_table, table_text
 from liveness.evaluation.combine import HOLDOUT
 from liveness.frames.boxes import Face
@@ -122,7 +123,7 @@ def _read_videos(folder: Path, naive: bool) -> pd.DataFrame:
     other = videos.index[(videos.label != folds.label) & ~(videos.label.isna() & folds.label.isna())]
     if len(other):
         raise UserError(f"{folder}/folds.csv: another label than labels_video.csv has for {other[0]!r}; {again}")
-    other = [filename for filename, video_id in videos.video_id.items() if video_id != Path(filename).stem]
+    other = [filename for filename, video_id in videos.video_id.items() if video_id != stem_of(filename)]
     if other:
         raise UserError(f"{folder}/labels_video.csv: the video_id of {other[0]!r} is not its name; {again}")
     videos["label"], videos["group"] = folds.label, folds.group
