@@ -31,7 +31,8 @@ FOLDER = Path(__file__).resolve().parent
 SPECIES = ("print", "screen", "mask", "cutout", "replay")
 FRAMES = 3
 VARIANTS, BITS = 6, 144
-CLIP = 0.06  # share of bits by which a frame of a scene differs from it
+DRIFT, NOISE = 0.08, 0.03  # shares of bits in which a frame differs from its scene, and a crop or a copy from its frame
+CHUNK = 20_000
 
 
 def main() -> int:
@@ -216,29 +217,30 @@ def make_persons(rows: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def make_codes(rows: int) -> np.ndarray:
-    """Hashes (frames x VARIANTS x BITS / 8, uint8): the frames of a video resemble each other; 1 % are copies.
+    """Hashes (frames x VARIANTS x BITS / 8, uint8) as selfies have them; 1 % of the videos are copies of the one before.
 
-    Every fourth bit is the same in 9 of 10 videos, as selfies resemble each other.
+    A quarter of the bits is the same in 9 of 10 videos; the frames of a video differ in a few bits, and so do the crops
+    of a frame; mirrored ones have nothing in common with the others.
     """
     rng = np.random.default_rng(5)
-    common = rng.integers(0, 2, (VARIANTS, BITS), dtype=np.uint8)
+    common = rng.integers(0, 2, (2, BITS), dtype=np.uint8)
     made = np.empty((FRAMES * rows, VARIANTS, BITS // 8), np.uint8)
-    chunk = 20_000
-    for start in range(0, rows, chunk):
-        count = min(chunk, rows - start)
-        scene = rng.integers(0, 2, (count, VARIANTS, BITS), dtype=np.uint8)
-        alike = rng.random((count, VARIANTS, BITS)) < 0.9
-        alike[:, :, np.arange(BITS) % 4 > 0] = False
-        scene = np.where(alike, common, scene)
-        copies = rng.random(count) < 0.01
-        copies[0] = False
-        scene[copies] = scene[np.flatnonzero(copies) - 1]
+    for start in range(0, rows, CHUNK):
+        count = min(CHUNK, rows - start)
+        scene = rng.integers(0, 2, (count, 2, BITS), dtype=np.uint8)
+        usual = rng.random((count, 2, BITS), dtype=np.float32) < 0.9
+        usual[:, :, np.arange(BITS) % 4 > 0] = False
+        scene = np.where(usual, common, scene)
+        copies = np.flatnonzero(rng.random(count) < 0.01)
+        copies = copies[copies > 0]
+        scene[copies] = scene[copies - 1]
         for frame in range(FRAMES):
-            # A frame of its own differs from its scene in a quarter of the bits, a copy of it in a few.
-            drift = rng.random((count, VARIANTS, BITS)) < 0.25
-            drift[copies] = drift[np.flatnonzero(copies) - 1]
-            noise = (rng.random((count, VARIANTS, BITS)) < CLIP) & copies[:, None, None]
-            made[FRAMES * start + frame : FRAMES * (start + count) : FRAMES] = np.packbits(scene ^ drift ^ noise, axis=-1)
+            drift = rng.random((count, 2, BITS), dtype=np.float32) < DRIFT
+            drift[copies] = drift[copies - 1]
+            for variant in range(VARIANTS):
+                noise = rng.random((count, BITS), dtype=np.float32) < NOISE
+                packed = np.packbits((scene ^ drift)[:, variant % 2] ^ noise, axis=-1)
+                made[FRAMES * start + frame : FRAMES * (start + count) : FRAMES, variant] = packed
     return made
 
 

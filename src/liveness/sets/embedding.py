@@ -67,13 +67,13 @@ def make_embed_tasks(records: dict[str, dict], folder: Path) -> list[EmbedTask]:
     """A task for each video with a face in a stored frame, in the order of the records."""
     tasks = []
     for filename, record in records.items():
-        seen = [row for row in record["frames"] if row["face"]]
+        named = zip(record["frames"], record["files"]["frames"], strict=True)
+        seen = [(name, row) for row, name in named if row["face"]]
         places = np.linspace(0, len(seen) - 1, min(FRAMES_EMBEDDED, len(seen)))
         chosen = [seen[place] for place in sorted({round(float(place)) for place in places})]
         if not chosen:
             continue
-        names = [f"frames/{Path(filename).stem}-{row['frame_id']}.jpg" for row in chosen]
-        boxes = [row["face"] for row in chosen]
+        names, boxes = [name for name, _ in chosen], [row["face"] for _, row in chosen]
         sums = [record["files"]["frames"][name] for name in names]
         digest = hashlib.sha256(repr((EMBEDDER, sums, [sorted(box.items()) for box in boxes])).encode()).hexdigest()
         faces = [(folder / name, Face(**box)) for name, box in zip(names, boxes, strict=True)]

@@ -20,8 +20,7 @@ import numpy as np
 from liveness.sets.tiles import multiply_tiles
 
 BITS = 144  # of a hash
-_LONGEST_KEY = 26  # bits: there is a table with a place for each value
-_MOST_KEYS = 2000
+_MOST_KEYS = 5000
 _AT_ONCE = 1 << 21  # candidates, and matches, that are held at a time
 # Nanoseconds, measured: of two hashes by a matrix product, of a hash for a key, of a candidate.
 _PRODUCT, _LOOK_UP, _CANDIDATE = 15.0, 40.0, 30.0
@@ -44,7 +43,7 @@ def find_near(codes: np.ndarray, owner: np.ndarray, most: int) -> Near:
     codes: hashes x variants x BITS / 8 bytes; owner: hashes, of one owner are not paired. Of variant 0 each pair is
     there once, i < k. In no particular order.
     """
-    plan = choose_plan(len(codes), codes.shape[1], most)
+    plan = choose_plan(len(codes), codes.shape[1], most, round(_measure_bits(codes), 1))
     found = _Matches(len(codes))
     for match in _compare_all(codes, owner, most) if plan is None else _compare_by_keys(codes, owner, most, plan):
         found.add(match)
@@ -75,23 +74,36 @@ class _Matches:
 
 
 @cache
-def choose_plan(count: int, variants: int, most: int) -> Plan | None:
-    """The plan that takes the least time by the measured costs; None for comparing all with all."""
+def choose_plan(count: int, variants: int, most: int, telling: float = 1.0) -> Plan | None:
+    """The plan that takes the least time by the measured costs; None for comparing all with all.
+
+    telling: what a bit tells of a hash, 1 for random bits."""
     best, least = None, _PRODUCT * variants * count**2
     for blocks in range(most + 1, BITS // 2 + 1):
         for groups in range(1, blocks // 2 + 1):
             choose = math.ceil((blocks - most) / groups)
             sizes = [blocks // groups + (number < blocks % groups) for number in range(groups)]
             keys = sum(math.comb(size, choose) for size in sizes)
-            bits = choose * BITS / blocks
-            if not 0 < keys <= _MOST_KEYS or math.ceil(BITS / blocks) * choose > _LONGEST_KEY:
+            if not 0 < keys <= _MOST_KEYS or math.ceil(BITS / blocks) * choose > 64:
                 continue
-            cost = keys * (variants * count * (_LOOK_UP + _CANDIDATE * count / 2**bits) + 2**bits)
+            equal = 2.0 ** (-telling * choose * BITS / blocks) + 2.0 ** -_count_places(count)
+            cost = keys * variants * count * (_LOOK_UP + _CANDIDATE * count * equal)
             if cost < least:
                 edges, starts = [BITS * block // blocks for block in range(blocks + 1)], np.cumsum([0, *sizes])
                 cut = [tuple(zip(edges[a:b], edges[a + 1 : b + 1], strict=True)) for a, b in zip(starts, starts[1:], strict=False)]
                 best, least = Plan(tuple(cut), choose), cost
     return best
+
+
+def _count_places(count: int) -> int:
+    """Bits of a key's place in the table of ``count`` hashes: two places for each."""
+    return max(8, (2 * count - 1).bit_length())
+
+
+def _measure_bits(codes: np.ndarray) -> float:
+    """How much a bit tells of random hashes: -log2 of the chance that two have the same, mean over the bits."""
+    share = np.unpackbits(codes[:: max(1, len(codes) // 10_000), 0], axis=1).mean(axis=0)
+    return float(-np.log2(share**2 + (1 - share) ** 2).mean()) if len(codes) else 1.0
 
 
 def _compare_all(codes: np.ndarray, owner: np.ndarray, most: int) -> Iterator[Near]:
@@ -122,8 +134,9 @@ def _compare_by_keys(codes: np.ndarray, owner: np.ndarray, most: int, plan: Plan
         blocks = [[_cut(codes[:, variant], *block) for block in group] for variant in range(codes.shape[1])]
         widths = [high - low for low, high in group]
         for chosen in combinations(range(len(group)), plan.choose):
-            keys = (_join(parts, widths, chosen) for parts in blocks)
-            yield from _compare_equal(words, owner, most, keys, sum(widths[block] for block in chosen))
+            places = min(sum(widths[block] for block in chosen), _count_places(len(codes)))
+            keys = (_join(parts, widths, chosen, places) for parts in blocks)
+            yield from _compare_equal(words, owner, most, keys, places)
 
 
 def _cut(codes: np.ndarray, low: int, high: int) -> np.ndarray:
@@ -135,22 +148,26 @@ def _cut(codes: np.ndarray, low: int, high: int) -> np.ndarray:
     return ((value >> (8 * last - high)) & ((1 << (high - low)) - 1)).astype(np.uint16)
 
 
-def _join(parts: list[np.ndarray], widths: list[int], chosen: tuple[int, ...]) -> np.ndarray:
-    key = np.zeros(len(parts[0]), np.int32)
+def _join(parts: list[np.ndarray], widths: list[int], chosen: tuple[int, ...], places: int) -> np.ndarray:
+    """The place of each hash's key: the chosen blocks as one number, mixed where it has more bits than ``places``."""
+    bits = sum(widths[block] for block in chosen)
+    key = np.zeros(len(parts[0]), np.uint32 if bits <= 32 else np.uint64)
     for block in chosen:
         key = (key << widths[block]) | parts[block]
-    return key
+    if bits > places:  # Fibonacci hashing (Knuth, volume 3, 6.4)
+        key = (key.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - places)
+    return key.astype(np.int32)
 
 
 def _compare_equal(
-    words: np.ndarray, owner: np.ndarray, most: int, keys: Iterator[np.ndarray], bits: int
+    words: np.ndarray, owner: np.ndarray, most: int, keys: Iterator[np.ndarray], places: int
 ) -> Iterator[Near]:
     """Those of equal key that are near; keys: hashes, a row for each variant."""
     order = starts = np.empty(0, np.int32)
     for variant, key in enumerate(keys):
         if variant == 0:
             order = np.argsort(key).astype(np.int32)
-            starts = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=1 << bits))]).astype(np.int32)
+            starts = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=1 << places))]).astype(np.int32)
         low = starts[key]
         counts = starts[key + 1] - low
         ends = np.cumsum(counts)

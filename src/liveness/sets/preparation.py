@@ -43,6 +43,7 @@ from liveness.sets.extract import (
 from liveness.sets.groups import column_notes, find_subjects, read_identities, read_links
 from liveness.sets.identities import EMBEDDINGS
 from liveness.sets.labels import RawSet, find_set
+from liveness.sets.layout import has_subfolders
 from liveness.sets.set_tables import VIDEO_COLUMNS, TableSources, make_tables
 from liveness.sets.settings import describe_settings
 
@@ -137,7 +138,8 @@ def _bring_up_to_date(
 ) -> None:
     """Records of all ``videos`` (of this SHARD), then the tables."""
     shard = _shard(videos)
-    tasks = [make_extract_task(path, folder, data, version) for path in (videos if shard is None else shard)]
+    spread = has_subfolders(folder, len(videos))
+    tasks = [make_extract_task(path, folder, data, version, spread) for path in (videos if shard is None else shard)]
     _work(tasks, data, folder)
     if shard is not None:
         print(

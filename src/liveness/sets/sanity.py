@@ -26,6 +26,7 @@ from liveness.sets.folds import check_folds, fold_set, split_tables, write_split
 from liveness.sets.groups import read_identities, read_links
 from liveness.sets.identities import EMBEDDINGS
 from liveness.sets.labels import RawSet, find_set, other_sets
+from liveness.sets.layout import list_folders, list_stored
 from liveness.sets.preparation import WHY, names_too_long, prepare_set
 from liveness.sets.set_tables import TableSources, make_tables
 from liveness.sets.settings import read_settings
@@ -55,7 +56,8 @@ def check_and_fix(name: str, fix: bool) -> bool:
         for video_id in damaged:
             forget(folder, video_id)
         for part in _FOLDERS:
-            sweep(folder / part, patience=0)
+            for inner in list_folders(folder / part):
+                sweep(inner, patience=0)
         prepare_set(data)
         _fix_folds(folder, raw, data)
         print(f"{name}: rebuilt; checking again")
@@ -130,9 +132,8 @@ def _check_strays(folder: Path, records: dict[str, dict]) -> list[Trouble]:
     known = {path for record in records.values() for files in record["files"].values() for path in files}
     troubles = []
     for name in _FOLDERS:
-        for path in sorted((folder / name).glob("*")):
-            if f"{name}/{path.name}" not in known:
-                troubles.append(("stray", f"{path}: no video of the set has such a file"))
+        strays = (stored for stored in list_stored(folder / name) if f"{name}/{stored}" not in known)
+        troubles += [("stray", f"{folder / name / stored}: no video of the set has such a file") for stored in sorted(strays)]
     return troubles
 
 

@@ -75,8 +75,8 @@ def make_tables(sources: TableSources) -> dict[str, pd.DataFrame]:
     keyframes, boxes = [], []
     for filename, record in sources.records.items():
         stem = Path(filename).stem
-        for row in record["frames"]:
-            head = [f"{stem}-{row['frame_id']}.jpg", stem, row["frame_id"], labels[filename]]
+        for row, stored in zip(record["frames"], record["files"]["frames"], strict=True):
+            head = [stored.removeprefix("frames/"), stem, row["frame_id"], labels[filename]]
             keyframes.append([*head, row["time"]])
             face = row["face"] or {}
             box = [face.get(key, "") for key in ("confidence", "x", "y", "w", "h")]
