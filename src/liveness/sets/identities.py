@@ -13,6 +13,8 @@ common models state for verification (0.36 for OpenCV's SFace). Look at the weak
 folds.identities=auto (``link_persons``): average linkage. Two clusters become one person while the mean similarity of
 all pairs between them is at least ``folds.identity_similarity``, the most alike first; a few pairs of strangers
 that look alike then join nobody.
+
+Both ways look at every pair of up to EXACT_MOST embeddings, and use an index beyond (sets/alike.py).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import pandas as pd
 from liveness.base.errors import UserError
 from liveness.base.names import Names
 from liveness.base.tables import list_places, read_table
+from liveness.sets.alike import EXACT_MOST, find_alike, merge_alike
 from liveness.sets.tiles import multiply_tiles
 
 if TYPE_CHECKING:
@@ -108,6 +111,25 @@ def read_embeddings(path: Path, filenames: list[str], also: Iterable[str] = ()) 
     return Embeddings(path, found, vectors / np.maximum(size, 1e-12))
 
 
+def recheck_links(embeddings: Embeddings, listed: Path, similarity: float) -> list[Link]:
+    """The links of an identities.csv with their similarity by ``embeddings``, those below the threshold left out.
+
+    For checking a set whose links came from an index, which may find others on another machine.
+    """
+    table = read_table(listed, ["filename", "other"])
+    place = pd.Index(embeddings.filenames)
+    one, other = place.get_indexer(table["filename"]), place.get_indexer(table["other"])
+    known = (one >= 0) & (other >= 0)
+    one, other = one[known], other[known]
+    values = np.einsum("ij,ij->i", embeddings.vectors[one], embeddings.vectors[other])
+    names = embeddings.filenames
+    return [
+        Link(names[i], names[k], round(float(value), 4))
+        for i, k, value in zip(one, other, values, strict=True)
+        if value >= similarity - _ROUNDING
+    ]
+
+
 def find_links(embeddings: Embeddings, similarity: float) -> list[Link]:
     """What holds the clusters of persons together: for each the strongest links that connect it.
 
@@ -115,9 +137,11 @@ def find_links(embeddings: Embeddings, similarity: float) -> list[Link]:
     has videos, so the list stays short and its weakest links are the ones to doubt. In the order of
     the set.
     """
-    names, tree = embeddings.filenames, _span(embeddings.vectors, similarity)
-    links = sorted(zip(*(np.minimum(tree.row, tree.col), np.maximum(tree.row, tree.col), 2 - tree.data), strict=True))
-    return [Link(names[i], names[k], round(float(value), 4)) for i, k, value in links]
+    if len(embeddings.vectors) > EXACT_MOST:
+        tree = _thin(*find_alike(embeddings.vectors, similarity), len(embeddings.vectors))
+    else:
+        tree = _span(embeddings.vectors, similarity)
+    return _as_links(embeddings.filenames, tree)
 
 
 def link_persons(embeddings: Embeddings, similarity: float) -> list[Link]:
@@ -126,6 +150,8 @@ def link_persons(embeddings: Embeddings, similarity: float) -> list[Link]:
 
     links = []
     similarity -= _ROUNDING
+    if len(embeddings.vectors) > EXACT_MOST:
+        return _link_many(embeddings, similarity)
     for rows, tree in _cluster(embeddings.vectors, similarity):
         person = fcluster(tree, 1 - similarity, "distance")
         for number in np.unique(person):
@@ -138,6 +164,8 @@ def link_persons(embeddings: Embeddings, similarity: float) -> list[Link]:
 
 def list_merges(embeddings: Embeddings, similarity: float, margin: float) -> list[Merge]:
     """The joins of average linkage whose similarity is within ``margin`` of the threshold, the highest first."""
+    if len(embeddings.vectors) > EXACT_MOST:
+        return _list_among_many(embeddings, similarity, margin)
     merges = []
     for rows, tree in _cluster(embeddings.vectors, similarity - margin):
         members = {i: [row] for i, row in enumerate(rows)}
@@ -151,6 +179,44 @@ def list_merges(embeddings: Embeddings, similarity: float, margin: float) -> lis
                 first, second = (embeddings.filenames[row] for row in sorted((left[i], right[k])))
                 merges.append(Merge(first, second, round(float(mean), 4), bool(mean >= similarity - _ROUNDING)))
     return sorted(merges, key=lambda merge: (-merge.similarity, merge.one, merge.other))
+
+
+def _link_many(embeddings: Embeddings, similarity: float) -> list[Link]:
+    """``link_persons`` of many embeddings: the pairs are looked for once, and no matrix is made."""
+    pairs = find_alike(embeddings.vectors, similarity)
+    person = _follow(merge_alike(embeddings.vectors, pairs, similarity), len(embeddings.vectors))
+    inside = person[pairs[0]] == person[pairs[1]]
+    one, other, value = (part[inside] for part in pairs)
+    return _as_links(embeddings.filenames, _thin(one, other, value, len(person)))
+
+
+def _list_among_many(embeddings: Embeddings, similarity: float, margin: float) -> list[Merge]:
+    """``list_merges`` of many embeddings; ``one`` and ``other`` of a merge are the first videos of its clusters."""
+    names, least = embeddings.filenames, similarity - margin
+    steps = merge_alike(embeddings.vectors, find_alike(embeddings.vectors, least), least)
+    near = [step for step in steps if abs(step[2] - similarity) <= margin]
+    return [Merge(names[a], names[b], round(mean, 4), mean >= similarity - _ROUNDING) for a, b, mean in near]
+
+
+def _follow(merges: list[tuple[int, int, float]], count: int) -> np.ndarray:
+    """The cluster of each of ``count`` vectors after the merges, by its first one."""
+    cluster = np.arange(count)
+    for a, b, _ in reversed(merges):  # the last first: where ``a`` ends is known by then
+        cluster[b] = cluster[a]
+    return cluster
+
+
+def _thin(one: np.ndarray, other: np.ndarray, value: np.ndarray, count: int) -> coo_matrix:
+    """A maximum spanning forest of pairs; an edge's value is 2 - its similarity."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
+    return minimum_spanning_tree(coo_matrix((2 - value, (one, other)), shape=(count, count)).tocsr()).tocoo()
+
+
+def _as_links(names: list[str], tree: coo_matrix) -> list[Link]:
+    links = sorted(zip(*(np.minimum(tree.row, tree.col), np.maximum(tree.row, tree.col), 2 - tree.data), strict=True))
+    return [Link(names[i], names[k], round(float(value), 4)) for i, k, value in links]
 
 
 def _cluster(vectors: np.ndarray, similarity: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:

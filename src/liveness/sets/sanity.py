@@ -92,7 +92,7 @@ def check_set(folder: Path, raw: RawSet, data: Data) -> tuple[list[Trouble], set
     unembedded = find_unembedded(records, folder) if data.folds.identities else []
     troubles += [("embedding", f"{name}: no row in {folder / EMBEDDINGS} that fits its frames") for name in unembedded]
     if not unembedded and all(video.name in records or video.name in left_out for video in raw.videos):
-        identities = read_identities(data, raw, folder, quiet=True)
+        identities = read_identities(data, raw, folder, quiet=True, listed=folder / "identities.csv")
         expected = make_tables(TableSources(raw, records, left_out, links, identities, data.folds))
         troubles += [t for name in expected for t in _compare(folder / f"{name}.csv", expected[name])]
     if raw.labels is not None:
