@@ -23,6 +23,7 @@ from liveness.frames.embedder import EMBEDDER, embed_face, require_embedder
 from liveness.frames.video import jpeg_decode
 from liveness.frames.workers import Failed, run_tasks
 from liveness.sets.identities import EMBEDDINGS, MADE_FROM
+from liveness.sets.records import Records
 
 FRAMES_EMBEDDED = 3  # of a video, spread over those with a face; each takes 0.1 s
 _KEPT_EACH = 200  # videos after which the table is written, so that a kill costs no more
@@ -37,7 +38,7 @@ class EmbedTask:
     made_from: str
 
 
-def embed_set(records: dict[str, dict], data: Data, folder: Path) -> None:
+def embed_set(records: Records, data: Data, folder: Path) -> None:
     """Bring embeddings.csv of data/<set> up to date; a UserError where the extra is lacking or no video has a face."""
     tasks = make_embed_tasks(records, folder)
     if not tasks:
@@ -56,28 +57,25 @@ def embed_set(records: dict[str, dict], data: Data, folder: Path) -> None:
         _write_rows(tasks, rows, path)
 
 
-def find_unembedded(records: dict[str, dict], folder: Path) -> list[str]:
+def find_unembedded(records: Records, folder: Path) -> list[str]:
     """The videos with a face whose row of embeddings.csv is missing or was made from other frames or boxes."""
     tasks = make_embed_tasks(records, folder)
     rows = _read_rows(folder / EMBEDDINGS, tasks)
     return [task.filename for task in tasks if task.filename not in rows]
 
 
-def make_embed_tasks(records: dict[str, dict], folder: Path) -> list[EmbedTask]:
+def make_embed_tasks(records: Records, folder: Path) -> list[EmbedTask]:
     """A task for each video with a face in a stored frame, in the order of the records."""
     tasks = []
-    for filename, record in records.items():
-        named = zip(record["frames"], record["files"]["frames"], strict=True)
-        seen = [(name, row) for row, name in named if row["face"]]
-        places = np.linspace(0, len(seen) - 1, min(FRAMES_EMBEDDED, len(seen)))
-        chosen = [seen[place] for place in sorted({round(float(place)) for place in places})]
-        if not chosen:
-            continue
-        names, boxes = [name for name, _ in chosen], [row["face"] for _, row in chosen]
-        sums = [record["files"]["frames"][name] for name in names]
+    seen = records.frames[records.frames["face"]]
+    for video, rows in seen.groupby("video", sort=True):
+        places = np.linspace(0, len(rows) - 1, min(FRAMES_EMBEDDED, len(rows)))
+        chosen = [rows.iloc[place] for place in sorted({round(float(place)) for place in places})]
+        sums = [[int(row["size"]), int(row["checksum"])] for row in chosen]
+        boxes = [{key: float(row[key]) for key in ("x", "y", "w", "h", "confidence")} for row in chosen]
         digest = hashlib.sha256(repr((EMBEDDER, sums, [sorted(box.items()) for box in boxes])).encode()).hexdigest()
-        faces = [(folder / name, Face(**box)) for name, box in zip(names, boxes, strict=True)]
-        tasks.append(EmbedTask(filename, faces, digest[:16]))
+        faces = [(folder / row["stored"], Face(**box)) for row, box in zip(chosen, boxes, strict=True)]
+        tasks.append(EmbedTask(records.videos["filename"][video], faces, digest[:16]))
     return tasks
 
 
