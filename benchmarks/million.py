@@ -3,11 +3,11 @@
     python benchmarks/million.py --out benchmarks/results/million.json
     python benchmarks/million.py --rows 10000 100000 --code OTHER_CHECKOUT --label before --out FILE
 
-The tables are made directly, without videos, by a seed: 3 frames a video, 4 videos a person (1 to 9), 6 species, 1 %
-near-duplicates. Each step runs in a process of its own and is stopped after --limit processor seconds. ``input_mib``: the
-peak before the step, of its input and the imports. ``growth``: what ten times the rows take, in processor seconds, which a
-machine that does other work does not change much; 10 is linear. FILE keeps the figures of other labels, steps and sizes
-that it has. --code measures another checkout by the same script.
+The tables are made directly, without videos, by a seed: 3 frames a video, 1 to 7 videos a person, 5 species, 1 %
+near-duplicates. Each step runs in a process of its own and is stopped after --limit processor seconds. ``input_mib``:
+the peak before the step, of its input and the imports. ``growth``: what ten times the rows take, in processor seconds,
+which a machine that does other work changes little; 10 is linear. FILE keeps the figures of other labels, steps and
+sizes that it has. --code measures another checkout by the same script.
 """
 
 import argparse
@@ -73,7 +73,9 @@ def watch(command: list[str], environment: dict[str, str], limit: float) -> dict
 def grow(sizes: dict[str, dict]) -> dict[str, float]:
     """Processor seconds at ten times the rows over processor seconds, for each such pair of sizes that was measured."""
     timed = {int(rows): figures["processor_seconds"] for rows, figures in sizes.items() if "seconds" in figures}
-    return {f"{n} to {10 * n}": round(timed[10 * n] / timed[n], 1) for n in sorted(timed) if 10 * n in timed and timed[n]}
+    return {
+        f"{n} to {10 * n}": round(timed[10 * n] / timed[n], 1) for n in sorted(timed) if 10 * n in timed and timed[n]
+    }
 
 
 def run_step(args: argparse.Namespace) -> int:
@@ -159,7 +161,10 @@ def step_order(rows: int, work: Path) -> Callable:
     sample = work / "sample_submission.csv"
     named = rng.permutation(rows)[: int(0.9 * rows)]
     sample.write_text("fname,liveness_score\n" + "".join(f"{i}.mp4,0.5\n" for i in named) + "gone.mp4,0.5\n")
-    found = {path.name: Row(path.name, float(x), "live", "ok", "", 3, 3, 80.0, 1) for path, x in zip(videos, rng.random(rows), strict=True)}
+    found = {
+        path.name: Row(path.name, float(x), "live", "ok", "", 3, 3, 80.0, 1)
+        for path, x in zip(videos, rng.random(rows), strict=True)
+    }
 
     def order() -> dict:
         names = read_names([sample])
@@ -179,13 +184,14 @@ def step_duplicates(rows: int, work: Path) -> Callable:
         owner = np.repeat(np.arange(rows), FRAMES)
         return lambda: {"pairs": len(duplicates.pair_frames(owner, codes, 0.12))}
     hashes = {
-        f"{v}.mp4": [[text.tobytes().hex() for text in codes[FRAMES * v + f]] for f in range(FRAMES)] for v in range(rows)
+        f"{v}.mp4": [[text.tobytes().hex() for text in codes[FRAMES * v + f]] for f in range(FRAMES)]
+        for v in range(rows)
     }
     return lambda: {"pairs": len(duplicates.find_pairs(hashes, 0.12))}
 
 
 def step_persons(rows: int, work: Path) -> Callable:
-    """Who is who by embeddings of 128 numbers (folds.identities=auto): strangers alike by 0.83, a person's videos 0.976."""
+    """Who is who by embeddings of 128 numbers: strangers are alike by 0.83 in the median, one's own videos by 0.976."""
     from liveness.sets.identities import Embeddings, link_persons
 
     rng = np.random.default_rng(6)
@@ -198,17 +204,64 @@ def step_persons(rows: int, work: Path) -> Callable:
 
     def link() -> dict:
         links = link_persons(found, 0.95)
-        number = {name: person for name, person in zip(found.filenames, owner.tolist(), strict=True)}
+        number = dict(zip(found.filenames, owner.tolist(), strict=True))
         wrong = sum(number[link.one] != number[link.other] for link in links)
         return {"persons": int(owner.max()) + 1, "found": rows - len(links), "links_of_strangers": wrong}
 
     return link
 
 
+def step_tables(rows: int, work: Path) -> Callable:
+    """From the records (as json has them) to the tables of a prepared set, with the search for near-duplicates."""
+    import pandas as pd
+
+    from liveness.base.config import Folds
+    from liveness.sets.labels import RawSet
+    from liveness.sets.set_tables import TableSources, make_tables
+
+    codes = make_codes(rows)
+    owner = make_persons(rows, np.random.default_rng(1))
+    names = [f"{number}.mp4" for number in range(rows)]
+    labels = pd.DataFrame({"filename": names, "label": owner % 2, "subject": [f"p{person}" for person in owner]})
+    raw = RawSet("million", [work / name for name in names], labels, None, [])
+
+    def tabulate() -> dict:
+        records = ((name, json.loads(write_record(number, codes))) for number, name in enumerate(names))
+        try:
+            from liveness.sets.records import gather_records
+
+            gathered = gather_records(records)
+        except ImportError:
+            gathered = dict(records)
+        tables = make_tables(TableSources(raw, gathered, {}, [], None, Folds()))
+        return {"pairs": len(tables["duplicates"]), "frames": len(tables["labels_bbox"])}
+
+    return tabulate
+
+
+def write_record(number: int, codes: np.ndarray) -> str:
+    """A video's record, as sets/extract.py writes it."""
+    frames, files, faces = [], {}, {}
+    for place in range(FRAMES):
+        stem, hashes = f"{number}-{20 * place}", codes[FRAMES * number + place]
+        box = {"x": 100.5, "y": 200.25, "w": 300.0 + place, "h": 400.0, "confidence": 0.9123}
+        row = {"frame_id": 20 * place, "time": 0.8 * place, "n_faces": 1, "face": box}
+        frames.append(row | {"hashes": [part.tobytes().hex() for part in hashes]})
+        files[f"frames/{stem}.jpg"] = [90_000, number]
+        faces |= {f"faces/bbox/{stem}.txt": [40, number], f"faces/crop/{stem}.jpg": [40_000, number]}
+        faces[f"faces/viz/{stem}.jpg"] = [60_000, number]
+    info = {"frames": 60, "fps": 25.0, "width": 720, "height": 1280, "duration": 2.4, "codec": "h264", "rotation": 0}
+    about = {"version": 5, "filename": f"{number}.mp4", "contract": 2, "bytes": 900_000, "mtime_ns": number}
+    about |= {"ctime_ns": number, "sha256": f"{number:064x}", "frames_key": "0" * 16, "faces_key": "0" * 16}
+    about |= {"status": "ok", "reason": "", "info": info, "notes": []}
+    return json.dumps(about | {"frames": frames, "files": {"frames": files, "faces": faces}})
+
+
 STEPS: dict[str, Callable[[int, Path], Callable]] = {
     "folds": step_folds,
     "check": step_check,
     "page": step_page,
+    "tables": step_tables,
     "video_scores": step_video_scores,
     "order": step_order,
     "duplicates": step_duplicates,
@@ -225,10 +278,10 @@ def make_persons(rows: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def make_codes(rows: int) -> np.ndarray:
-    """Hashes (frames x VARIANTS x BITS / 8, uint8) as selfies have them; 1 % of the videos are copies of the one before.
+    """Hashes (frames x VARIANTS x BITS / 8, uint8) as selfies have them.
 
-    A quarter of the bits is the same in 9 of 10 videos; the frames of a video differ in a few bits, and so do the crops
-    of a frame; mirrored ones have nothing in common with the others.
+    1 % of the videos are copies of the one before. A quarter of the bits is the same in 9 of 10 videos; the frames of a
+    video differ in a few bits, and so do the crops of a frame; mirrored ones have nothing in common with the others.
     """
     rng = np.random.default_rng(5)
     common = rng.integers(0, 2, (2, BITS), dtype=np.uint8)
@@ -301,7 +354,8 @@ def make_tables(rows: int, work: Path) -> Path:
     settings = describe_settings(Data(name="million"), 2)
     for name, table in (
         ("labels_video", videos[[*VIDEO_COLUMNS, "subject"]]), ("labels_keyframes", shots[KEYFRAME_COLUMNS]),
-        ("labels_bbox", shots[BOX_COLUMNS]), ("duplicates", pairs), ("labels", videos[["filename", "label", "subject"]]),
+        ("labels_bbox", shots[BOX_COLUMNS]), ("duplicates", pairs),
+        ("labels", videos[["filename", "label", "subject"]]),
     ):  # fmt: skip
         table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
     (folder / "prepare.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
@@ -315,7 +369,13 @@ def describe_machine(threads: int) -> dict[str, Any]:
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1)
     load = [round(value, 2) for value in os.getloadavg()]
-    return {"cpu": model, "cores": os.cpu_count(), "threads": threads, "memory_gib": memory, "load_average_at_the_end": load}
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "memory_gib": memory,
+        "load_average_at_the_end": load,
+    }
 
 
 def arguments() -> argparse.Namespace:
@@ -324,7 +384,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), help="default: all")
     parser.add_argument("--code", type=Path, default=FOLDER.parent, metavar="CHECKOUT", help="what is measured")
     parser.add_argument("--label", default="after", help="what the figures are called (default: after)")
-    parser.add_argument("--limit", type=int, default=1800, help="processor seconds after which a step is stopped (default 1800)")
+    parser.add_argument(
+        "--limit", type=int, default=1800, help="processor seconds after which a step is stopped (default 1800)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of matrix products (default 1)")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="where to work (default: the temporary folder)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON there")

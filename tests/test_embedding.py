@@ -20,9 +20,9 @@ from liveness.pages.dataset import render_dataset_page
 from liveness.pages.dataset_tables import read_set_tables
 from liveness.sets.embedding import embed_set, find_unembedded, make_embed_tasks
 from liveness.sets.extract import read_record
-from liveness.sets.records import Records, gather_records
 from liveness.sets.labels import find_set
 from liveness.sets.preparation import prepare_set
+from liveness.sets.records import Records, gather_records
 from liveness.sets.sanity import check_and_fix
 
 AUTO = ["folds.n=2", "folds.duplicates=0", "folds.identities=auto", "folds.identity_similarity=0.9"]

@@ -113,7 +113,8 @@ def test_a_flat_set_stays_flat_when_it_grows(prepared, tmp_path, monkeypatch):
         file.write("90.mp4,1,p1\n")
     prepare(root)
     assert (root / "data/s/labels_keyframes.csv").read_text().startswith(before)
-    assert (root / "data/s/frames/90-1.jpg").is_file() and not any(p.is_dir() for p in (root / "data/s/frames").iterdir())
+    assert (root / "data/s/frames/90-1.jpg").is_file()
+    assert not any(path.is_dir() for path in (root / "data/s/frames").iterdir())
 
 
 def test_a_removed_video_takes_its_files_along(large):

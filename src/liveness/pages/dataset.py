@@ -57,7 +57,7 @@ class SetPictures:
     def of_video(self, filename: str) -> dict:
         """The middle stored frame of a video."""
         number = self._number.get_indexer([self._videos.at[filename, "video_id"]])[0]
-        rows = np.flatnonzero(self._owner == number) if number >= 0 else []
+        rows = np.flatnonzero(self._owner == number)  # -1 for none, which is no frame's
         return self._picture(filename, self._boxes.iloc[rows[len(rows) // 2]] if len(rows) else None)
 
     def of_frame(self, row: pd.Series, filename: str) -> dict:
@@ -179,7 +179,7 @@ def _lay_contact_sheet(tables: SetTables, kind: LabelKind, pictures: SetPictures
     rank = np.empty(len(groups), dtype=int)
     rank[sorted(range(len(groups)), key=lambda place: natural_key(groups[place]))] = np.arange(len(groups))
     order = np.argsort(rank[group], kind="stable")
-    shown = [pictures.of_video(usable["filename"].iloc[row]) for row in spread_evenly(order, MOST_CONTACTS)]
+    shown = [pictures.of_video(usable["filename"].iloc[row]) for row in spread_evenly(order.tolist(), MOST_CONTACTS)]
     return {"name": kind.name, "shown": shown, "usable": len(usable), "all": len(videos)}
 
 

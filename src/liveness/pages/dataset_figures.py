@@ -68,7 +68,9 @@ def _list_measures(tables: SetTables) -> list[Measure]:
     return [
         *([] if videos["image"].any() and videos["duration"].isna().all() else timed),
         Measure("Frame size (root of width × height)", "pixels", "videos", by_kind(videos, pixels), 0),
-        Measure(f"Brightness (mean grey{sample})", "0 to 255", "videos", by_kind(looked_at, looked_at["brightness"]), 0),
+        Measure(
+            f"Brightness (mean grey{sample})", "0 to 255", "videos", by_kind(looked_at, looked_at["brightness"]), 0
+        ),
         Measure("Faces in a frame", "", "frames", by_kind(boxes, boxes["n_faces"]), 0, discrete=True),
         Measure("Face size (longer side of the box)", "pixels", "frames", by_kind(boxes, side), 0),
         Measure("Face size (share of the frame's shorter side)", "%", "frames", by_kind(boxes, share), 0),

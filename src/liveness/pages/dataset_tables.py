@@ -151,7 +151,7 @@ def _measure_brightness(tables: SetTables) -> None:
     videos, names = tables.videos, tables.boxes["filename"].to_numpy()
     measured = np.array(spread_evenly(range(len(videos)), MOST_MEASURED), dtype=int)
     frames = find_rows(tables.boxes["video_id"], videos["video_id"].iloc[measured])
-    chosen = [spread_evenly(rows, _BRIGHTNESS_FRAMES) for rows in frames]
+    chosen = [spread_evenly(rows.tolist(), _BRIGHTNESS_FRAMES) for rows in frames]
 
     def grey(row: int) -> float:
         # An eighth of each side is decoded: the mean does not need more, and it is several times as fast.

@@ -41,8 +41,8 @@ def find_alike(vectors: np.ndarray, similarity: float) -> Pairs:
 def _note_pairs(count: int) -> None:
     minutes = count**2 / 2 / _PAIRS_A_SECOND / cores() / 60
     print(
-        f"note: {count} embeddings are compared pair by pair, which takes about {minutes:.0f} minutes here; with an index "
-        'it takes far less: pip install "liveness[scale]"',
+        f"note: {count} embeddings are compared pair by pair, which takes about {minutes:.0f} minutes here; with an "
+        'index it takes far less: pip install "liveness[scale]"',
         file=sys.stderr,
         flush=True,
     )
@@ -93,9 +93,9 @@ def _nothing() -> Pairs:
 def merge_alike(vectors: np.ndarray, pairs: Pairs, similarity: float) -> list[tuple[int, int, float]]:
     """Average linkage of unit vectors down to ``similarity``: its merges, the most alike first: (a, b, mean).
 
-    a, b: clusters by their first vector, a < b; the mean is that of the similarities of all pairs between them, which is
-    the product of their mean vectors. ``pairs``: ``find_alike`` at ``similarity``. Clusters without such a pair between
-    them have a lower mean, so that only clusters which a pair connects are compared: exact if no pair is missing.
+    a, b: clusters by their first vector, a < b; the mean is that of the similarities of all pairs between them, which
+    is the product of their mean vectors. ``pairs``: ``find_alike`` at ``similarity``. Clusters without such a pair
+    between them have a lower mean, so that only clusters which a pair connects are compared: exact if no pair is missing.
     """
     sums, sizes = vectors.astype(np.float64), np.ones(len(vectors))
     near: dict[int, dict[int, float]] = {}

@@ -81,7 +81,7 @@ def pair_frames(
 ) -> list[tuple[int, int, float, bool]]:
     """``find_pairs`` of columns: (one, other, distance, mirrored) for each pair of videos, by their numbers.
 
-    owner: the video's number of each frame, in order; codes: ``pack_hashes``. Exact at every size; sets/near.py has how.
+    owner: the video's number of each frame, in order; codes: ``pack_hashes``. Exact at every size (sets/near.py).
     """
     if threshold <= 0 or not len(owner):
         return []

@@ -3,7 +3,8 @@
 Writes, under data/<set>/: frames/<video>-<frame>.jpg, faces/bbox/<video>-<frame>.txt (a line
 "face CONF X Y W H" per box, pixels), faces/crop/… and faces/viz/…jpg (where there is a face), and
 last .records/<video>.json, which names them all: its presence means that the video is done. In a large set
-they lie in subfolders (sets/layout.py). The tables are made of the records, so a later run (or one on another machine) need not decode.
+they lie in subfolders (sets/layout.py). The tables are made of the records, so a later run (or one on
+another machine) need not decode.
 """
 
 import hashlib

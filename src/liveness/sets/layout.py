@@ -1,10 +1,10 @@
 """Where the files of a video lie in a prepared set.
 
 In a set of up to FLAT_MOST videos each folder (frames/, faces/bbox/, faces/crop/, faces/viz/, .records/) has its files
-directly, as in all sets from before. In a larger one they lie in 4,096 subfolders, by the video's name, since folders of
-millions of files are slow to list and to copy, and some file systems have no room for them. The first run decides, and the
-set keeps its layout when it grows or shrinks: the records, and the tables that are made of them, name each frame with
-its subfolder, so nothing else needs to know.
+directly, as in all sets from before. In a larger one they lie in 4,096 subfolders, by the video's name, since folders
+of millions of files are slow to list and to copy, and some file systems have no room for them. The first run decides,
+and the set keeps its layout when it grows or shrinks: its records, and the tables that are made of them, name each
+frame with its subfolder, so that nothing else needs to know.
 """
 
 import hashlib

@@ -90,7 +90,10 @@ def choose_plan(count: int, variants: int, most: int, telling: float = 1.0) -> P
             cost = keys * variants * count * (_LOOK_UP + _CANDIDATE * count * equal)
             if cost < least:
                 edges, starts = [BITS * block // blocks for block in range(blocks + 1)], np.cumsum([0, *sizes])
-                cut = [tuple(zip(edges[a:b], edges[a + 1 : b + 1], strict=True)) for a, b in zip(starts, starts[1:], strict=False)]
+                cut = [
+                    tuple(zip(edges[a:b], edges[a + 1 : b + 1], strict=True))
+                    for a, b in zip(starts, starts[1:], strict=False)
+                ]
                 best, least = Plan(tuple(cut), choose), cost
     return best
 
@@ -151,7 +154,7 @@ def _cut(codes: np.ndarray, low: int, high: int) -> np.ndarray:
 def _join(parts: list[np.ndarray], widths: list[int], chosen: tuple[int, ...], places: int) -> np.ndarray:
     """The place of each hash's key: the chosen blocks as one number, mixed where it has more bits than ``places``."""
     bits = sum(widths[block] for block in chosen)
-    key = np.zeros(len(parts[0]), np.uint32 if bits <= 32 else np.uint64)
+    key: np.ndarray = np.zeros(len(parts[0]), np.uint32 if bits <= 32 else np.uint64)
     for block in chosen:
         key = (key << widths[block]) | parts[block]
     if bits > places:  # Fibonacci hashing (Knuth, volume 3, 6.4)

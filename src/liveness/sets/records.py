@@ -32,8 +32,8 @@ _FRAME = {
 class Records:
     """``videos``: a row per record: filename, status, reason (with its notes), frames, fps, width, height, duration,
     codec, rotation, sha256 ("" of a file that could not be read). ``frames``: a row per stored frame, in the videos'
-    order: video (its row), stored (the path in data/<set>), size and checksum of that file, frame_id, time, n_faces, face
-    (whether there is one) and its confidence, x, y, w, h. What is not known is missing.
+    order: video (its row), stored (the path in data/<set>), size and checksum of that file, frame_id, time, n_faces,
+    face (whether there is one) and its confidence, x, y, w, h. What is not known is missing.
 
     ``codes``: hashes x variants x bytes (duplicates.pack_hashes), ``coded``: the video of each.
     """
@@ -53,7 +53,6 @@ def gather_records(records: Iterable[tuple[str, dict[str, Any]]]) -> Records:
     rows: list[tuple] = []
     shots: list[tuple] = []
     hashed: list[tuple[int, list[str]]] = []
-    count = 0
 
     def put_away() -> None:
         videos.append(_frame_of(rows, _VIDEO))
@@ -63,7 +62,7 @@ def gather_records(records: Iterable[tuple[str, dict[str, Any]]]) -> Records:
         for part in (rows, shots, hashed):
             part.clear()
 
-    for filename, record in records:
+    for count, (filename, record) in enumerate(records):
         rows.append(_describe(filename, record))
         named = record.get("files", {}).get("frames", {}).items() if record["frames"] else ()
         for row, (stored, (size, checksum)) in zip(record["frames"], named, strict=True):
@@ -72,12 +71,11 @@ def gather_records(records: Iterable[tuple[str, dict[str, Any]]]) -> Records:
             shots.append((*head, *(face.get(key) for key in _FACE)))
             if row["hashes"]:
                 hashed.append((count, row["hashes"]))
-        count += 1
         if len(rows) >= _AT_ONCE:
             put_away()
     put_away()
-    joined = (pd.concat(parts, ignore_index=True) for parts in (videos, frames))
-    return Records(*joined, np.concatenate(codes), np.concatenate(coded))
+    tables = [pd.concat(parts, ignore_index=True) for parts in (videos, frames)]
+    return Records(tables[0], tables[1], np.concatenate(codes), np.concatenate(coded))
 
 
 def _describe(filename: str, record: dict[str, Any]) -> tuple:
@@ -86,7 +84,10 @@ def _describe(filename: str, record: dict[str, Any]) -> tuple:
     timed = bool(info) and IMAGE not in record.get("notes", ())
     reason = with_notes(record.get("reason", ""), notes_of_record(record))
     rate, duration = (round(info[key], 3) if timed else None for key in ("fps", "duration"))
-    size, rest = (info.get("width"), info.get("height")), (duration, info.get("codec", ""), info.get("rotation"), read or "")
+    size, rest = (
+        (info.get("width"), info.get("height")),
+        (duration, info.get("codec", ""), info.get("rotation"), read or ""),
+    )
     return filename, record.get("status", ""), reason, info.get("frames"), rate, *size, *rest
 
 

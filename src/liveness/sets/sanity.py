@@ -144,7 +144,9 @@ def _check_strays(folder: Path, records: Records) -> list[Trouble]:
         there = pd.Series(list(list_stored(folder / name)), dtype="str")
         mine = there.str.endswith(ending) & there.str.removesuffix(ending).isin(known)
         strays = there[~mine]
-        troubles += [("stray", f"{folder / name / stored}: no video of the set has such a file") for stored in sorted(strays)]
+        troubles += [
+            ("stray", f"{folder / name / stored}: no video of the set has such a file") for stored in sorted(strays)
+        ]
     return troubles
 
 
