@@ -95,7 +95,8 @@ def merge_alike(vectors: np.ndarray, pairs: Pairs, similarity: float) -> list[tu
 
     a, b: clusters by their first vector, a < b; the mean is that of the similarities of all pairs between them, which
     is the product of their mean vectors. ``pairs``: ``find_alike`` at ``similarity``. Clusters without such a pair
-    between them have a lower mean, so that only clusters which a pair connects are compared: exact if no pair is missing.
+    between them have a lower mean, so that only clusters which a pair connects are compared: exact if no pair is
+    missing.
     """
     sums, sizes = vectors.astype(np.float64), np.ones(len(vectors))
     near: dict[int, dict[int, float]] = {}

@@ -11,19 +11,21 @@ other more than random ones cost time, never a pair (benchmarks/million.py measu
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 
 import numpy as np
 
+from liveness.base.machine import cores
 from liveness.sets.tiles import multiply_tiles
 
 BITS = 144  # of a hash
 _MOST_KEYS = 5000
 _AT_ONCE = 1 << 21  # candidates, and matches, that are held at a time
 # Nanoseconds, measured: of two hashes by a matrix product, of a hash for a key, of a candidate.
-_PRODUCT, _LOOK_UP, _CANDIDATE = 15.0, 40.0, 30.0
+_PRODUCT, _LOOK_UP, _CANDIDATE = 15.0, 80.0, 60.0
 
 Near = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -133,13 +135,18 @@ def _compare_by_keys(codes: np.ndarray, owner: np.ndarray, most: int, plan: Plan
         part = np.zeros((*codes.shape[:2], 8), np.uint8)
         part[..., : codes[..., 8 * word : 8 * word + 8].shape[-1]] = codes[..., 8 * word : 8 * word + 8]
         words[:, word] = part.view(np.uint64)[..., 0].T
-    for group in plan.groups:
-        blocks = [[_cut(codes[:, variant], *block) for block in group] for variant in range(codes.shape[1])]
-        widths = [high - low for low, high in group]
-        for chosen in combinations(range(len(group)), plan.choose):
-            places = min(sum(widths[block] for block in chosen), _count_places(len(codes)))
-            keys = (_join(parts, widths, chosen, places) for parts in blocks)
-            yield from _compare_equal(words, owner, most, keys, places)
+    with ThreadPoolExecutor(cores()) as pool:  # numpy works outside Python's lock
+        for group in plan.groups:
+            blocks = [[_cut(codes[:, variant], *block) for block in group] for variant in range(codes.shape[1])]
+            widths = [high - low for low, high in group]
+
+            def compare(chosen: tuple[int, ...], blocks: list = blocks, widths: list[int] = widths) -> list[Near]:
+                places = min(sum(widths[block] for block in chosen), _count_places(len(codes)))
+                keys = (_join(parts, widths, chosen, places) for parts in blocks)
+                return list(_compare_equal(words, owner, most, keys, places))
+
+            for found in pool.map(compare, combinations(range(len(group)), plan.choose)):
+                yield from found
 
 
 def _cut(codes: np.ndarray, low: int, high: int) -> np.ndarray:
