@@ -10,7 +10,7 @@ import importlib.metadata
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -228,4 +228,4 @@ def _read_points(name: str, described: EnsembleDescription) -> dict[str, Operati
     ensemble = load_ensemble(name)
     path = operating_path(described.data, described.name)
     names = ["eer"] if described.cascade.first else list_points(path)
-    return {point: read_ensemble(replace(ensemble), described.data, point).operating for point in names}
+    return {point: read_ensemble(ensemble, described.data, point).operating for point in names}

@@ -1,7 +1,8 @@
 """The parity gate: does an exported ensemble, in its own runtime, say what its members say? Measured before it appears.
 
-    videos = choose_gate("demo", described)                       which clips, and who held each of them out
-    gate = measure_gate(described, exported, videos, tolerance)
+    clips = choose_gate(described)                                which clips, and who held each of them out
+    figures = measure_gate(described, exported, clips, points)    per runtime
+    why = judge_gate(figures["onnxruntime"], None)                "" where it passes
 
 A clip is scored by the members that held it out, with torch and with the exported files, from the same decoded views;
 so both scores are of members that never saw its person. Reads a prepared set's tables and raw videos; writes nothing.
