@@ -112,7 +112,7 @@ def _work(todo: list[EmbedTask], tasks: list[EmbedTask], rows: dict[str, str], d
 
 
 def _read_rows(path: Path, tasks: list[EmbedTask]) -> dict[str, str]:
-    """The rows that are still right: filename -> the rest of its line, made_from and the numbers as they stand there."""
+    """The rows that are still right: filename -> the rest of its line, made_from and the numbers as they stand."""
     wanted = {task.filename: task.made_from for task in tasks}
     found = {}
     try:

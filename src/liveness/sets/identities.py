@@ -29,7 +29,7 @@ import pandas as pd
 
 from liveness.base.errors import UserError
 from liveness.base.names import Names
-from liveness.base.tables import list_places, read_table
+from liveness.base.tables import list_places, read_parts, read_table
 from liveness.sets.alike import EXACT_MOST, find_alike, merge_alike
 from liveness.sets.tiles import multiply_tiles
 
@@ -84,25 +84,33 @@ def read_embeddings(path: Path, filenames: list[str], also: Iterable[str] = ()) 
     A UserError for a file that is none, and for names that are neither in the set nor in ``also`` (videos
     beside it, whose embeddings are not used).
     """
-    table = read_table(path, ["filename"])
-    columns = [column for column in table.columns if column not in ("filename", MADE_FROM)]
-    if not columns or table.empty:
+    named, parts = [], []
+    for table in read_parts(path, ["filename"]):
+        columns = [column for column in table.columns if column not in ("filename", MADE_FROM)]
+        if not columns:
+            break
+        if table.empty:
+            continue
+        if table.columns.duplicated().any():
+            raise UserError(f"{path}: a column is there twice; expected filename, then numbered columns")
+        numbers = table[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+        lengths = np.linalg.norm(numbers, axis=1)
+        bad = ~np.isfinite(lengths) | (lengths == 0)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise UserError(
+                f"{path}, line {table.index[row]}: not an embedding of {table['filename'].iloc[row]!r}; "
+                f"expected {len(columns)} finite numbers, not all of them 0"
+            )
+        named.append(table["filename"])
+        parts.append(numbers / lengths[:, None])
+    if not parts:
         raise UserError(f"{path}: expected the column filename, then columns of numbers, and a row per video")
-    if table.columns.duplicated().any():
-        raise UserError(f"{path}: a column is there twice; expected filename, then numbered columns")
-    numbers = table[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    lengths = np.linalg.norm(numbers, axis=1)
-    bad = ~np.isfinite(lengths) | (lengths == 0)
-    if bad.any():
-        line = int(np.argmax(bad))
-        raise UserError(
-            f"{path}, line {line + 2}: not an embedding of {table['filename'].iloc[line]!r}; "
-            f"expected {len(columns)} finite numbers, not all of them 0"
-        )
+    listed = pd.concat(named, ignore_index=True)
     known = Names(filenames)
-    known.require(table["filename"], path, also)
-    names = table["filename"].map(lambda name: known.get(name) or "")
-    means = pd.DataFrame(numbers / lengths[:, None]).groupby(names.to_numpy()).mean()
+    known.require(listed, path, also)
+    names = listed.map(lambda name: known.get(name) or "")
+    means = pd.DataFrame(np.concatenate(parts)).groupby(names.to_numpy()).mean()
     found = [filename for filename in filenames if filename in means.index]
     if not found:
         raise UserError(f"{path}: names no video of the set but only such as its label file leaves out")
