@@ -37,11 +37,13 @@ from liveness.base.config import Detector, FramePlan, View
 from liveness.base.errors import UserError
 from liveness.base.experiments import AdaptPlan
 from liveness.evaluation.combine import logit, sigmoid
+from liveness.exporting.ensemble import Export, export_ensemble
 from liveness.frames.quality import MEASURES
 from liveness.frames.views import make_request
 from liveness.members.ensembles import find_ensemble
 from liveness.members.weights import describe_member
 from liveness.models.build import build
+from liveness.prediction.detector import LivenessDetector
 from liveness.prediction.engine import Member
 from liveness.prediction.folder import score_videos
 from liveness.prediction.limits import InputLimit, find_inside
@@ -420,6 +422,13 @@ def test_prediction_gives_what_was_learnt_and_two_runs_give_equal_bytes(home, ca
         assert all(len(one["trained_on"]["videos"]) == 18 and one["data"] == "mine" for one in told)
         with pytest.raises(UserError, match=r"was trained on 18 videos of mine"):
             adapt.main(["mine", "--ensemble", "adapted", "--data", "mine"])
+
+        exported = export_ensemble(Export("adapted", "mine"))  # compared on its own clips: it has held out none
+        assert json.loads((exported / "contract.json").read_text())["gate"]["on"] == "mine"
+        with LivenessDetector(exported) as detector:
+            rows = {path.name: detector.score(path) for path in paths[:2]}
+        expected = new.set_index("fname")["score"]
+        assert {name: row.score for name, row in rows.items()} == pytest.approx(dict(expected[list(rows)]), abs=1e-5)
 
 
 @pytest.mark.full
