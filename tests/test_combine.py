@@ -220,3 +220,20 @@ def test_a_recipe_takes_what_combines_frames_and_nothing_else(how):
             load_recipe("convnext_large", [f"combine={how}"])
     else:
         assert load_recipe("convnext_large", [f"combine={how}"]).combine == how
+
+
+@pytest.mark.parametrize("how", ["mean", "median", "logit_mean", "top3", "low2", "trimmed20"])
+def test_whole_tables_give_the_bits_of_one_video_at_a_time(how):
+    rng = np.random.default_rng(20261126)
+    owner = np.repeat(np.arange(120), rng.integers(1, 40, 120))
+    scores = rng.random(len(owner))
+    scores[rng.random(len(owner)) < 0.2] = np.nan
+    scores[rng.random(len(owner)) < 0.1] = 1.0
+    names = [f"{i}.mp4" for i in owner]
+    oof = pd.DataFrame({"filename": names, "label": owner % 2, "fold": owner % 5, "score": scores, "status": "ok"})
+    oof = oof.iloc[rng.permutation(len(oof))].reset_index(drop=True)  # the videos' rows are mixed
+    table = combine.video_scores(oof, how)
+    assert list(table["filename"]) == list(oof["filename"].drop_duplicates())
+    one_by_one = [combine.frames_to_video(oof["score"][oof["filename"] == name], how) for name in table["filename"]]
+    assert np.array_equal(table["score"], one_by_one, equal_nan=True)
+    assert list(table["status"]) == ["ok" if np.isfinite(score) else "no_score" for score in one_by_one]

@@ -22,6 +22,7 @@ from liveness.sets.embedding import embed_set, find_unembedded, make_embed_tasks
 from liveness.sets.extract import read_record
 from liveness.sets.labels import find_set
 from liveness.sets.preparation import prepare_set
+from liveness.sets.records import Records, gather_records
 from liveness.sets.sanity import check_and_fix
 
 AUTO = ["folds.n=2", "folds.duplicates=0", "folds.identities=auto", "folds.identity_similarity=0.9"]
@@ -54,9 +55,9 @@ def no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [p for p in sys.path if not any((Path(p) / name).exists() for name in extra)])
 
 
-def records_of(folder: Path) -> dict[str, dict]:
-    found = {video.name: read_record(folder, video) for video in find_set("s").videos}
-    return {name: record for name, record in found.items() if record}
+def records_of(folder: Path) -> Records:
+    found = ((video.name, read_record(folder, video)) for video in find_set("s").videos)
+    return gather_records((name, record) for name, record in found if record)
 
 
 def write_embeddings(folder: Path, angles: list[float]) -> None:
@@ -106,7 +107,9 @@ def test_embeddings_are_computed_or_read_and_not_both(by):
 
 def test_a_set_without_any_face_cannot_tell_who_is_who(tmp_path):
     with pytest.raises(UserError, match="finds no face in any stored frame"):
-        embed_set({"0.mp4": {"frames": [{"frame_id": 0, "face": None}]}}, Data(), tmp_path)
+        row = {"frame_id": 0, "time": 0.0, "n_faces": 0, "face": None, "hashes": []}
+        record = {"frames": [row], "files": {"frames": {"frames/0-0.jpg": [1, 2]}}}
+        embed_set(gather_records([("0.mp4", record)]), Data(), tmp_path)
     assert not list(tmp_path.iterdir())
 
 

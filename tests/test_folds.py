@@ -45,6 +45,57 @@ def test_groups_stay_whole_and_classes_even(case):
     assert spread(folds, labels, n) <= spread(reference, labels, n) + 0.02, f"seed {SEED + case}"
 
 
+def deal_one_by_one(table: pd.DataFrame, n: int, seed: int) -> list[int]:
+    """``deal_groups`` as it was first written: order after order, group after group."""
+    groups, rows = np.unique(table["group"].to_numpy(str), return_inverse=True)
+    strata = np.unique([f"{a} {b}" for a, b in zip(table["label"], table["species"], strict=True)], return_inverse=True)
+    sizes = np.zeros((len(groups), len(strata[0])))
+    np.add.at(sizes, (rows, strata[1]), 1)
+    live = sizes[:, [name.startswith("1") for name in strata[0]]].sum(1)
+    shares, videos = sizes / sizes.sum(0), sizes.sum(1)
+    random, found = np.random.RandomState(seed), []
+    for _ in range(50):
+        order = random.permutation(len(groups))
+        order = order[np.argsort(-shares[order].max(1), kind="stable")]
+        folds, have, count = np.zeros(len(groups), int), np.zeros((n, shares.shape[1])), np.zeros(n)
+        for group in order:
+            growth = (2 * have * shares[group]).sum(1) + 2 * count * videos[group] / videos.sum()
+            folds[group] = fold = int(np.argmin(np.round(growth, 12)))
+            have[fold] += shares[group]
+            count[fold] += videos[group] / videos.sum()
+        held = np.zeros((n, sizes.shape[1]))
+        np.add.at(held, folds, sizes)
+        lives = np.bincount(folds, weights=live, minlength=n)
+        lacking = ((lives == 0) | (lives == held.sum(1))).sum()
+        off = ((held / held.sum(0) - 1 / n) ** 2).sum() + ((held.sum(1) / held.sum() - 1 / n) ** 2).sum()
+        found.append((int(lacking), round(float(off), 12), len(found), folds))
+    return min(found)[3][rows].tolist()
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_all_orders_at_once_give_the_folds_of_one_by_one(case):
+    rng = np.random.default_rng(100 + case)
+    count = int(rng.integers(40, 120))
+    table = pd.DataFrame({"label": rng.integers(0, 2, count), "group": rng.integers(0, count // 2, count).astype(str)})
+    table["species"] = np.where(table["label"] == 1, "", np.array(["a b", "c", "ü"])[rng.integers(0, 3, count)])
+    assert deal_groups(table, 3 + case % 2, case).tolist() == deal_one_by_one(table, 3 + case % 2, case)
+
+
+def test_the_holdout_is_that_of_drawing_all_at_once():
+    rng = np.random.default_rng(7)
+    table = pd.DataFrame({"label": rng.integers(0, 2, 90), "group": rng.integers(0, 40, 90).astype(str)})
+    groups, rows = np.unique(table["group"].to_numpy(str), return_inverse=True)
+    sizes = np.zeros((len(groups), 2))
+    np.add.at(sizes, (rows, table["label"]), 1)
+    wanted = round(0.2 * len(groups))
+    drawn = np.argsort(np.random.RandomState(3).uniform(size=(2000, len(groups))), axis=1, kind="stable") < wanted
+    inside = drawn @ sizes
+    off = ((inside / sizes.sum(0) - 0.2) ** 2).sum(1) + (inside.sum(1) / sizes.sum() - 0.2) ** 2
+    both = ((inside > 0) & (inside < sizes.sum(0))).all(1)
+    best = np.flatnonzero(both)[np.argmin(np.round(off[both], 12))]
+    assert np.array_equal(draw_holdout(table, 0.2, 3), drawn[best][rows])
+
+
 def test_the_seed_decides():
     table = random_set(np.random.default_rng(SEED), 300, 120)
     np.testing.assert_array_equal(deal_groups(table, 5, 42), deal_groups(table, 5, 42))

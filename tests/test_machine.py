@@ -239,10 +239,11 @@ def test_large_products_use_all_cores_and_only_they(monkeypatch):
             seen.append(max(part["num_threads"] for part in threadpool_info() if part["user_api"] == "blas"))
             return np.asarray(self) @ np.asarray(other)
 
-    from liveness.sets import duplicates
+    from liveness.sets import near
 
-    signs = duplicates._signs
-    monkeypatch.setattr(duplicates, "_signs", lambda texts: signs(texts).view(Watched))
+    signs = near._signs
+    monkeypatch.setattr(near, "_signs", lambda codes: signs(codes).view(Watched))
+    monkeypatch.setattr(near, "choose_plan", lambda *_: None)  # all with all
     hashes = ["f" * (BITS // 4)] * 6
     before = [part["num_threads"] for part in threadpool_info()]
     assert find_pairs({"a": [hashes, hashes], "b": [hashes, hashes]}, 0.1)

@@ -260,9 +260,12 @@ def digest_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+_DIGITS = re.compile(r"(\d+)")
+
+
 def natural_key(name: str) -> tuple:
     """Sort key that puts 2.mp4 before 10.mp4, and orders equal numbers by the full name."""
-    parts = re.split(r"(\d+)", name)
+    parts = _DIGITS.split(name)
     return tuple((int(p), "") if p.isdecimal() else (-1, p.casefold()) for p in parts), name
 
 

@@ -1,10 +1,14 @@
 """Csv files, ours and those that people bring: every value a string, every refusal with the way to mend it."""
 
 import codecs
+import contextlib
 import shlex
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from liveness.base.config import nearest
@@ -13,6 +17,7 @@ from liveness.base.files import CODE, show_path, workspace
 from liveness.base.names import find_column
 
 NAME_COLUMNS = ("filename", "fname")
+_AS_TEXT: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False}
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -22,10 +27,22 @@ def read_table(path: Path, columns: list[str], lines: bool = False) -> pd.DataFr
     Their case and the blanks around them do not count, fname is filename; rows without any value are skipped.
     With ``lines`` the index is each row's line in the file, else it counts from 0.
     """
-    table = _read(path)
+    with _telling(path):
+        return _mend(pd.read_csv(path, **_AS_TEXT), path, columns, lines)
+
+
+def read_parts(path: Path, columns: list[str], rows: int = 50_000) -> Iterator[pd.DataFrame]:
+    """``read_table`` with ``lines`` in parts of up to ``rows``: of a wide file, whose strings would fill the memory."""
+    with _telling(path), pd.read_csv(path, chunksize=rows, **_AS_TEXT) as parts:
+        for part in parts:
+            yield _mend(part, path, columns, lines=True)
+
+
+def _mend(table: pd.DataFrame, path: Path, columns: list[str], lines: bool) -> pd.DataFrame:
+    """A table as it was read, with its columns as they are wanted and without blank rows."""
     table.columns = [str(column).strip() for column in table.columns]
     table.index += 2
-    table = table[table.apply(lambda column: column.str.strip() != "").any(axis=1)]
+    table = table[~_blank_rows(table)]
     table = table if lines else table.reset_index(drop=True)
     missing = []
     for column in columns:
@@ -44,6 +61,17 @@ def read_table(path: Path, columns: list[str], lines: bool = False) -> pd.DataFr
             f"expected {','.join(columns)}{wrong_separator(path) or nearest(missing[0], known)}"
         )
     return table
+
+
+def _blank_rows(table: pd.DataFrame) -> np.ndarray:
+    """Which rows have no value: a mask. A column is looked at only in the rows that are blank so far."""
+    blank = np.ones(len(table), dtype=bool)
+    for place in range(table.shape[1]):
+        rows = np.flatnonzero(blank)
+        if not len(rows):
+            break
+        blank[rows] = table.iloc[rows, place].str.strip() == ""
+    return blank
 
 
 def whole_numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
@@ -80,12 +108,14 @@ def list_places(name: str) -> list[Path]:
     return [path] if path.is_absolute() else [workspace() / path, CODE / path, path]
 
 
-def _read(path: Path) -> pd.DataFrame:
+@contextlib.contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """What pandas says of a file as a UserError."""
     try:
         _require_utf8(path)
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+            yield
     except pd.errors.ParserWarning as error:
         raise UserError(
             f"{path}: a row has more values than the header has columns; quote a value with commas"

@@ -56,19 +56,24 @@ def frames_to_video(scores: np.ndarray, how: str) -> float:
     values = np.sort(values[np.isfinite(values)])  # sorted: the result does not depend on the order of frames
     if values.size == 0:
         return float("nan")
-    if kind == "median":
-        return float(np.median(values))
     if kind == "logit_mean":
         # Equal frames give their own score exactly, not what is left of it after two transforms.
         return float(values[0]) if values[0] == values[-1] else float(sigmoid(logit(values).mean()))
+    return float(_middle(values, kind, number))
+
+
+def _middle(values: np.ndarray, kind: str, number: int) -> Any:
+    """The mean of the sorted scores (..., frames) that count, or their median, over the last axis."""
+    if kind == "median":
+        return np.median(values, axis=-1)
     if kind == "top":
-        values = values[-number:]
+        values = values[..., -number:]
     elif kind == "low":
-        values = values[:number]
+        values = values[..., :number]
     elif kind == "trimmed":
-        cut = int(values.size * number / 100)
-        values = values[cut : values.size - cut]
-    return float(values.mean())
+        cut = int(values.shape[-1] * number / 100)
+        values = values[..., cut : values.shape[-1] - cut]
+    return values.mean(axis=-1)
 
 
 def check_how(how: str) -> None:
@@ -97,18 +102,51 @@ def video_scores(oof: pd.DataFrame, how: str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = []
-    for filename, part in oof.groupby("filename", sort=False):
-        for column in ("label", "fold"):
-            if part[column].nunique(dropna=False) != 1:
-                raise UserError(f"{filename}: its frames have different {column}s; expected one {column} per video")
-        score = frames_to_video(part["score"].to_numpy(dtype=np.float64), how)
-        status = "ok" if np.isfinite(score) else str(part["status"].iloc[0])
-        # A row that claims to be fine but has no score still is no response.
-        if status == "ok" and not np.isfinite(score):
-            status = "no_score"
-        rows.append((filename, part["label"].iloc[0], part["fold"].iloc[0], score, status))
-    return pd.DataFrame(rows, columns=["filename", "label", "fold", "score", "status"])
+    video, filenames = pd.factorize(oof["filename"])
+    first = np.unique(video, return_index=True)[1]
+    _require_one_value(oof, video, first)
+    scores = _combine_frames(oof["score"].to_numpy(dtype=np.float64), video, len(first), how)
+    # A row that claims to be fine but has no score still is no response.
+    status = oof["status"].iloc[first].astype(str).replace("ok", "no_score").to_numpy(dtype=object)
+    table = {"filename": filenames.tolist(), "label": oof["label"].iloc[first].tolist()}
+    table |= {"fold": oof["fold"].iloc[first].tolist(), "score": scores}
+    return pd.DataFrame(table | {"status": np.where(np.isfinite(scores), "ok", status).tolist()})
+
+
+def _require_one_value(oof: pd.DataFrame, video: np.ndarray, first: np.ndarray) -> None:
+    """A UserError unless the rows of a ``video`` (its number for each row) have label and fold of its ``first``."""
+    differs = {}
+    for column in ("label", "fold"):
+        own, wanted = oof[column].to_numpy(), oof[column].to_numpy()[first][video]
+        differs[column] = (own != wanted) & ~((own != own) & (wanted != wanted))  # nan is nan
+    wrong = np.flatnonzero(differs["label"] | differs["fold"])
+    if len(wrong):
+        worst = int(video[wrong].min())
+        column = next(name for name, rows in differs.items() if rows[video == worst].any())
+        name = oof["filename"].iloc[first[worst]]
+        raise UserError(f"{name}: its frames have different {column}s; expected one {column} per video")
+
+
+def _combine_frames(scores: np.ndarray, video: np.ndarray, count: int, how: str) -> np.ndarray:
+    """``frames_to_video`` of each of ``count`` videos, bit for bit, of scores (frames,) and a video's number for each.
+
+    The videos of one number of frames are one matrix.
+    """
+    kind, number = _parse_how(how)
+    there = np.flatnonzero(np.isfinite(scores))
+    there = there[np.lexsort((scores[there], video[there]))]
+    counts = np.bincount(video[there], minlength=count)
+    starts = np.cumsum(counts) - counts
+    combined = np.full(count, np.nan)
+    for frames in np.unique(counts[counts > 0]):
+        mine = np.flatnonzero(counts == frames)
+        values = scores[there[starts[mine][:, None] + np.arange(frames)]]
+        if kind == "logit_mean":
+            blended = sigmoid(logit(values).mean(axis=-1))
+            combined[mine] = np.where(values[:, 0] == values[:, -1], values[:, 0], blended)
+        else:
+            combined[mine] = _middle(values, kind, number)
+    return combined
 
 
 def blend(scores: pd.DataFrame, weights: dict[str, float]) -> pd.Series:
@@ -194,16 +232,22 @@ def _require_held_out(member: MemberScores, known: pd.DataFrame) -> None:
             f"{member.name} has not scored {min(aside)} of the holdout ({len(aside)} videos in all); "
             "the folds changed since training; train this member again"
         )
-    for row in member.videos.itertuples(index=False):
-        trained = f"{member.name}: {row.filename} was held out in fold {row.fold}"
-        advice = "the folds changed since training; train this member again"
-        if row.filename not in known.index:
-            raise UserError(f"{trained}, but folds.csv does not have it: {advice}")
-        now = known.loc[row.filename]
-        if int(row.fold) != int(now["fold"]) or int(row.fold) not in (member.fold, HOLDOUT):
-            raise UserError(f"{trained}, but folds.csv has it in fold {now['fold']}: {advice}")
-        if int(row.label) != int(now["label"]):
-            raise UserError(f"{member.name}: {row.filename} had label {row.label}, now {now['label']}: {advice}")
+    videos, now = member.videos, known.reindex(member.videos["filename"])
+    gone = ~videos["filename"].isin(known.index).to_numpy()
+    fold, label = videos["fold"].to_numpy(), videos["label"].to_numpy()
+    dealt_anew = (fold != now["fold"].to_numpy()) | ~np.isin(fold, (member.fold, HOLDOUT))
+    wrong = np.flatnonzero(gone | dealt_anew | (label != now["label"].to_numpy()))
+    if not len(wrong):
+        return
+    row = videos.iloc[wrong[0]]
+    trained = f"{member.name}: {row['filename']} was held out in fold {row['fold']}"
+    advice = "the folds changed since training; train this member again"
+    if gone[wrong[0]]:
+        raise UserError(f"{trained}, but folds.csv does not have it: {advice}")
+    there = known.loc[row["filename"]]
+    if dealt_anew[wrong[0]]:
+        raise UserError(f"{trained}, but folds.csv has it in fold {there['fold']}: {advice}")
+    raise UserError(f"{member.name}: {row['filename']} had label {row['label']}, now {there['label']}: {advice}")
 
 
 # Members -> ensemble beyond given weights. A column here is a recipe whose folds together score

@@ -50,12 +50,15 @@ class SetPictures:
         self._folder = tables.folder / "frames"
         self._videos = tables.videos.set_index("filename")
         self._names = {kind.label: kind.name for kind in LABEL_KINDS}
-        self._frames = dict(list(tables.boxes.groupby("video_id", sort=False)))
+        self._boxes = tables.boxes
+        self._owner, ids = pd.factorize(tables.boxes["video_id"])  # of each frame the video's number
+        self._number = pd.Index(ids)
 
     def of_video(self, filename: str) -> dict:
         """The middle stored frame of a video."""
-        rows = self._frames.get(self._videos.at[filename, "video_id"])
-        return self._picture(filename, None if rows is None else rows.iloc[len(rows) // 2])
+        number = self._number.get_indexer([self._videos.at[filename, "video_id"]])[0]
+        rows = np.flatnonzero(self._owner == number)  # -1 for none, which is no frame's
+        return self._picture(filename, self._boxes.iloc[rows[len(rows) // 2]] if len(rows) else None)
 
     def of_frame(self, row: pd.Series, filename: str) -> dict:
         """One stored frame: a row of labels_bbox.csv."""
@@ -84,7 +87,7 @@ def _show_faceless(tables: SetTables, pictures: SetPictures) -> dict:
         (kind.name, format_share(int((rows["label"] == kind.label).sum()), int((boxes["label"] == kind.label).sum())))
         for kind in tables.kinds
     ]
-    chosen = spread_evenly([row for _, row in rows.iterrows()], MOST_FACELESS) if len(rows) else []
+    chosen = [rows.iloc[place] for place in spread_evenly(range(len(rows)), MOST_FACELESS)]
     shown = [pictures.of_frame(row, filename[row["video_id"]]) for row in chosen]
     return {"shown": shown, "all": len(rows), "videos": len(never), "by_label": by_label}
 
@@ -172,8 +175,11 @@ def _lay_contact_sheet(tables: SetTables, kind: LabelKind, pictures: SetPictures
     videos = tables.videos[tables.videos["label"] == kind.label]
     frames = set(tables.boxes["video_id"])
     usable = videos[videos["video_id"].isin(frames)]
-    order = usable.sort_values("group", key=lambda column: column.map(natural_key), kind="stable")["filename"].tolist()
-    shown = [pictures.of_video(name) for name in spread_evenly(order, MOST_CONTACTS)]
+    group, groups = pd.factorize(usable["group"])
+    rank = np.empty(len(groups), dtype=int)
+    rank[sorted(range(len(groups)), key=lambda place: natural_key(groups[place]))] = np.arange(len(groups))
+    order = np.argsort(rank[group], kind="stable")
+    shown = [pictures.of_video(usable["filename"].iloc[row]) for row in spread_evenly(order.tolist(), MOST_CONTACTS)]
     return {"name": kind.name, "shown": shown, "usable": len(usable), "all": len(videos)}
 
 

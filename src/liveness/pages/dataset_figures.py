@@ -58,6 +58,8 @@ def _list_measures(tables: SetTables) -> list[Measure]:
         values = np.asarray(values, dtype=float)
         return {kind.name: values[(table["label"] == kind.label).to_numpy()] for kind in tables.kinds}
 
+    looked_at = videos.iloc[tables.measured]
+    sample = f" of {len(looked_at)} videos, evenly spread" if len(looked_at) < len(videos) else ""
     pixels = np.sqrt(videos["width"] * videos["height"])
     timed = [
         Measure("Duration", "s", "videos", by_kind(videos, videos["duration"])),
@@ -66,7 +68,9 @@ def _list_measures(tables: SetTables) -> list[Measure]:
     return [
         *([] if videos["image"].any() and videos["duration"].isna().all() else timed),
         Measure("Frame size (root of width × height)", "pixels", "videos", by_kind(videos, pixels), 0),
-        Measure("Brightness (mean grey)", "0 to 255", "videos", by_kind(videos, videos["brightness"]), 0),
+        Measure(
+            f"Brightness (mean grey{sample})", "0 to 255", "videos", by_kind(looked_at, looked_at["brightness"]), 0
+        ),
         Measure("Faces in a frame", "", "frames", by_kind(boxes, boxes["n_faces"]), 0, discrete=True),
         Measure("Face size (longer side of the box)", "pixels", "frames", by_kind(boxes, side), 0),
         Measure("Face size (share of the frame's shorter side)", "%", "frames", by_kind(boxes, share), 0),
@@ -301,7 +305,11 @@ def _list_trouble(tables: SetTables) -> dict:
     shown = bad[["filename", "label", "status", "reason"]].head(MOST_ROWS).to_dict("records")
     rows = [row | {"label": names.get(row["label"], row["label"])} for row in shown]
     statuses = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return {"rows": rows, "all": len(bad), "statuses": statuses, "missing_frames": tables.missing_frames}
+    return {"rows": rows, "all": len(bad), "statuses": statuses, "missing_frames": tables.missing_frames} | {
+        "looked_at": f" of the {len(tables.measured)} videos whose frames were looked at"
+        if len(tables.measured) < len(tables.videos)
+        else ""
+    }
 
 
 def format_share(part: int, whole: int) -> str:

@@ -6,6 +6,7 @@ has its building blocks, pictures are data URIs.
 
 import base64
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def read_written_time(path: Path) -> str:
     return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def spread_evenly(items: list, most: int) -> list:
+def spread_evenly(items: Sequence, most: int) -> list:
     """At most ``most`` of the items, evenly spread over them, in their order."""
     if len(items) <= most:
         return list(items)

@@ -18,6 +18,7 @@ import pandas as pd
 from liveness.base.config import Data, FramePlan, View, to_dict
 from liveness.base.errors import UserError
 from liveness.base.files import unprepared, workspace
+from liveness.base.names import stem_of
 from liveness.base.tables import read_table, table_text
 from liveness.evaluation.combine import HOLDOUT
 from liveness.frames.boxes import Face
@@ -56,7 +57,8 @@ class PreparedSet:
     # filename (index), video_id, label, fold (-1: holdout), group, status, reason; camera where folds.csv has it;
     # soft_label (nan: hard) and weight where folds.csv has one of them
     videos: pd.DataFrame
-    # filename, video_id, frame_id, label, fold, (camera, soft_label, weight,) face, confidence, x, y, w, h
+    # filename, video_id, frame_id, label, fold, (camera, soft_label, weight,) face, confidence, x, y, w, h, and in a
+    # large set subfolder: where in frames/ the frame lies, "ab9/"
     frames: pd.DataFrame
     version: int = NEWEST  # of the contract by whose rules the set was prepared
 
@@ -122,7 +124,7 @@ def _read_videos(folder: Path, naive: bool) -> pd.DataFrame:
     other = videos.index[(videos.label != folds.label) & ~(videos.label.isna() & folds.label.isna())]
     if len(other):
         raise UserError(f"{folder}/folds.csv: another label than labels_video.csv has for {other[0]!r}; {again}")
-    other = [filename for filename, video_id in videos.video_id.items() if video_id != Path(filename).stem]
+    other = [filename for filename, video_id in videos.video_id.items() if video_id != stem_of(filename)]
     if other:
         raise UserError(f"{folder}/labels_video.csv: the video_id of {other[0]!r} is not its name; {again}")
     videos["label"], videos["group"] = folds.label, folds.group
@@ -144,13 +146,24 @@ def _read_frames(folder: Path, videos: pd.DataFrame) -> pd.DataFrame:
     boxes = _read_typed(folder, "labels_bbox.csv")[_COLUMNS["labels_bbox.csv"]]
     for column in ("confidence", "x", "y", "w", "h"):
         boxes[column] = pd.to_numeric(boxes[column])
-    frames = _read_typed(folder, "labels_keyframes.csv").drop(columns=["filename", "label"], errors="ignore")
+    frames = _read_typed(folder, "labels_keyframes.csv").drop(columns="label", errors="ignore")
+    frames = _name_subfolders(frames)
     frames = frames.merge(boxes, on=["video_id", "frame_id"], how="left", validate="1:1")
     by_id = videos.reset_index().set_index("video_id")
     frames = frames[frames.video_id.isin(by_id.index)].copy()
     for column in ("filename", "label", "fold", *(name for name in ("camera", *COLUMNS) if name in videos)):
         frames[column] = frames.video_id.map(by_id[column])
     return frames
+
+
+def _name_subfolders(keyframes: pd.DataFrame) -> pd.DataFrame:
+    """labels_keyframes.csv with the subfolder of frames/ ("ab9/") that each ``filename`` names, in a column where any
+    does (sets/layout.py). Nothing else of it is believed, so that no name leads out of frames/."""
+    if "filename" not in keyframes:
+        return keyframes
+    subfolder = keyframes["filename"].str.extract(r"^([0-9a-f]{3}/)", expand=False)
+    keyframes = keyframes.drop(columns="filename")
+    return keyframes.assign(subfolder=subfolder.fillna("")) if subfolder.notna().any() else keyframes
 
 
 def _read_typed(folder: Path, table: str) -> pd.DataFrame:
@@ -219,7 +232,7 @@ def list_holdout(prepared: PreparedSet) -> list[str]:
 
 def frame_file(row: Any) -> str:
     """The name in frames/ of a row of ``PreparedSet.frames``."""
-    return f"{row.video_id}-{row.frame_id}.jpg"
+    return f"{getattr(row, 'subfolder', '')}{row.video_id}-{row.frame_id}.jpg"
 
 
 def read_frame(folder: Path, row: Any, decoded: DecodedFrames | None = None) -> np.ndarray:

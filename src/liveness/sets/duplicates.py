@@ -13,16 +13,14 @@ were re-encoded, halved, brightened, mirrored, cropped by 3 or 5 % and mixtures 
 recording, of which no stored frame shows the same moment.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
-from liveness.sets.tiles import multiply_tiles
+from liveness.sets.near import BITS, find_near
 
-HASH_SIDE = 12
-BITS = HASH_SIDE**2
+HASH_SIDE = 12  # of BITS
 CROPS = (0.0, 0.025, 0.05)
 VARIANTS = 2 * len(CROPS)  # (crop, mirrored) in the order of CROPS: even = as it is, odd = mirrored
 FLAT = 8.0  # grey levels: a frame with less deviation (black, fogged) looks like any other
@@ -64,52 +62,45 @@ def find_pairs(hashes: dict[str, list[list[str]]], threshold: float, frames_alik
     """All near-duplicates among videos (name -> frames -> variants), in the order of the names.
 
     frames_alike: how many different frames of each have to match, 1 or 2; 2 is the rule by which videos are grouped.
-    Compares every frame with every variant of every other: time grows with the square of the
-    number of videos (docs/preparation.md has the seconds), memory does not.
     """
     names = list(hashes)
     owner = np.array([v for v, name in enumerate(names) for frame in hashes[name] if frame], dtype=np.int64)
     frames = [frame for name in names for frame in hashes[name] if frame]
-    if threshold <= 0 or not frames:
+    found = pair_frames(owner, pack_hashes(frames), threshold, frames_alike)
+    return [Pair(names[one], names[other], distance, mirrored) for one, other, distance, mirrored in found]
+
+
+def pack_hashes(frames: list[list[str]]) -> np.ndarray:
+    """The hashes of ``hash_frame`` as bytes: frames x VARIANTS x BITS / 8."""
+    packed = np.frombuffer(bytes.fromhex("".join(text for frame in frames for text in frame)), np.uint8)
+    return packed.reshape(len(frames), VARIANTS, BITS // 8)
+
+
+def pair_frames(
+    owner: np.ndarray, codes: np.ndarray, threshold: float, frames_alike: int = 2
+) -> list[tuple[int, int, float, bool]]:
+    """``find_pairs`` of columns: (one, other, distance, mirrored) for each pair of videos, by their numbers.
+
+    owner: the video's number of each frame, in order; codes: ``pack_hashes``. Exact at every size (sets/near.py).
+    """
+    if threshold <= 0 or not len(owner):
         return []
-    most = int(threshold * BITS)
-    # (one, other) -> (frame of one, frame of other) -> (distance in bits, mirrored)
-    found: dict[tuple, dict[tuple, tuple]] = defaultdict(dict)
-    for variant, first, second, apart in _near(frames, most):
-        if owner[first] == owner[second]:
-            continue
-        if owner[first] > owner[second]:  # the variant may be of either frame
-            first, second = second, first
-        seen = found[int(owner[first]), int(owner[second])]
-        match = apart, bool(variant % 2)
-        seen[first, second] = min(seen.get((first, second), match), match)
-    counts = np.bincount(owner, minlength=len(names))
-    pairs = []
-    for (one, other), matches in sorted(found.items()):
+    variant, first, second, apart = find_near(codes, owner, int(threshold * BITS))
+    first, second = np.minimum(first, second), np.maximum(first, second)  # the variant may be of either frame
+    # The best match of each two frames stands first: the fewest bits, then not mirrored.
+    order = np.lexsort((variant % 2, apart, second, first, owner[second], owner[first]))
+    variant, first, second, apart = (values[order] for values in (variant, first, second, apart))
+    best = np.ones(len(first), dtype=bool)
+    best[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    matches = zip(*(v[best].tolist() for v in (first, second, apart, variant % 2)), strict=True)
+    counts, pairs = np.bincount(owner), []
+    for (one, other), group in groupby(matches, key=lambda match: (owner[match[0]], owner[match[1]])):
+        own = {(a, b): (bits, bool(mirrored)) for a, b, bits, mirrored in group}
         several = frames_alike > 1 and min(counts[one], counts[other]) > 1
-        best = _second_best(matches) if several else min(matches.values())
-        if best is not None:
-            pairs.append(Pair(names[one], names[other], round(best[0] / BITS, 4), best[1]))
+        match = _second_best(own) if several else min(own.values())
+        if match is not None:
+            pairs.append((int(one), int(other), round(match[0] / BITS, 4), match[1]))
     return pairs
-
-
-def _near(frames: list[list[str]], most: int) -> Iterator[tuple[int, int, int, int]]:
-    """(variant, i, k, bits): frame i as it is and that variant of frame k differ in ``bits`` <= ``most``."""
-    plain = _signs([frame[0] for frame in frames])
-    for variant in range(VARIANTS):
-        others = _signs([frame[variant] for frame in frames])
-        # Of +1 and -1 the product is what agrees less what differs: exact in float32, and fast.
-        for top, left, agree in multiply_tiles(plain, others):
-            rows, columns = np.nonzero(agree >= BITS - 2 * most)
-            apart = (BITS - agree[rows, columns]).astype(int) // 2
-            for row, column, bits in zip(rows.tolist(), columns.tolist(), apart.tolist(), strict=True):
-                yield variant, top + row, left + column, bits
-
-
-def _signs(texts: list[str]) -> np.ndarray:
-    """The bits of hexadecimal hashes as +1 and -1, float32, hashes x BITS."""
-    packed = np.frombuffer(bytes.fromhex("".join(texts)), np.uint8).reshape(len(texts), BITS // 8)
-    return np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1
 
 
 def _second_best(matches: dict[tuple, tuple]) -> tuple | None:

@@ -5,6 +5,7 @@ e0 …): a row per video with a face, the mean over up to FRAMES_EMBEDDED of its
 digest of these frames, their boxes and the embedder: a row that still fits is kept, so a run that was stopped goes on.
 """
 
+import csv
 import hashlib
 import sys
 from dataclasses import dataclass
@@ -17,12 +18,13 @@ from tqdm import tqdm
 from liveness.base.config import Data
 from liveness.base.errors import UserError
 from liveness.base.files import write_text
-from liveness.base.tables import read_table, table_text
+from liveness.base.tables import table_text
 from liveness.frames.boxes import Face
 from liveness.frames.embedder import EMBEDDER, embed_face, require_embedder
 from liveness.frames.video import jpeg_decode
 from liveness.frames.workers import Failed, run_tasks
 from liveness.sets.identities import EMBEDDINGS, MADE_FROM
+from liveness.sets.records import Records
 
 FRAMES_EMBEDDED = 3  # of a video, spread over those with a face; each takes 0.1 s
 _KEPT_EACH = 200  # videos after which the table is written, so that a kill costs no more
@@ -37,7 +39,7 @@ class EmbedTask:
     made_from: str
 
 
-def embed_set(records: dict[str, dict], data: Data, folder: Path) -> None:
+def embed_set(records: Records, data: Data, folder: Path) -> None:
     """Bring embeddings.csv of data/<set> up to date; a UserError where the extra is lacking or no video has a face."""
     tasks = make_embed_tasks(records, folder)
     if not tasks:
@@ -56,28 +58,25 @@ def embed_set(records: dict[str, dict], data: Data, folder: Path) -> None:
         _write_rows(tasks, rows, path)
 
 
-def find_unembedded(records: dict[str, dict], folder: Path) -> list[str]:
+def find_unembedded(records: Records, folder: Path) -> list[str]:
     """The videos with a face whose row of embeddings.csv is missing or was made from other frames or boxes."""
     tasks = make_embed_tasks(records, folder)
     rows = _read_rows(folder / EMBEDDINGS, tasks)
     return [task.filename for task in tasks if task.filename not in rows]
 
 
-def make_embed_tasks(records: dict[str, dict], folder: Path) -> list[EmbedTask]:
+def make_embed_tasks(records: Records, folder: Path) -> list[EmbedTask]:
     """A task for each video with a face in a stored frame, in the order of the records."""
     tasks = []
-    for filename, record in records.items():
-        seen = [row for row in record["frames"] if row["face"]]
-        places = np.linspace(0, len(seen) - 1, min(FRAMES_EMBEDDED, len(seen)))
-        chosen = [seen[place] for place in sorted({round(float(place)) for place in places})]
-        if not chosen:
-            continue
-        names = [f"frames/{Path(filename).stem}-{row['frame_id']}.jpg" for row in chosen]
-        boxes = [row["face"] for row in chosen]
-        sums = [record["files"]["frames"][name] for name in names]
+    seen = records.frames[records.frames["face"]]
+    for video, rows in seen.groupby("video", sort=True):
+        places = np.linspace(0, len(rows) - 1, min(FRAMES_EMBEDDED, len(rows)))
+        chosen = [rows.iloc[place] for place in sorted({round(float(place)) for place in places})]
+        sums = [[int(row["size"]), int(row["checksum"])] for row in chosen]
+        boxes = [{key: float(row[key]) for key in ("x", "y", "w", "h", "confidence")} for row in chosen]
         digest = hashlib.sha256(repr((EMBEDDER, sums, [sorted(box.items()) for box in boxes])).encode()).hexdigest()
-        faces = [(folder / name, Face(**box)) for name, box in zip(names, boxes, strict=True)]
-        tasks.append(EmbedTask(filename, faces, digest[:16]))
+        faces = [(folder / row["stored"], Face(**box)) for row, box in zip(chosen, boxes, strict=True)]
+        tasks.append(EmbedTask(records.videos["filename"][video], faces, digest[:16]))
     return tasks
 
 
@@ -87,7 +86,7 @@ def embed_video(task: EmbedTask) -> list[float]:
     return (mean / np.linalg.norm(mean)).tolist()
 
 
-def _work(todo: list[EmbedTask], tasks: list[EmbedTask], rows: dict[str, list[str]], data: Data, path: Path) -> None:
+def _work(todo: list[EmbedTask], tasks: list[EmbedTask], rows: dict[str, str], data: Data, path: Path) -> None:
     """Embed, write the table now and then and at the end; a video that fails has no row and is tried again later."""
     failed: list[str] = []
     bar = tqdm(total=len(todo), desc="faces", unit="video", disable=None)
@@ -97,7 +96,7 @@ def _work(todo: list[EmbedTask], tasks: list[EmbedTask], rows: dict[str, list[st
             if isinstance(result, Failed):
                 failed.append(f"{task.filename}: {result.reason}")
             else:
-                rows[task.filename] = [task.made_from, *(f"{value:.5f}" for value in result)]
+                rows[task.filename] = ",".join([task.made_from, *(f"{value:.5f}" for value in result)])
             bar.update()
             if number % _KEPT_EACH == 0:
                 _write_rows(tasks, rows, path)
@@ -112,21 +111,31 @@ def _work(todo: list[EmbedTask], tasks: list[EmbedTask], rows: dict[str, list[st
         tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
-def _read_rows(path: Path, tasks: list[EmbedTask]) -> dict[str, list[str]]:
-    """The rows that are still right: filename -> made_from and the numbers as they stand there."""
-    try:
-        table = read_table(path, ["filename", MADE_FROM])
-    except UserError:  # none, or not one of ours
-        return {}
+def _read_rows(path: Path, tasks: list[EmbedTask]) -> dict[str, str]:
+    """The rows that are still right: filename -> the rest of its line, made_from and the numbers as they stand."""
     wanted = {task.filename: task.made_from for task in tasks}
-    found = zip(table["filename"], table.drop(columns="filename").to_numpy().tolist(), strict=True)
-    return {name: row for name, row in found if wanted.get(name) == row[0] and all(row)}
+    found = {}
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = csv.reader(file)
+            head = next(rows, [])
+            if head[:2] != ["filename", MADE_FROM]:
+                return {}
+            for row in rows:
+                if len(row) == len(head) and all(row) and wanted.get(row[0]) == row[1]:
+                    found[row[0]] = ",".join(row[1:])
+    except (OSError, UnicodeDecodeError, csv.Error):  # none, or not one of ours
+        return {}
+    return found
 
 
-def _write_rows(tasks: list[EmbedTask], rows: dict[str, list[str]], path: Path) -> None:
+def _write_rows(tasks: list[EmbedTask], rows: dict[str, str], path: Path) -> None:
     """In the set's order; nothing is written where nothing changed."""
-    there = [[task.filename, *rows[task.filename]] for task in tasks if task.filename in rows]
-    columns = ["filename", MADE_FROM, *(f"e{i}" for i in range(len(there[0]) - 2))]
-    text = table_text(pd.DataFrame(there, columns=columns))
+    there = [task.filename for task in tasks if task.filename in rows]
+    names = table_text(pd.DataFrame({"filename": there})).splitlines()  # with a comma in it in quotation marks
+    numbers = rows[there[0]].count(",")
+    lines = [",".join([names[0], MADE_FROM, *(f"e{i}" for i in range(numbers))])]
+    lines += [f"{name},{rows[filename]}" for name, filename in zip(names[1:], there, strict=True)]
+    text = "\n".join(lines) + "\n"
     if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
         write_text(path, text)

@@ -2,8 +2,9 @@
 
 Writes, under data/<set>/: frames/<video>-<frame>.jpg, faces/bbox/<video>-<frame>.txt (a line
 "face CONF X Y W H" per box, pixels), faces/crop/… and faces/viz/…jpg (where there is a face), and
-last .records/<video>.json, which names them all: its presence means that the video is done.
-The tables are made of the records, so a later run (or one on another machine) need not decode.
+last .records/<video>.json, which names them all: its presence means that the video is done. In a large set
+they lie in subfolders (sets/layout.py). The tables are made of the records, so a later run (or one on
+another machine) need not decode.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from liveness.frames.rules import NEWEST
 from liveness.frames.video import VideoError, choose_frames, jpeg_decode, jpeg_encode, read_jpegs
 from liveness.frames.views import StoredFrame, cut_stored
 from liveness.sets.duplicates import frames_to_hash, hash_frame
+from liveness.sets.layout import RECORDS, find_record, list_stored, name_stored
 from liveness.sets.settings import read_version
 
 RECORD_VERSION = 5  # of the records; another one makes every video anew
@@ -45,11 +47,14 @@ class ExtractTask:
     crop_scale: float
     crop_size: int
     version: int = NEWEST  # of the contract whose rules hold in this set
+    spread: bool = False  # into subfolders
 
 
-def make_extract_task(video: Path, folder: Path, data: Data, version: int = NEWEST) -> ExtractTask:
+def make_extract_task(
+    video: Path, folder: Path, data: Data, version: int = NEWEST, spread: bool = False
+) -> ExtractTask:
     return ExtractTask(
-        video, folder, data.frames, data.detector, data.jpeg_quality, data.crop_scale, data.crop_size, version
+        video, folder, data.frames, data.detector, data.jpeg_quality, data.crop_scale, data.crop_size, version, spread
     )
 
 
@@ -70,13 +75,9 @@ def _make_keys(task: ExtractTask) -> dict[str, str]:
     return {"frames_key": _digest(frames), "faces_key": _digest(faces)}
 
 
-def _record_path(folder: Path, video: Path) -> Path:
-    return folder / ".records" / f"{video.stem}.json"
-
-
 def read_record(folder: Path, video: Path) -> dict | None:
     """A video's record, or None where there is none that can be read."""
-    return _load(_record_path(folder, video))
+    return _load(find_record(folder, video.stem))
 
 
 def _load(path: Path) -> dict | None:
@@ -92,13 +93,14 @@ def _load(path: Path) -> dict | None:
 def digest_sources(folder: Path, video_ids: list[str]) -> dict[str, str]:
     """SHA-256 of the files that videos of data/<set> were prepared from, video id -> hex; without those that no record
     tells of."""
-    records = {video_id: _load(folder / ".records" / f"{video_id}.json") for video_id in video_ids}
-    return {video_id: record["sha256"] for video_id, record in records.items() if record and "sha256" in record}
+    records = ((video_id, _load(find_record(folder, video_id))) for video_id in video_ids)
+    return {video_id: record["sha256"] for video_id, record in records if record and "sha256" in record}
 
 
 def known_records(folder: Path) -> set[str]:
     """The video ids that have a record in ``folder``."""
-    return {path.stem for path in (folder / ".records").glob("*.json") if not path.name.startswith(".")}
+    names = (name.rpartition("/")[2] for name in list_stored(folder / RECORDS))
+    return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
 
 def notes_of_record(record: dict) -> list[str]:
@@ -117,7 +119,7 @@ def find_version(folder: Path) -> int:
     try:
         return read_version(folder)
     except FileNotFoundError:
-        records = (_load(folder / ".records" / f"{video_id}.json") for video_id in known_records(folder))
+        records = (_load(find_record(folder, video_id)) for video_id in known_records(folder))
         return max((record.get("contract", FIRST) for record in records if record), default=NEWEST)
 
 
@@ -143,7 +145,7 @@ def require_sources(videos: list[Path], folder: Path) -> None:
 
 def forget(folder: Path, video_id: str) -> None:
     """Remove a record and the files it names."""
-    path = folder / ".records" / f"{video_id}.json"
+    path = find_record(folder, video_id)
     record = _load(path)
     files = record["files"] if record else {"frames": {}, "faces": {}}
     for name in {**files["frames"], **files["faces"]}:
@@ -236,7 +238,7 @@ def _finish(task: ExtractTask, record: dict, frames: dict[int, bytes], old: dict
     written: dict[str, dict[str, list[int]]] = {"frames": {}, "faces": {}}
     rows, hashed = [], frames_to_hash(len(record["frames"]))
     for place, row in enumerate(record["frames"]):
-        name = f"{task.video.stem}-{row['frame_id']}"
+        name = name_stored(task.video.stem, f"-{row['frame_id']}", task.spread)
         data = frames[row["frame_id"]]
         frame = StoredFrame(data)
         written["frames"][f"frames/{name}.jpg"] = _put(task.folder / "frames" / f"{name}.jpg", data)
@@ -248,7 +250,7 @@ def _finish(task: ExtractTask, record: dict, frames: dict[int, bytes], old: dict
         for path in {**old["files"]["frames"], **old["files"]["faces"]}:
             if path not in keep:
                 (task.folder / path).unlink(missing_ok=True)
-    path = _record_path(task.folder, task.video)
+    path = task.folder / RECORDS / name_stored(task.video.stem, ".json", task.spread)
     sealed = {**record, "seal": _digest(record)}
     _put(path, (json.dumps(sealed, ensure_ascii=False, indent=1) + "\n").encode())
     return record
@@ -273,8 +275,8 @@ def _write_faces(task: ExtractTask, name: str, frame: StoredFrame, written: dict
 def _stored_frames(task: ExtractTask, record: dict) -> dict[int, bytes] | None:
     """The frames' files of an earlier run, or None if one of them is damaged."""
     frames = {}
-    for row in record["frames"]:
-        data = (task.folder / "frames" / f"{task.video.stem}-{row['frame_id']}.jpg").read_bytes()
+    for row, name in zip(record["frames"], record["files"]["frames"], strict=True):
+        data = (task.folder / name).read_bytes()
         try:
             jpeg_decode(data)
         except VideoError:

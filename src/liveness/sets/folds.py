@@ -13,7 +13,7 @@ import pandas as pd
 from liveness.base.config import Folds, to_dict
 from liveness.base.errors import UserError
 from liveness.base.files import natural_key, sha256_of, write_text
-from liveness.base.names import Names, few
+from liveness.base.names import Names, few, stem_of
 from liveness.base.tables import read_table, table_text
 from liveness.evaluation.combine import HOLDOUT
 from liveness.evaluation.grouping import sentence, warn_of_unknown_persons
@@ -195,7 +195,8 @@ def write_split(folder: Path, folds: pd.DataFrame, test: int) -> None:
 def split_tables(folder: Path, folds: pd.DataFrame, test: int) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
     """Each prepared table as (train, test) under ``folds`` (filename, fold)."""
     _require_whole(folder / "folds.csv", folds)
-    fold_of = {Path(name).stem: int(fold) for name, fold in zip(folds["filename"], folds["fold"], strict=True)}
+    fold_of = pd.Series(folds["fold"].astype(int).to_numpy(), index=folds["filename"].map(stem_of))
+    fold_of = fold_of[~fold_of.index.duplicated(keep="last")]
     tables = {}
     for name in SPLIT:
         table = read_table(folder / f"{name}.csv", ["video_id"])

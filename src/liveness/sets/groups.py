@@ -15,7 +15,8 @@ from liveness.base.errors import UserError
 from liveness.base.files import CONFIGS, natural_key
 from liveness.base.names import Names, few, find_column, loose, one_spelling
 from liveness.base.tables import list_places, read_table
-from liveness.sets.identities import Link, embeddings_path, find_links, link_persons, read_embeddings
+from liveness.sets.alike import EXACT_MOST
+from liveness.sets.identities import Link, embeddings_path, find_links, link_persons, read_embeddings, recheck_links
 from liveness.sets.labels import RawSet
 
 LEFT_OUT = "left out"
@@ -213,8 +214,12 @@ def read_links(data: Data, raw: RawSet, quiet: bool = False) -> tuple[dict[str, 
     return dict.fromkeys(left_out, f"left out by {path.name}"), [part for part in links if len(part) > 1]
 
 
-def read_identities(data: Data, raw: RawSet, folder: Path, quiet: bool = False) -> list[Link] | None:
-    """Who is the same person by the embeddings, the user's or those in data/<set>; None where there shall be none."""
+def read_identities(
+    data: Data, raw: RawSet, folder: Path, quiet: bool = False, listed: Path | None = None
+) -> list[Link] | None:
+    """Who is the same person by the embeddings, the user's or those in data/<set>; None where there shall be none.
+
+    listed: an identities.csv, whose links are checked where there are too many embeddings to look for them exactly."""
     config = data.folds
     path = embeddings_path(config.identities, config.embeddings, folder)
     if path is None:
@@ -223,7 +228,10 @@ def read_identities(data: Data, raw: RawSet, folder: Path, quiet: bool = False) 
         raise UserError(f"folds.embeddings={config.embeddings}: no such file; expected a csv of filename and numbers")
     filenames = [video.name for video in raw.videos]
     embeddings = read_embeddings(path, filenames, raw.unlabelled)
-    if config.identities:
+    if listed and listed.is_file() and len(embeddings.filenames) > EXACT_MOST:
+        least = config.identity_similarity if config.identities else config.embedding_similarity
+        links = recheck_links(embeddings, listed, least)
+    elif config.identities:
         links = link_persons(embeddings, config.identity_similarity)
     else:
         links = find_links(embeddings, config.embedding_similarity)

@@ -13,6 +13,8 @@ common models state for verification (0.36 for OpenCV's SFace). Look at the weak
 folds.identities=auto (``link_persons``): average linkage. Two clusters become one person while the mean similarity of
 all pairs between them is at least ``folds.identity_similarity``, the most alike first; a few pairs of strangers
 that look alike then join nobody.
+
+Both ways look at every pair of up to EXACT_MOST embeddings, and use an index beyond (sets/alike.py).
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ import pandas as pd
 
 from liveness.base.errors import UserError
 from liveness.base.names import Names
-from liveness.base.tables import list_places, read_table
+from liveness.base.tables import list_places, read_parts, read_table
+from liveness.sets.alike import EXACT_MOST, find_alike, merge_alike
 from liveness.sets.tiles import multiply_tiles
 
 if TYPE_CHECKING:
@@ -81,31 +84,58 @@ def read_embeddings(path: Path, filenames: list[str], also: Iterable[str] = ()) 
     A UserError for a file that is none, and for names that are neither in the set nor in ``also`` (videos
     beside it, whose embeddings are not used).
     """
-    table = read_table(path, ["filename"])
-    columns = [column for column in table.columns if column not in ("filename", MADE_FROM)]
-    if not columns or table.empty:
+    named, parts = [], []
+    for table in read_parts(path, ["filename"]):
+        columns = [column for column in table.columns if column not in ("filename", MADE_FROM)]
+        if not columns:
+            break
+        if table.empty:
+            continue
+        if table.columns.duplicated().any():
+            raise UserError(f"{path}: a column is there twice; expected filename, then numbered columns")
+        numbers = table[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+        lengths = np.linalg.norm(numbers, axis=1)
+        bad = ~np.isfinite(lengths) | (lengths == 0)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise UserError(
+                f"{path}, line {table.index[row]}: not an embedding of {table['filename'].iloc[row]!r}; "
+                f"expected {len(columns)} finite numbers, not all of them 0"
+            )
+        named.append(table["filename"])
+        parts.append(numbers / lengths[:, None])
+    if not parts:
         raise UserError(f"{path}: expected the column filename, then columns of numbers, and a row per video")
-    if table.columns.duplicated().any():
-        raise UserError(f"{path}: a column is there twice; expected filename, then numbered columns")
-    numbers = table[columns].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    lengths = np.linalg.norm(numbers, axis=1)
-    bad = ~np.isfinite(lengths) | (lengths == 0)
-    if bad.any():
-        line = int(np.argmax(bad))
-        raise UserError(
-            f"{path}, line {line + 2}: not an embedding of {table['filename'].iloc[line]!r}; "
-            f"expected {len(columns)} finite numbers, not all of them 0"
-        )
+    listed = pd.concat(named, ignore_index=True)
     known = Names(filenames)
-    known.require(table["filename"], path, also)
-    names = table["filename"].map(lambda name: known.get(name) or "")
-    means = pd.DataFrame(numbers / lengths[:, None]).groupby(names.to_numpy()).mean()
+    known.require(listed, path, also)
+    names = listed.map(lambda name: known.get(name) or "")
+    means = pd.DataFrame(np.concatenate(parts)).groupby(names.to_numpy()).mean()
     found = [filename for filename in filenames if filename in means.index]
     if not found:
         raise UserError(f"{path}: names no video of the set but only such as its label file leaves out")
     vectors = means.loc[found].to_numpy()
     size = np.linalg.norm(vectors, axis=1, keepdims=True)
     return Embeddings(path, found, vectors / np.maximum(size, 1e-12))
+
+
+def recheck_links(embeddings: Embeddings, listed: Path, similarity: float) -> list[Link]:
+    """The links of an identities.csv with their similarity by ``embeddings``, those below the threshold left out.
+
+    For checking a set whose links came from an index, which may find others on another machine.
+    """
+    table = read_table(listed, ["filename", "other"])
+    place = pd.Index(embeddings.filenames)
+    one, other = place.get_indexer(table["filename"]), place.get_indexer(table["other"])
+    known = (one >= 0) & (other >= 0)
+    one, other = one[known], other[known]
+    values = np.einsum("ij,ij->i", embeddings.vectors[one], embeddings.vectors[other])
+    names = embeddings.filenames
+    return [
+        Link(names[i], names[k], round(float(value), 4))
+        for i, k, value in zip(one, other, values, strict=True)
+        if value >= similarity - _ROUNDING
+    ]
 
 
 def find_links(embeddings: Embeddings, similarity: float) -> list[Link]:
@@ -115,9 +145,11 @@ def find_links(embeddings: Embeddings, similarity: float) -> list[Link]:
     has videos, so the list stays short and its weakest links are the ones to doubt. In the order of
     the set.
     """
-    names, tree = embeddings.filenames, _span(embeddings.vectors, similarity)
-    links = sorted(zip(*(np.minimum(tree.row, tree.col), np.maximum(tree.row, tree.col), 2 - tree.data), strict=True))
-    return [Link(names[i], names[k], round(float(value), 4)) for i, k, value in links]
+    if len(embeddings.vectors) > EXACT_MOST:
+        tree = _thin(*find_alike(embeddings.vectors, similarity), len(embeddings.vectors))
+    else:
+        tree = _span(embeddings.vectors, similarity)
+    return _as_links(embeddings.filenames, tree)
 
 
 def link_persons(embeddings: Embeddings, similarity: float) -> list[Link]:
@@ -126,6 +158,8 @@ def link_persons(embeddings: Embeddings, similarity: float) -> list[Link]:
 
     links = []
     similarity -= _ROUNDING
+    if len(embeddings.vectors) > EXACT_MOST:
+        return _link_many(embeddings, similarity)
     for rows, tree in _cluster(embeddings.vectors, similarity):
         person = fcluster(tree, 1 - similarity, "distance")
         for number in np.unique(person):
@@ -138,6 +172,8 @@ def link_persons(embeddings: Embeddings, similarity: float) -> list[Link]:
 
 def list_merges(embeddings: Embeddings, similarity: float, margin: float) -> list[Merge]:
     """The joins of average linkage whose similarity is within ``margin`` of the threshold, the highest first."""
+    if len(embeddings.vectors) > EXACT_MOST:
+        return _list_among_many(embeddings, similarity, margin)
     merges = []
     for rows, tree in _cluster(embeddings.vectors, similarity - margin):
         members = {i: [row] for i, row in enumerate(rows)}
@@ -151,6 +187,44 @@ def list_merges(embeddings: Embeddings, similarity: float, margin: float) -> lis
                 first, second = (embeddings.filenames[row] for row in sorted((left[i], right[k])))
                 merges.append(Merge(first, second, round(float(mean), 4), bool(mean >= similarity - _ROUNDING)))
     return sorted(merges, key=lambda merge: (-merge.similarity, merge.one, merge.other))
+
+
+def _link_many(embeddings: Embeddings, similarity: float) -> list[Link]:
+    """``link_persons`` of many embeddings: the pairs are looked for once, and no matrix is made."""
+    pairs = find_alike(embeddings.vectors, similarity)
+    person = _follow(merge_alike(embeddings.vectors, pairs, similarity), len(embeddings.vectors))
+    inside = person[pairs[0]] == person[pairs[1]]
+    one, other, value = (part[inside] for part in pairs)
+    return _as_links(embeddings.filenames, _thin(one, other, value, len(person)))
+
+
+def _list_among_many(embeddings: Embeddings, similarity: float, margin: float) -> list[Merge]:
+    """``list_merges`` of many embeddings; ``one`` and ``other`` of a merge are the first videos of its clusters."""
+    names, least = embeddings.filenames, similarity - margin
+    steps = merge_alike(embeddings.vectors, find_alike(embeddings.vectors, least), least)
+    near = [step for step in steps if abs(step[2] - similarity) <= margin]
+    return [Merge(names[a], names[b], round(mean, 4), mean >= similarity - _ROUNDING) for a, b, mean in near]
+
+
+def _follow(merges: list[tuple[int, int, float]], count: int) -> np.ndarray:
+    """The cluster of each of ``count`` vectors after the merges, by its first one."""
+    cluster = np.arange(count)
+    for a, b, _ in reversed(merges):  # the last first: where ``a`` ends is known by then
+        cluster[b] = cluster[a]
+    return cluster
+
+
+def _thin(one: np.ndarray, other: np.ndarray, value: np.ndarray, count: int) -> coo_matrix:
+    """A maximum spanning forest of pairs; an edge's value is 2 - its similarity."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
+    return minimum_spanning_tree(coo_matrix((2 - value, (one, other)), shape=(count, count)).tocsr()).tocoo()
+
+
+def _as_links(names: list[str], tree: coo_matrix) -> list[Link]:
+    links = sorted(zip(*(np.minimum(tree.row, tree.col), np.maximum(tree.row, tree.col), 2 - tree.data), strict=True))
+    return [Link(names[i], names[k], round(float(value), 4)) for i, k, value in links]
 
 
 def _cluster(vectors: np.ndarray, similarity: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:

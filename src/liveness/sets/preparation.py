@@ -23,7 +23,7 @@ from liveness.base.files import STILL, held, list_unscored, look_through, worksp
 from liveness.base.names import few
 from liveness.base.tables import table_text
 from liveness.frames.embedder import require_embedder
-from liveness.frames.notes import count_notes, with_notes
+from liveness.frames.notes import count_notes
 from liveness.frames.workers import Failed, run_tasks
 from liveness.sets.cameras import require_cameras
 from liveness.sets.embedding import embed_set
@@ -34,7 +34,6 @@ from liveness.sets.extract import (
     forget,
     known_records,
     make_extract_task,
-    notes_of_record,
     read_record,
     require_sources,
     settle_version,
@@ -43,6 +42,8 @@ from liveness.sets.extract import (
 from liveness.sets.groups import column_notes, find_subjects, read_identities, read_links
 from liveness.sets.identities import EMBEDDINGS
 from liveness.sets.labels import RawSet, find_set
+from liveness.sets.layout import has_subfolders
+from liveness.sets.records import gather_records
 from liveness.sets.set_tables import VIDEO_COLUMNS, TableSources, make_tables
 from liveness.sets.settings import describe_settings
 
@@ -113,7 +114,7 @@ def _prepare(data: Data, folder: Path, strict: bool, version: int) -> None:
     _note_unread(raw)
     with alone_in(folder):
         require_sources(videos, folder)
-        sources = TableSources(raw, {}, left_out, links, identities, data.folds)
+        sources = TableSources(raw, gather_records([]), left_out, links, identities, data.folds)
         _bring_up_to_date(sources, videos, data, folder, strict, version)
 
 
@@ -137,7 +138,8 @@ def _bring_up_to_date(
 ) -> None:
     """Records of all ``videos`` (of this SHARD), then the tables."""
     shard = _shard(videos)
-    tasks = [make_extract_task(path, folder, data, version) for path in (videos if shard is None else shard)]
+    spread = has_subfolders(folder, len(videos))
+    tasks = [make_extract_task(path, folder, data, version, spread) for path in (videos if shard is None else shard)]
     _work(tasks, data, folder)
     if shard is not None:
         print(
@@ -146,7 +148,7 @@ def _bring_up_to_date(
         return
     for stem in known_records(folder) - {path.stem for path in videos}:
         forget(folder, stem)
-    sources.records = _collect_records(tasks)
+    sources.records = gather_records(_read_records(tasks))
     _report(sources, strict)
     _link_videos(sources.raw, folder)
     if data.folds.identities:
@@ -212,33 +214,30 @@ def _work(tasks: list[ExtractTask], data: Data, folder: Path) -> None:
         bar.close()
 
 
-def _collect_records(tasks: list[ExtractTask]) -> dict[str, dict]:
-    records = {}
+def _read_records(tasks: list[ExtractTask]) -> Iterator[tuple[str, dict]]:
     for task in tasks:
         record = read_record(task.folder, task.video)
         if record is None:
             raise UserError(f"{task.folder}: the record of {task.video.name} is gone; another run at the same time?")
-        records[task.video.name] = record
-    return records
+        yield task.video.name, record
 
 
 def _report(sources: TableSources, strict: bool) -> None:
     """Print the counts; a UserError if nothing could be read, or with --strict if anything could not."""
-    raw, records = sources.raw, sources.records
-    counts = Counter(record["status"] for record in records.values())
-    frames = [row for record in records.values() for row in record["frames"]]
-    faces = sum(row["face"] is not None for row in frames)
+    raw, videos, frames = sources.raw, sources.records.videos, sources.records.frames
+    counts = Counter(videos["status"])
     print(
         f"{raw.name}: {', '.join(f'{n} {status}' for status, n in counts.most_common())}; "
-        f"{len(frames)} frames, {faces} of them with a face"
+        f"{len(frames)} frames, {frames['face'].sum()} of them with a face"
     )
-    if noted := count_notes(with_notes("", notes_of_record(record)) for record in records.values()):
+    if noted := count_notes(videos["reason"]):
         print(f"  noted: {noted}")
-    bad = [name for name, record in records.items() if record["status"] not in READABLE]
-    if len(bad) == len(records):
-        raise UserError(f"no video of {raw.name} can be read; the first: {bad[0]}: {records[bad[0]]['reason']}")
-    if bad and strict:
-        raise UserError(f"--strict: {len(bad)} videos cannot be read; the first: {bad[0]}: {records[bad[0]]['reason']}")
+    bad = videos[~videos["status"].isin(READABLE)]
+    first = f"the first: {bad['filename'].iloc[0]}: {bad['reason'].iloc[0]}" if len(bad) else ""
+    if len(bad) == len(videos):
+        raise UserError(f"no video of {raw.name} can be read; {first}")
+    if len(bad) and strict:
+        raise UserError(f"--strict: {len(bad)} videos cannot be read; {first}")
 
 
 def _link_videos(raw: RawSet, folder: Path) -> None:

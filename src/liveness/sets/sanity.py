@@ -3,6 +3,7 @@
 import filecmp
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -26,11 +27,14 @@ from liveness.sets.folds import check_folds, fold_set, split_tables, write_split
 from liveness.sets.groups import read_identities, read_links
 from liveness.sets.identities import EMBEDDINGS
 from liveness.sets.labels import RawSet, find_set, other_sets
+from liveness.sets.layout import list_folders, list_stored
 from liveness.sets.preparation import WHY, names_too_long, prepare_set
+from liveness.sets.records import Records, gather_records
 from liveness.sets.set_tables import TableSources, make_tables
 from liveness.sets.settings import read_settings
 
-_FOLDERS = ("frames", "faces/bbox", "faces/crop", "faces/viz")
+_FOLDERS = {"frames": ".jpg", "faces/bbox": ".txt", "faces/crop": ".jpg", "faces/viz": ".jpg"}
+_OF_FACES = ("faces/crop", "faces/viz")
 SHOWN = 20  # mismatches of one kind that are printed in full
 
 Trouble = tuple[str, str]  # kind, line
@@ -55,7 +59,8 @@ def check_and_fix(name: str, fix: bool) -> bool:
         for video_id in damaged:
             forget(folder, video_id)
         for part in _FOLDERS:
-            sweep(folder / part, patience=0)
+            for inner in list_folders(folder / part):
+                sweep(inner, patience=0)
         prepare_set(data)
         _fix_folds(folder, raw, data)
         print(f"{name}: rebuilt; checking again")
@@ -70,27 +75,32 @@ def check_set(folder: Path, raw: RawSet, data: Data) -> tuple[list[Trouble], set
     left_out, links = read_links(data, raw, quiet=True)
     left_out |= names_too_long(raw)
     version = find_version(folder)
-    troubles, damaged, records = [], set(), {}
-    for video in raw.videos:
-        if video.name in left_out:
-            continue
-        record = read_record(folder, video)
-        missing = what_is_missing(make_extract_task(video, folder, data, version), record, again=False)
-        bad = damaged_files(folder, record) if record else []
-        if missing or bad:
-            damaged.add(video.stem)
-        if bad:
-            troubles += [("file", f"{folder / path}: missing, or not what was written") for path in bad]
-        elif missing:
-            troubles.append(("video", f"{video.name}: {WHY[missing]}"))
-        if record:
-            records[video.name] = record
+    troubles: list[Trouble] = []
+    damaged: set[str] = set()
+
+    def check_videos() -> Iterator[tuple[str, dict]]:
+        for video in raw.videos:
+            if video.name in left_out:
+                continue
+            record = read_record(folder, video)
+            missing = what_is_missing(make_extract_task(video, folder, data, version), record, again=False)
+            bad = damaged_files(folder, record) if record else []
+            if missing or bad:
+                damaged.add(video.stem)
+            if bad:
+                troubles.extend(("file", f"{folder / path}: missing, or not what was written") for path in bad)
+            elif missing:
+                troubles.append(("video", f"{video.name}: {WHY[missing]}"))
+            if record:
+                yield video.name, record
+
+    records = gather_records(check_videos())
     troubles += _check_links(folder, raw) + _check_labels(folder, raw)
     troubles += _check_strays(folder, records)
     unembedded = find_unembedded(records, folder) if data.folds.identities else []
     troubles += [("embedding", f"{name}: no row in {folder / EMBEDDINGS} that fits its frames") for name in unembedded]
-    if not unembedded and all(video.name in records or video.name in left_out for video in raw.videos):
-        identities = read_identities(data, raw, folder, quiet=True)
+    if not unembedded and len(records) + len(left_out) == len(raw.videos):
+        identities = read_identities(data, raw, folder, quiet=True, listed=folder / "identities.csv")
         expected = make_tables(TableSources(raw, records, left_out, links, identities, data.folds))
         troubles += [t for name in expected for t in _compare(folder / f"{name}.csv", expected[name])]
     if raw.labels is not None:
@@ -125,14 +135,18 @@ def _check_labels(folder: Path, raw: RawSet) -> list[Trouble]:
     return []
 
 
-def _check_strays(folder: Path, records: dict[str, dict]) -> list[Trouble]:
-    """Files among the frames and faces that no record names."""
-    known = {path for record in records.values() for files in record["files"].values() for path in files}
+def _check_strays(folder: Path, records: Records) -> list[Trouble]:
+    """Files among the frames and faces that no record names: each frame has one of boxes, and with a face two more."""
+    stems, face = records.frames["stored"].str.slice(len("frames/"), -len(".jpg")), records.frames["face"]
     troubles = []
-    for name in _FOLDERS:
-        for path in sorted((folder / name).glob("*")):
-            if f"{name}/{path.name}" not in known:
-                troubles.append(("stray", f"{path}: no video of the set has such a file"))
+    for name, ending in _FOLDERS.items():
+        known = pd.Index(stems[face] if name in _OF_FACES else stems)
+        there = pd.Series(list(list_stored(folder / name)), dtype="str")
+        mine = there.str.endswith(ending) & there.str.removesuffix(ending).isin(known)
+        strays = there[~mine]
+        troubles += [
+            ("stray", f"{folder / name / stored}: no video of the set has such a file") for stored in sorted(strays)
+        ]
     return troubles
 
 
@@ -140,9 +154,8 @@ def _compare(path: Path, expected: pd.DataFrame) -> list[Trouble]:
     """Row by row, what a table says against what it should say."""
     if not path.is_file():
         return [("table", f"{path}: missing")]
-    have = path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
-    want = table_text(expected).splitlines()
-    if have == want:
+    text, wanted = path.read_text(encoding="utf-8", errors="backslashreplace"), table_text(expected)
+    if text == wanted or (have := text.splitlines()) == (want := wanted.splitlines()):
         return []
     troubles = []
     for line in sorted(set(have) - set(want)):

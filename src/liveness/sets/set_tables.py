@@ -5,18 +5,18 @@ has their columns. Writes nothing: sets/preparation.py writes them, sets/sanity.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from liveness.base.config import Folds
 from liveness.base.files import natural_key
-from liveness.frames.notes import IMAGE, with_notes
-from liveness.sets.duplicates import Pair, find_pairs
-from liveness.sets.extract import notes_of_record
+from liveness.base.names import stem_of
+from liveness.sets.duplicates import Pair, pair_frames
 from liveness.sets.groups import find_subjects, join, name_groups
 from liveness.sets.identities import Link
 from liveness.sets.labels import RawSet
+from liveness.sets.records import Records
 
 KEYFRAME_COLUMNS = ["filename", "video_id", "frame_id", "label", "time"]
 BOX_COLUMNS = ["filename", "video_id", "frame_id", "label", "face", "n_faces", "confidence", "x", "y", "w", "h"]
@@ -51,10 +51,10 @@ IDENTITY_COLUMNS = ["filename", "other", "similarity", "label", "other_label", "
 
 @dataclass
 class TableSources:
-    """What the tables are made of: the raw set, its records by file name, and the groups."""
+    """What the tables are made of: the raw set, its records, and the groups."""
 
     raw: RawSet
-    records: dict[str, dict]
+    records: Records
     left_out: dict[str, str]  # file name -> why
     links: list[list[str]]  # file names that belong together, from the groups file
     identities: list[Link] | None  # from the embeddings; None without an embeddings file
@@ -63,31 +63,24 @@ class TableSources:
 
 def make_tables(sources: TableSources) -> dict[str, pd.DataFrame]:
     """duplicates, identities (with embeddings), labels_keyframes, labels_bbox and labels_video, in natural order."""
-    raw = sources.raw
+    raw, frames = sources.raw, sources.records.frames
     filenames = [path.name for path in raw.videos]
     extra = raw.labels.set_index("filename") if raw.labels is not None else pd.DataFrame(index=filenames)
     pairs = _find_duplicates(sources)
     persons = sources.identities or []
     alike = [[pair.one, pair.other] for pair in pairs] + [[link.one, link.other] for link in persons]
-    groups = _group_names(sources, alike)
-    videos = _video_table(sources, extra, groups)
-    labels = dict(zip(videos["filename"], videos["label"], strict=True))
-    keyframes, boxes = [], []
-    for filename, record in sources.records.items():
-        stem = Path(filename).stem
-        for row in record["frames"]:
-            head = [f"{stem}-{row['frame_id']}.jpg", stem, row["frame_id"], labels[filename]]
-            keyframes.append([*head, row["time"]])
-            face = row["face"] or {}
-            box = [face.get(key, "") for key in ("confidence", "x", "y", "w", "h")]
-            boxes.append([*head, int(bool(face)), row["n_faces"], *box])
-    before = _group_names(sources, [])
+    videos = _video_table(sources, extra, _group_names(sources, alike))
+    named = videos.set_index("filename").loc[sources.records.videos["filename"], ["video_id", "label"]]
+    shots = named.iloc[frames["video"]].reset_index(drop=True).join(frames)
+    shots["filename"] = shots["stored"].str.removeprefix("frames/")
+    shots["face"] = shots["face"].astype(int)
+    before, labels = _group_names(sources, []), videos.set_index("filename")["label"]
     tables = {"duplicates": _duplicate_table(pairs, labels, before)}
     if sources.identities is not None:
         tables["identities"] = _identity_table(persons, labels, before)
     return tables | {
-        "labels_keyframes": pd.DataFrame(keyframes, columns=KEYFRAME_COLUMNS, dtype=object),
-        "labels_bbox": pd.DataFrame(boxes, columns=BOX_COLUMNS, dtype=object),
+        "labels_keyframes": shots[KEYFRAME_COLUMNS],
+        "labels_bbox": shots[BOX_COLUMNS],
         "labels_video": videos,
     }
 
@@ -97,20 +90,20 @@ def _find_duplicates(sources: TableSources) -> list[Pair]:
     threshold, records = sources.folds.duplicates, sources.records
     if threshold <= 0:
         return []
-    pairs = find_pairs(
-        {name: [row["hashes"] for row in record["frames"]] for name, record in records.items()}, threshold
-    )
+    names, digests = records.videos["filename"], records.videos["sha256"]
+    found = pair_frames(records.coded, records.codes, threshold)
+    pairs = [Pair(names[one], names[other], distance, mirrored) for one, other, distance, mirrored in found]
     known = {(pair.one, pair.other) for pair in pairs}
-    first: dict[str, str] = {}
-    for name, record in records.items():
-        if record["bytes"] and record["sha256"]:
-            twin = first.setdefault(record["sha256"], name)
-            if twin != name and (twin, name) not in known:
-                pairs.append(Pair(twin, name, 0.0, False))
+    number, different = pd.factorize(digests)
+    first = np.unique(number, return_index=True)[1]
+    for row in np.flatnonzero((first[number] != np.arange(len(number))) & (digests != "").to_numpy()):
+        twin = names[first[number[row]]], names[row]
+        if twin not in known:
+            pairs.append(Pair(*twin, 0.0, False))
     return sorted(pairs, key=lambda pair: (natural_key(pair.one), natural_key(pair.other)))
 
 
-def _duplicate_table(pairs: list[Pair], labels: dict, groups: dict[str, str]) -> pd.DataFrame:
+def _duplicate_table(pairs: list[Pair], labels: pd.Series, groups: dict[str, str]) -> pd.DataFrame:
     """duplicates.csv: every pair, whether it joins what was apart, whether its labels contradict."""
     rows = []
     for pair in pairs:
@@ -120,7 +113,7 @@ def _duplicate_table(pairs: list[Pair], labels: dict, groups: dict[str, str]) ->
     return pd.DataFrame(rows, columns=DUPLICATE_COLUMNS, dtype=object)
 
 
-def _identity_table(links: list[Link], labels: dict, groups: dict[str, str]) -> pd.DataFrame:
+def _identity_table(links: list[Link], labels: pd.Series, groups: dict[str, str]) -> pd.DataFrame:
     """identities.csv: the links that hold the clusters of persons together, and whether each joins what was apart."""
     rows = [
         [k.one, k.other, k.similarity, labels[k.one], labels[k.other], int(groups[k.one] != groups[k.other])]
@@ -143,30 +136,13 @@ def _group_names(sources: TableSources, found: list[list[str]]) -> dict[str, str
 def _video_table(sources: TableSources, extra: pd.DataFrame, groups: dict[str, str]) -> pd.DataFrame:
     """labels_video.csv: one row for every video of the set, whatever became of it."""
     filenames = sorted(groups, key=natural_key)
-    rows = []
-    for filename in filenames:
-        record = sources.records.get(filename) or {"status": "left_out", "reason": sources.left_out[filename]}
-        info = record.get("info") or {}
-        timed = bool(info) and IMAGE not in record.get("notes", ())
-        rows.append(
-            {
-                "filename": filename,
-                "label": extra.at[filename, "label"] if "label" in extra else "",
-                "video_id": Path(filename).stem,
-                "status": record["status"],
-                "reason": with_notes(record["reason"], notes_of_record(record)),
-                "frames": info.get("frames", ""),
-                "fps": round(info["fps"], 3) if timed else "",
-                "width": info.get("width", ""),
-                "height": info.get("height", ""),
-                "duration": round(info["duration"], 3) if timed else "",
-                "group": groups[filename],
-                "species": extra.at[filename, "species"] if "species" in extra else "",
-                "codec": info.get("codec", ""),
-                "rotation": info.get("rotation", ""),
-            }
-        )
-    table = pd.DataFrame(rows, columns=VIDEO_COLUMNS, dtype=object)
+    table = sources.records.videos.set_index("filename").reindex(filenames)
+    out = pd.Series(sources.left_out, dtype=object).reindex(table.index[table["status"].isna()])
+    table.loc[out.index, "status"], table.loc[out.index, "reason"] = "left_out", out
+    table["video_id"], table["group"] = [stem_of(name) for name in filenames], [groups[name] for name in filenames]
+    for name in ("label", "species"):
+        table[name] = extra[name].reindex(filenames) if name in extra else ""
+    table = table.reset_index(names="filename")[VIDEO_COLUMNS]
     for name in extra.columns:
         if name not in table:
             table[name] = extra[name].reindex(filenames).to_numpy(dtype=object)
