@@ -1,0 +1,121 @@
+"""A Ray cluster: one that is there, or one of this machine alone that ends with the run.
+
+    with joined("10.0.0.7:6379") as capacity: ...          "" starts one here, on loopback, without a dashboard
+
+Sends nothing to anyone: usage statistics are off. Looks for nothing: a cluster file that another run has left behind
+would otherwise lead ``ray.init`` to a cluster that may be gone.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from liveness.base.errors import UserError, first_line
+from liveness.base.files import workspace
+from liveness.base.machine import cores, free_memory
+
+MOST_THREADS = 8  # of one scoring process on CPUs
+ANSWER_SECONDS = 180  # until every machine has said what it has
+_STORE_BYTES = 1 << 31  # for what goes from process to process on this machine, at most
+# Set before NumPy is imported, as liveness/__init__.py does it: Ray imports NumPy first.
+_SETTINGS = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a cluster has. scorers: processes that score at once; threads: of each, where it has no GPU."""
+
+    machines: int
+    cores: int
+    gpus: int
+    scorers: int
+    threads: int
+
+
+@contextlib.contextmanager
+def joined(address: str) -> Iterator[None]:
+    """Be a part of the cluster at ``address`` (HOST:PORT), or of a new one; a UserError where that fails."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a task without a GPU sees none
+    try:
+        import ray
+        import ray.data
+    except ModuleNotFoundError as error:
+        raise UserError(f'the package {error.name} is missing; install: pip install "liveness[train,bulk]"') from error
+    if address:
+        _require_answer(address)
+    settings: dict[str, Any] = {
+        "address": address or "local",
+        "runtime_env": {"env_vars": {**_SETTINGS, "LIVENESS_ROOT": str(workspace())}},
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+    }
+    if not address:
+        store = min(_STORE_BYTES, free_memory() // 4)
+        settings |= {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": store}
+        settings |= {"_node_ip_address": "127.0.0.1"}
+    try:
+        ray.init(**settings)
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        where = address or "on this machine"
+        raise UserError(
+            f"no Ray cluster {where}: {first_line(error)}; expected a running head whose Ray, Python and RAY_AUTH_MODE "
+            "are those of this process"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def measure_capacity(on_gpus: bool) -> Capacity:
+    """What the machines that are there now have; ``on_gpus``: whether GPUs are of use."""
+    import ray
+
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    each = [int(machine.get("CPU", 0)) for machine in machines]
+    gpus = sum(int(machine.get("GPU", 0)) for machine in machines) if on_gpus else 0
+    if not any(each):
+        raise UserError("no machine of the cluster offers a core; expected ray start --num-cpus N with N of at least 1")
+    threads = min(MOST_THREADS, min(count for count in each if count))
+    return Capacity(len(machines), sum(each), gpus, gpus or sum(count // threads for count in each), threads)
+
+
+def ask_machines(question: Any, *arguments: Any) -> dict[str, Any]:
+    """What a function answers on each machine, by its address; a UserError where one does not answer in time."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    machines = [node for node in ray.nodes() if node["Alive"]]
+    ask = ray.remote(num_cpus=0, max_retries=3)(question)
+    asked = {
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            *arguments
+        ): node["NodeManagerAddress"]
+        for node in machines
+    }
+    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
+    if late:
+        raise UserError(f"{asked[late[0]]}: no answer in {ANSWER_SECONDS} s; expected every machine to run tasks")
+    try:
+        return {asked[one]: ray.get(one, timeout=ANSWER_SECONDS) for one in done}
+    except ray.exceptions.RayError as error:
+        missing = "liveness is not installed there" if "ModuleNotFoundError" in str(error) else first_line(error)
+        raise UserError(
+            f"a machine of the cluster cannot take part: {missing}; docs/bulk.md has what it needs"
+        ) from error
+
+
+def _require_answer(address: str) -> None:
+    """A UserError unless something listens at HOST:PORT."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "://" in address or not port.isdecimal():
+        raise UserError(f"--address {address}: expected HOST:PORT of the head, for example 10.0.0.7:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--address {address}: no answer ({first_line(error)}); expected a running head") from error
