@@ -20,9 +20,8 @@ from liveness.base.machine import cores, free_memory
 
 MOST_THREADS = 8  # of one scoring process on CPUs
 ANSWER_SECONDS = 180  # until every machine has said what it has
+_STARTS = 3  # on a busy machine Ray's own processes may be too late for each other
 _STORE_BYTES = 1 << 31  # for what goes from process to process on this machine, at most
-# Set before NumPy is imported, as liveness/__init__.py does it: Ray imports NumPy first.
-_SETTINGS = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
 
 
 @dataclass(frozen=True)
@@ -39,37 +38,47 @@ class Capacity:
 @contextlib.contextmanager
 def joined(address: str) -> Iterator[None]:
     """Be a part of the cluster at ``address`` (HOST:PORT), or of a new one; a UserError where that fails."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a task without a GPU sees none
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}  # what it says, it says to us
+    if address:
+        _require_answer(address)
+    else:  # inherited by all that Ray starts here; on Linux too, the first keeps it to the loopback
+        os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **_settings()}
     try:
         import ray
         import ray.data
     except ModuleNotFoundError as error:
         raise UserError(f'the package {error.name} is missing; install: pip install "liveness[train,bulk]"') from error
-    if address:
-        _require_answer(address)
-    settings: dict[str, Any] = {
-        "address": address or "local",
-        "runtime_env": {"env_vars": {**_SETTINGS, "LIVENESS_ROOT": str(workspace())}},
-        "logging_level": logging.ERROR,
-        "log_to_driver": False,
-    }
-    if not address:
-        store = min(_STORE_BYTES, free_memory() // 4)
-        settings |= {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": store}
-        settings |= {"_node_ip_address": "127.0.0.1"}
-    try:
-        ray.init(**settings)
-    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-        where = address or "on this machine"
-        raise UserError(
-            f"no Ray cluster {where}: {first_line(error)}; expected a running head whose Ray, Python and RAY_AUTH_MODE "
-            "are those of this process"
-        ) from error
+    _join(address)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str) -> None:
+    import ray
+
+    settings: dict[str, Any] = {"address": address or "local", "logging_level": logging.ERROR, "log_to_driver": False}
+    if address:
+        settings["runtime_env"] = {"env_vars": _settings()}
+    else:
+        store = min(_STORE_BYTES, free_memory() // 4)
+        settings |= {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": store}
+    for attempt in range(1 if address else _STARTS):
+        try:
+            ray.init(**settings)
+            return
+        except Exception as error:  # of all kinds, plain ones too
+            ray.shutdown()
+            if not address and attempt < _STARTS - 1:
+                continue
+            raise UserError(
+                f"no Ray cluster at {address}: {first_line(error)}; expected a running head whose Ray, Python and "
+                "RAY_AUTH_MODE are those of this process"
+                if address
+                else f"Ray does not start on this machine: {first_line(error)}; expected room in /tmp/ray and idle cores"
+            ) from error
 
 
 def measure_capacity(on_gpus: bool) -> Capacity:
@@ -108,6 +117,14 @@ def ask_machines(question: Any, *arguments: Any) -> dict[str, Any]:
         raise UserError(
             f"a machine of the cluster cannot take part: {missing}; docs/bulk.md has what it needs"
         ) from error
+
+
+def _settings() -> dict[str, str]:
+    """Environment variables of the processes that work. The first are set before NumPy is imported, as
+    liveness/__init__.py does it: Ray imports NumPy first."""
+    spinning = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
+    unseen = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}  # GPUs, by what has asked for none
+    return spinning | unseen | {"NO_ALBUMENTATIONS_UPDATE": "1", "LIVENESS_ROOT": str(workspace())}
 
 
 def _require_answer(address: str) -> None:

@@ -78,8 +78,8 @@ def score_manifest(
         left = _unfinished(deal(manifest, options.rows, identity), shards, options.again, expected)
         if (first := next(left, None)) is not None:
             with cluster.joined(options.address), _ended_by_sigterm():
-                job = _Job(described, scoring, shards, count)
-                job.check_machines(libraries)
+                job = _Job(described, scoring, libraries, shards, count)
+                job.check_machines()
                 job.run(itertools.chain([first], left))
         shards.require_no_others(expected)
         if not expected:
@@ -108,22 +108,22 @@ def _unfinished(pieces: Iterator[Slice], shards: Shards, again: bool, expected: 
 class _Job:
     """One run on a cluster."""
 
-    def __init__(self, described: EnsembleDescription, scoring: dict[str, Any], shards: Shards, count: int) -> None:
-        self._described, self._scoring, self._shards, self._count = described, scoring, shards, count
+    def __init__(
+        self, described: EnsembleDescription, scoring: dict[str, Any], libraries: list[str], shards: Shards, count: int
+    ) -> None:
+        self._described, self._scoring, self._libraries = described, scoring, libraries
+        self._shards, self._count = shards, count
         self._rows = 0
         self._started = self._told = time.monotonic()
 
-    def check_machines(self, libraries: list[str]) -> None:
+    def check_machines(self) -> None:
         """A UserError where a machine lacks the weights or has other libraries."""
-        from liveness.bulk_scoring.stages import compare_scoring
+        from liveness.bulk_scoring.stages import find_difference
 
-        for machine, trouble in cluster.ask_machines(compare_scoring, self._described, self._scoring).items():
+        asked = cluster.ask_machines(find_difference, self._described, self._scoring, self._libraries)
+        for machine, trouble in asked.items():
             if trouble:
                 raise UserError(f"{machine}: {trouble}")
-        for machine, there in cluster.ask_machines(library_versions).items():
-            if there != libraries:
-                odd = [f"{a.rstrip()} (here {b})" for a, b in zip(there, libraries, strict=True) if a != b]
-                raise UserError(f"{machine}: has {', '.join(odd)}; expected the same versions on every machine")
 
     def run(self, pieces: Iterator[Slice]) -> None:
         """All slices, round by round."""
@@ -191,7 +191,7 @@ class _Job:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         context.execution_no_progress_timeout_s = STUCK_SECONDS
-        context.max_consecutive_actor_init_deaths = 20  # a scoring process that is killed while it loads
+        context.max_consecutive_actor_init_deaths = 5  # a scoring process that is killed while it loads
         rows = ray.data.from_arrow([block for piece in pieces for block in to_blocks(piece)])
         as_tables: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
         if any(scheme_of(place) for piece in pieces for place in piece.places):
@@ -208,7 +208,7 @@ class _Job:
         on_gpu = {"num_gpus": 1, "num_cpus": 0, "batch_size": GPU_BATCH}
         rows = rows.map_batches(
             BlockScorer,
-            fn_constructor_args=[self._described, self._scoring, capacity.threads],
+            fn_constructor_args=[self._described, self._scoring, self._libraries, capacity.threads],
             compute=ray.data.ActorPoolStrategy(size=capacity.scorers, max_tasks_in_flight_per_actor=4),
             **(as_tables | (on_gpu if capacity.gpus else {"num_cpus": _THREAD * capacity.threads})),
         )

@@ -27,7 +27,7 @@ from liveness.bulk_scoring.places import fetch_bytes, name_of, scheme_of
 from liveness.bulk_scoring.shards import NOT_FETCHED, to_table
 from liveness.frames.views import VideoViews, ViewRequest
 from liveness.prediction.engine import EnsembleDescription, decode_ahead, load_weights, score_prepared
-from liveness.prediction.partial import describe_scoring
+from liveness.prediction.partial import describe_scoring, library_versions
 
 BLOCK = 16  # videos; what is lost with a process is done again, block by block
 _FETCHES = 4  # at a time in one task
@@ -121,10 +121,12 @@ def _folder_of_this_process() -> Iterator[Path]:
 class BlockScorer:
     """An actor that has the ensemble loaded: views in, rows out."""
 
-    def __init__(self, described: EnsembleDescription, scoring: dict[str, Any], threads: int) -> None:
-        """scoring: what ``describe_scoring`` says where the run was started; threads: side by side on a CPU."""
+    def __init__(
+        self, described: EnsembleDescription, scoring: dict[str, Any], libraries: list[str], threads: int
+    ) -> None:
+        """scoring and libraries: as they are where the run was started; threads: side by side on a CPU."""
         os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported; the engine asks for it
-        if trouble := compare_scoring(described, scoring):
+        if trouble := find_difference(described, scoring, libraries):
             raise UserError(trouble)
         self._loaded = load_weights(described, "auto")
 
@@ -142,8 +144,12 @@ class BlockScorer:
         return to_table([at for at, _ in scored], [values for _, values in scored])
 
 
-def compare_scoring(described: EnsembleDescription, scoring: dict[str, Any]) -> str:
-    """What is wrong where this process's files are not those of the machine that started the run; "" else."""
+def find_difference(described: EnsembleDescription, scoring: dict[str, Any], libraries: list[str]) -> str:
+    """How this machine's files and libraries are not those of the machine that started the run; "" where they are."""
+    odd = [f"{here.rstrip()} (there {there})" for here, there in zip(library_versions(), libraries, strict=True)
+           if here != there]  # fmt: skip
+    if odd:
+        return f"has {', '.join(odd)}; expected the same versions on every machine"
     try:
         here = describe_scoring(described)
     except OSError as error:
