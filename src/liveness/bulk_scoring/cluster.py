@@ -42,7 +42,7 @@ def joined(address: str) -> Iterator[None]:
     if address:
         _require_answer(address)
     else:  # inherited by all that Ray starts here; on Linux too, the first keeps it to the loopback
-        os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **_settings()}
+        os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0", **_settings()}
     try:
         import ray
         import ray.data
@@ -77,7 +77,7 @@ def _join(address: str) -> None:
                 f"no Ray cluster at {address}: {first_line(error)}; expected a running head whose Ray, Python and "
                 "RAY_AUTH_MODE are those of this process"
                 if address
-                else f"Ray does not start on this machine: {first_line(error)}; expected room in /tmp/ray and idle cores"
+                else f"Ray does not start on this machine: {first_line(error)}; expected room in /tmp and idle cores"
             ) from error
 
 
