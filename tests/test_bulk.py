@@ -193,7 +193,7 @@ def read_parts(out: Path) -> dict[str, dict]:
     """Every row of every part by its key; fails where a key is there twice."""
     import pyarrow.parquet as pq
 
-    rows = [row for path in sorted(out.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    rows = [row for path in sorted(out.glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()]
     found = {row["key"]: row for row in rows}
     assert len(found) == len(rows)
     return found
@@ -228,11 +228,11 @@ def test_a_run_whose_driver_and_workers_are_killed_ends_with_each_row_once_and_p
     manifest = write(workspace / "m.csv", "\n".join(text))
     first = start(workspace, manifest, out, *ensemble, "--rows", "4")
     deadline = time.monotonic() + 500
-    while not list(out.glob("*.parquet")) and first.poll() is None and time.monotonic() < deadline:
+    while not list(out.glob("part-*.parquet")) and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     first.kill()
     first.communicate()
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
     assert 0 < len(kept) < 16
     second = start(workspace, manifest, out, *ensemble, "--rows", "4")
     killed = 0

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,8 @@ def _join(address: str) -> None:
         settings |= {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": store}
     for attempt in range(1 if address else _STARTS):
         try:
-            ray.init(**settings)
+            with _without_stderr():
+                ray.init(**settings)
             return
         except Exception as error:  # of all kinds, plain ones too
             ray.shutdown()
@@ -79,6 +81,20 @@ def _join(address: str) -> None:
                 if address
                 else f"Ray does not start on this machine: {first_line(error)}; expected room in /tmp and idle cores"
             ) from error
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Ray's compiled part tells its log level there, whatever the level is."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def measure_capacity(on_gpus: bool) -> Capacity:
