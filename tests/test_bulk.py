@@ -1,5 +1,7 @@
 """Bulk scoring: the manifest and its slices, what OUT holds, the summary; and, with Ray, a run that is killed."""
 
+import contextlib
+import functools
 import http.server
 import importlib.util
 import json
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +217,16 @@ def workers_of(driver: int) -> list[int]:
     return found
 
 
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a web server on loopback that has the files of a folder."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest.mark.timeout(1500)
 @pytest.mark.extras
 @pytest.mark.skipif(bool(NEEDED), reason="needs liveness[bulk]")
@@ -224,39 +237,58 @@ def test_a_run_whose_driver_and_workers_are_killed_ends_with_each_row_once_and_p
     for n in range(60):
         tiny_clips(clips / f"{n}.mp4", 5 + n % 3, ((64, 96), (96, 64))[n % 2], seed=n)
     (clips / "broken.mp4").write_bytes(b"no video")
-    text = ["key,path", *(f"k{n},clips/{n}.mp4" for n in range(60)), "bad,clips/broken.mp4", "gone,clips/gone.mp4"]
-    manifest = write(workspace / "m.csv", "\n".join(text))
-    first = start(workspace, manifest, out, *ensemble, "--rows", "4")
-    deadline = time.monotonic() + 500
-    while not list(out.glob("part-*.parquet")) and first.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    first.kill()
-    first.communicate()
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
-    assert 0 < len(kept) < 16
-    second = start(workspace, manifest, out, *ensemble, "--rows", "4")
-    killed = 0
-    while killed < 2 and second.poll() is None:
-        for worker in workers_of(second.pid)[:1]:
-            os.kill(worker, signal.SIGKILL)
-            killed += 1
-        time.sleep(5)
-    said, told = second.communicate(timeout=900)
+    paths = {f"k{n}": clips / f"{n}.mp4" for n in range(60)} | {"bad": clips / "broken.mp4", "gone": clips / "gone.mp4"}
+    with served(clips) as address:
+        places = {key: f"{address}/{path.name}" if key in ("k3", "k7") else path for key, path in paths.items()}
+        places["lost"] = f"{address}/lost.mp4"
+        manifest = write(workspace / "m.csv", "\n".join(["key,path", *(f"{k},{p}" for k, p in places.items())]))
+        command = (workspace, manifest, out, *ensemble, "--rows", "4")
+        kept = kill_the_driver_at_its_first_part(start(*command), out)
+        second = start(*command)
+        kill_workers(second, 2)
+        said, told = second.communicate(timeout=900)
     assert second.returncode == 0, told
-    assert killed and "finished parts" in told
+    assert f"{len(kept)} finished parts" in told
     assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
     found = read_parts(out)
-    paths = [*(clips / f"{n}.mp4" for n in range(60)), clips / "broken.mp4", clips / "gone.mp4"]
+    lost = found.pop("lost")
+    assert (lost["status"], lost["reason"], lost["score"]) == (
+        "unreadable",
+        "cannot be fetched: there is no such file",
+        0.5,
+    )
     with load_members(Ensemble("mine", "train", MEMBERS)) as loaded:
-        for row, key in zip(score_paths(paths, loaded), [*(f"k{n}" for n in range(60)), "bad", "gone"], strict=True):
+        for key, row in zip(paths, score_paths(list(paths.values()), loaded), strict=True):
             there = found.pop(key)
             assert score_text(there["score"]) == score_text(row.score)
             for name in ("fname", "score", "decision", "status", "reason", "frames", "faces", "faces_in_frame"):
                 assert there[name] == getattr(row, name), (key, name)
     assert not found
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["statuses"] == {"ok": 60, "unreadable": 2} and "62 rows in 16 parts" in said
+    assert summary["statuses"] == {"ok": 60, "unreadable": 3} and "63 rows in 16 parts" in said
     _refuse_another_manifest(workspace, out, ensemble)
+
+
+def kill_the_driver_at_its_first_part(driver: subprocess.Popen, out: Path) -> dict[Path, int]:
+    """The parts that it leaves, and when each was written."""
+    deadline = time.monotonic() + 500
+    while not list(out.glob("part-*.parquet")) and driver.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    driver.kill()
+    _, told = driver.communicate()
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
+    assert 0 < len(kept) < 16, told
+    return kept
+
+
+def kill_workers(driver: subprocess.Popen, count: int) -> None:
+    killed = 0
+    while killed < count and driver.poll() is None:
+        for worker in workers_of(driver.pid)[:1]:
+            os.kill(worker, signal.SIGKILL)
+            killed += 1
+        time.sleep(5)
+    assert killed
 
 
 def _refuse_another_manifest(workspace: Path, out: Path, ensemble: list[str]) -> None:
@@ -314,14 +346,10 @@ def test_a_part_that_is_damaged_or_of_another_slice_is_not_taken_for_finished(tm
 def test_a_web_server_is_read_from_and_what_it_lacks_is_a_reason(tmp_path, monkeypatch):
     (tmp_path / "a b.mp4").write_bytes(bytes(range(256)) * 5000)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    handler = lambda *given: http.server.SimpleHTTPRequestHandler(*given, directory=str(tmp_path))  # noqa: E731
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
+    with served(tmp_path) as address:
         assert fetch_bytes(f"{address}/a%20b.mp4") == (tmp_path / "a b.mp4").read_bytes()
         for place, most, said in (("none.mp4", 1 << 30, "no such file"), ("a%20b.mp4", 1 << 20, "larger than 1 MiB")):
             with pytest.raises(OSError, match=said):
                 fetch_bytes(f"{address}/{place}", most)
-        server.shutdown()
     with pytest.raises(OSError):
         fetch_bytes(f"{address}/a%20b.mp4")
