@@ -270,7 +270,7 @@ class Meter(threading.Thread):
         self._ticks: dict[tuple[int, str], int] = {}  # by process and its start
         self._over = threading.Event()
         self._marks: list[tuple[int, float, float]] = []  # rows, seconds, processor seconds: at the first and the last
-        self._started = time.perf_counter()
+        self._begun = time.perf_counter()
 
     def __enter__(self) -> "Meter":
         self.start()
@@ -284,7 +284,7 @@ class Meter(threading.Thread):
             self._sample()
 
     def seconds(self) -> float:
-        return time.perf_counter() - self._started
+        return time.perf_counter() - self._begun
 
     def mark(self, rows: int, least: int) -> None:
         """Note that so many rows are finished; ``least``: before that many the run has not begun."""

@@ -243,13 +243,15 @@ def test_a_run_whose_driver_and_workers_are_killed_ends_with_each_row_once_and_p
         places["lost"] = f"{address}/lost.mp4"
         manifest = write(workspace / "m.csv", "\n".join(["key,path", *(f"{k},{p}" for k, p in places.items())]))
         command = (workspace, manifest, out, *ensemble, "--rows", "4")
-        kept = kill_the_driver_at_its_first_part(start(*command), out)
+        damaged, *kept = kill_the_driver_at_its_second_part(start(*command), out)
+        damaged.write_bytes(damaged.read_bytes()[:-9])
+        before = [path.stat().st_mtime_ns for path in kept]
         second = start(*command)
         kill_workers(second, 2)
         said, told = second.communicate(timeout=900)
     assert second.returncode == 0, told
-    assert f"{len(kept)} finished parts" in told
-    assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
+    assert f"{len(kept) + 1} finished parts" in told
+    assert [path.stat().st_mtime_ns for path in kept] == before
     found = read_parts(out)
     lost = found.pop("lost")
     assert (lost["status"], lost["reason"], lost["score"]) == (
@@ -269,16 +271,16 @@ def test_a_run_whose_driver_and_workers_are_killed_ends_with_each_row_once_and_p
     _refuse_another_manifest(workspace, out, ensemble)
 
 
-def kill_the_driver_at_its_first_part(driver: subprocess.Popen, out: Path) -> dict[Path, int]:
-    """The parts that it leaves, and when each was written."""
+def kill_the_driver_at_its_second_part(driver: subprocess.Popen, out: Path) -> list[Path]:
+    """The parts that it leaves."""
     deadline = time.monotonic() + 500
-    while not list(out.glob("part-*.parquet")) and driver.poll() is None and time.monotonic() < deadline:
+    while len(list(out.glob("part-*.parquet"))) < 2 and driver.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     driver.kill()
     _, told = driver.communicate()
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
-    assert 0 < len(kept) < 16, told
-    return kept
+    left = sorted(out.glob("part-*.parquet"))
+    assert 2 <= len(left) < 16, told
+    return left
 
 
 def kill_workers(driver: subprocess.Popen, count: int) -> None:

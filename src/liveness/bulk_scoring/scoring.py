@@ -91,18 +91,13 @@ def score_manifest(
 
 def _unfinished(pieces: Iterator[Slice], shards: Shards, again: bool, expected: set[str]) -> Iterator[Slice]:
     """The slices that are still to be done; adds the names of all to ``expected``."""
-    done = 0
+    if shards.there:
+        note(f"{len(shards.there)} finished parts are in {shards.store.place}; those that are whole are kept")
     with ThreadPoolExecutor(16) as pool:
         while some := list(itertools.islice(pieces, 64)):
             expected.update(piece.name for piece in some)
-            for piece, there in zip(some, pool.map(lambda one: shards.holds(one, again), some), strict=True):
-                if there:
-                    done += 1
-                    continue
-                if done:
-                    note(f"{done} finished parts of {len(expected)} are kept")
-                    done = 0
-                yield piece
+            held = pool.map(lambda one: shards.holds(one, again), some)
+            yield from (piece for piece, there in zip(some, held, strict=True) if not there)
 
 
 class _Job:
@@ -113,6 +108,7 @@ class _Job:
     ) -> None:
         self._described, self._scoring, self._libraries = described, scoring, libraries
         self._shards, self._count = shards, count
+        self._written: set[int] = set()  # numbers of slices
         self._rows = 0
         self._started = self._told = time.monotonic()
 
@@ -154,7 +150,7 @@ class _Job:
                     exceptions.ExecutionTimeoutError) as error:  # fmt: skip
                 _raise_users(error)
                 broken = error
-            left = [piece for piece in pieces if piece.name not in self._shards.there]
+            left = [piece for piece in pieces if piece.index not in self._written]
             fruitless = fruitless + 1 if len(left) == len(pieces) else 0
             if fruitless == TRIES:
                 if broken is not None and not isinstance(broken, exceptions.ExecutionTimeoutError):
@@ -172,14 +168,15 @@ class _Job:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        by_index = {piece.index: piece for piece in pieces if piece.name not in self._shards.there}
+        by_index = {piece.index: piece for piece in pieces}
         pending: dict[int, list[pa.Table]] = {}
-        for table in self._stream(list(by_index.values()), capacity):
+        for table in self._stream(pieces, capacity):
             for index in set(table["shard"].to_pylist()):
                 pending.setdefault(index, []).append(table.filter(pc.equal(table["shard"], index)))
                 piece = by_index[index]
                 if sum(map(len, pending[index])) >= len(piece.keys):
                     self._shards.write(piece, pa.concat_tables(pending.pop(index)))
+                    self._written.add(index)
                     self._tell(len(piece.keys))
 
     def _stream(self, pieces: list[Slice], capacity: cluster.Capacity) -> Iterator["pa.Table"]:

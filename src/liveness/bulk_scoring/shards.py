@@ -54,8 +54,7 @@ class Shards:
                     raise UserError(
                         f"{self.store.place}: begun with {what}{told}; expected the same (or take another folder)"
                     )
-            if before == about:
-                return
+            return
         self.store.write(ABOUT, (json.dumps(about, indent=2) + "\n").encode())
 
     def holds(self, piece: Slice, again: bool = False) -> bool:
