@@ -48,7 +48,7 @@ RAY = Path(sys.executable).with_name("ray")
 ENSEMBLE = ["--ensemble", "bench", "--data", "bench"]
 NARROW = ["model.kwargs.depths=[1,1,1,1]", "model.kwargs.dims=[8,16,16,16]", "model.pretrained=", "model.drop_path=0"]
 COLUMNS = ("fname", "score", "decision", "status", "reason", "frames", "faces", "faces_in_frame")
-WORKERS = ("ray::MapBatches(prepare_block)", "ray::MapWorker(MapBatches(BlockScorer))")
+WORKERS = ("ray::MapWorker(MapBatches(BlockDecoder))", "ray::MapWorker(MapBatches(BlockScorer))")
 
 
 def main() -> int:

@@ -209,7 +209,7 @@ def workers_of(driver: int) -> list[int]:
     found = []
     for line in listed:
         pid = int(line.split()[0])
-        if "ray::MapBatches(prepare_block)" in line or "ray::MapWorker" in line:
+        if "ray::MapWorker" in line:
             above = pid
             while above in parents and above != driver:
                 above = parents[above]

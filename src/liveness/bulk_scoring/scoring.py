@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_PER_CORE = 4000  # of a round
-# Of a core, what Ray reckons a decoding task and each thread of a scoring process to take. Both are less than they do
-# take, since on a CPU they share the cores, as in predict.sh. Scoring takes little enough that those of machines
-# which are gone find room on the others and still leave some to the decoders.
-_DECODER, _THREAD, _FETCHER = 0.5, 0.1, 0.05
+# Of a core, what Ray reckons a decoding process and each thread of a scoring process to take. Both are less than they
+# take: on a CPU they share the cores, as in predict.sh, and those of machines that are gone find room on the others.
+# Fetching is reckoned to take none, so that nothing can keep it from beginning.
+_DECODER, _THREAD = 0.5, 0.1
 GPU_BATCH = 64  # videos that a scoring process on a GPU gets at once, so that few batches are padded
 STUCK_SECONDS = 1800.0  # without any block done, before a round is begun again
 TRIES = 3  # rounds in a row that may break without a single slice finished
@@ -183,7 +183,7 @@ class _Job:
         """The rows of some slices as they come from the cluster."""
         import ray
 
-        from liveness.bulk_scoring.stages import BlockScorer, fetch_block, prepare_block, to_blocks
+        from liveness.bulk_scoring.stages import BlockDecoder, BlockScorer, fetch_block, to_blocks
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
@@ -193,13 +193,13 @@ class _Job:
         as_tables: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
         if any(scheme_of(place) for piece in pieces for place in piece.places):
             rows = rows.map_batches(
-                fetch_block, num_cpus=_FETCHER, compute=ray.data.TaskPoolStrategy(2 * capacity.cores), **as_tables
+                fetch_block, num_cpus=0, compute=ray.data.TaskPoolStrategy(2 * capacity.cores), **as_tables
             )
         rows = rows.map_batches(
-            prepare_block,
-            fn_args=[self._described.wanted()],
-            num_cpus=1 if capacity.gpus else _DECODER,
-            compute=ray.data.TaskPoolStrategy(capacity.cores),
+            BlockDecoder,
+            fn_constructor_args=[self._described.wanted()],
+            num_cpus=_DECODER,
+            compute=ray.data.ActorPoolStrategy(size=capacity.cores),
             **as_tables,
         )
         on_gpu = {"num_gpus": 1, "num_cpus": 0, "batch_size": GPU_BATCH}

@@ -1,6 +1,6 @@
 """What the machines of a cluster do with a block of a manifest: fetch, decode and cut, score. Ray Data's operators.
 
-    dataset.map_batches(fetch_block).map_batches(prepare_block, fn_args=[wanted]).map_batches(BlockScorer, ...)
+    dataset.map_batches(fetch_block).map_batches(BlockDecoder, ...).map_batches(BlockScorer, ...)
 
 A block is a pyarrow table, a row per video: ``shard`` and ``position`` say whose row it is, ``place`` (bytes) is a path
 or URI. The work itself is that of predict.sh (prediction/engine.py): the decoders are processes that may die, and
@@ -69,22 +69,30 @@ def _fetch(place: str) -> tuple[bytes | None, str]:
         return None, str(error)
 
 
-def prepare_block(block: pa.Table, wanted: list[ViewRequest]) -> Iterator[pa.Table]:
-    """``views``: each video as the members see it (a VideoViews, pickled), as they get done."""
-    rows: dict[Path, list[tuple[int, int]]] = {}
-    with _folder_of_this_process() as folder:
-        for number, row in enumerate(block.to_pylist()):
-            place, at = os.fsdecode(row["place"]), (row["shard"], row["position"])
-            if row.get("trouble"):
-                yield _to_views(VideoViews(Path("none"), "unreadable", NOT_FETCHED + row["trouble"]), [at])
-                continue
-            path = Path(place)
-            if row.get("content") is not None:
-                path = folder / f"{number}{_known_ending(place)}"  # a name from elsewhere is not taken for a file's
-                path.write_bytes(row["content"])
-            rows.setdefault(path, []).append(at)
-        for views in decode_ahead(list(rows), wanted, 1):
-            yield _to_views(views, rows[views.path])
+class BlockDecoder:
+    """An actor that decodes and cuts: blocks in, ``views`` out (each a VideoViews, pickled), as they get done.
+
+    No task: Ray ends processes of tasks that it has no use for at the moment, and a new one takes seconds to start.
+    """
+
+    def __init__(self, wanted: list[ViewRequest]) -> None:
+        self._wanted = wanted
+
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        rows: dict[Path, list[tuple[int, int]]] = {}
+        with _folder_of_this_process() as folder:
+            for number, row in enumerate(block.to_pylist()):
+                place, at = os.fsdecode(row["place"]), (row["shard"], row["position"])
+                if row.get("trouble"):
+                    yield _to_views(VideoViews(Path("none"), "unreadable", NOT_FETCHED + row["trouble"]), [at])
+                    continue
+                path = Path(place)
+                if row.get("content") is not None:
+                    path = folder / f"{number}{_known_ending(place)}"  # a name from elsewhere is not taken for a file's
+                    path.write_bytes(row["content"])
+                rows.setdefault(path, []).append(at)
+            for views in decode_ahead(list(rows), self._wanted, 1):
+                yield _to_views(views, rows[views.path])
 
 
 def _to_views(views: VideoViews, rows: list[tuple[int, int]]) -> pa.Table:
