@@ -26,7 +26,7 @@ from liveness.bulk_scoring.manifest import Slice
 from liveness.bulk_scoring.places import fetch_bytes, name_of, scheme_of
 from liveness.bulk_scoring.shards import NOT_FETCHED, to_table
 from liveness.frames.views import VideoViews, ViewRequest
-from liveness.prediction.engine import EnsembleDescription, decode_ahead, load_weights, score_prepared
+from liveness.prediction.engine import EnsembleDescription, decode_kept, load_weights, score_prepared, start_decoder
 from liveness.prediction.partial import describe_scoring, library_versions
 
 BLOCK = 16  # videos; what is lost with a process is done again, block by block
@@ -76,7 +76,7 @@ class BlockDecoder:
     """
 
     def __init__(self, wanted: list[ViewRequest]) -> None:
-        self._wanted = wanted
+        self._wanted, self._decoder = wanted, start_decoder()
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         rows: dict[Path, list[tuple[int, int]]] = {}
@@ -91,7 +91,7 @@ class BlockDecoder:
                     path = folder / f"{number}{_known_ending(place)}"  # a name from elsewhere is not taken for a file's
                     path.write_bytes(row["content"])
                 rows.setdefault(path, []).append(at)
-            for views in decode_ahead(list(rows), self._wanted, 1):
+            for views in decode_kept(list(rows), self._wanted, self._decoder):
                 yield _to_views(views, rows[views.path])
 
 
