@@ -77,7 +77,7 @@ def _join(address: str) -> None:
                 continue
             raise UserError(
                 f"no Ray cluster at {address}: {first_line(error)}; expected a running head whose Ray, Python and "
-                "RAY_AUTH_MODE are those of this process"
+                f"RAY_AUTH_MODE ({os.environ.get('RAY_AUTH_MODE') or 'not set; try token'}) are those of this process"
                 if address
                 else f"Ray does not start on this machine: {first_line(error)}; expected room in /tmp and idle cores"
             ) from error
