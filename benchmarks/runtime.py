@@ -43,7 +43,10 @@ from liveness.members.names import exported_path  # noqa: E402
 from liveness.prediction.engine import EnsembleDescription, decode_ahead, load_weights, read_ensemble  # noqa: E402
 from liveness.prediction.exported import read_exported  # noqa: E402
 
-IMPORTS = {"torch": "import torch, timm, liveness.prediction.engine", "": "import liveness.prediction.detector"}
+IMPORTS = {
+    "torch": "import torch, timm, liveness.prediction.engine",
+    "": "import sys, liveness.prediction.detector; sys.modules['openvino_telemetry'] = None",  # as models/exported.py
+}
 LIBRARY = {"onnxruntime": "onnxruntime", "openvino": "openvino", "int8": "onnxruntime", "int8 openvino": "openvino"}
 
 
@@ -139,7 +142,7 @@ def measure_processes(
                     "imports": [
                         sys.executable,
                         "-c",
-                        IMPORTS.get(way, f"import {LIBRARY.get(way, '')}; {IMPORTS['']}"),
+                        IMPORTS.get(way, f"{IMPORTS['']}; import {LIBRARY.get(way, '')}"),
                     ],
                     "start": [*predict, str(clips[0]), output, *given],
                     "all": [*predict, str(many), output, *given],

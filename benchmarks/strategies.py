@@ -36,6 +36,7 @@ from liveness.base.errors import UserError, run  # noqa: E402
 from liveness.base.files import workspace, write_bytes, write_json, write_text  # noqa: E402
 from liveness.base.tables import read_table, table_text  # noqa: E402
 from liveness.evaluation.format import percent, percent_range, plain, plain_range  # noqa: E402
+from liveness.evaluation.metrics import eer  # noqa: E402
 from liveness.laboratory.comparison import judge_scores  # noqa: E402
 from liveness.laboratory.comparison_text import tell_difference  # noqa: E402
 from liveness.laboratory.contenders import Contender  # noqa: E402
@@ -165,7 +166,8 @@ def make_draws(table: pd.DataFrame, name: str, draws: int, share: float, judged:
             others = table[table["fold"] != fold]
             labelled = others["filename"].isin(kept)
             make_set(data, pd.concat([own, others[labelled]]), True, f"{name}_all")
-            make_set(f"{data}_rest", others[~labelled], False, f"{name}_all")
+            if not labelled.all():  # with --share 1 there is no rest
+                make_set(f"{data}_rest", others[~labelled], False, f"{name}_all")
             found.append(Draw(data, f"{data}_rest", draw, fold, list(own["filename"])))
     return found
 
@@ -244,10 +246,26 @@ def judge(table: pd.DataFrame, rows: list[Contender], draws: list[Draw]) -> dict
     return {**counts, "groups": len(set(groups)), "rows": [{key: row[key] for key in shown} for row in found]}
 
 
+def measure_by_camera(table: pd.DataFrame, rows: list[Contender], draws: list[Draw]) -> dict[str, dict[str, float]]:
+    """EER of every row on each camera's videos, all draws pooled; nan where one class has no score."""
+    scores = pd.DataFrame({row.name: read_scores(row.name, draws) for row in rows}).dropna()
+    about = table.set_index("filename").loc[scores.index.get_level_values(1)]
+    cameras, labels = about["camera"].to_numpy(), about["label"].to_numpy(int)
+    found: dict[str, dict[str, float]] = {}
+    for camera in sorted(set(cameras)):
+        mine = cameras == camera
+        both = len(set(labels[mine])) == 2
+        found[camera] = {
+            name: eer(labels[mine], scores[name].to_numpy()[mine]).value if both else math.nan for name in scores
+        }
+    return found
+
+
 def describe(table: pd.DataFrame, rows: list[Contender], draws: list[Draw], groups: list[list[str]]) -> dict[str, Any]:
-    """All draws and groups pooled; each group alone; each draw alone."""
+    """All draws and groups pooled; each camera's EER; each group alone; each draw alone."""
     return {
         "pooled": judge(table, rows, draws),
+        "eer_by_camera": measure_by_camera(table, rows, draws),
         "by_group": [
             {"cameras": cameras, **judge(table, rows, [draw for draw in draws if draw.fold == fold])}
             for fold, cameras in enumerate(groups)

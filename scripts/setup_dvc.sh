@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv-dvc with DVC and its S3 remote; do nothing if that is done already.
 #
-#   bash scripts/setup_dvc.sh [--s3]          then: .venv-dvc/bin/dvc repro (docs/dvc.md)
+#   bash scripts/setup_dvc.sh [--s3]          then: .venv-dvc/bin/dvc repro (docs/cloud.md#dvc)
 #
 #   --s3          also .venv-s3: the aws command and a local S3 server, which the tests of DVC and of the bucket need
 #   PYTHON_BASE   the Python to build on (default: python3)

@@ -70,7 +70,7 @@ spread() {
   ((count == 0)) || mapfile -t devices < <(list_devices "$count")
   count=${#devices[@]}
   slots=${SLOTS:-$count}
-  [[ $slots =~ ^[0-9]+$ ]] || misuse "SLOTS=$slots: expected a number from 1"
+  [[ $slots =~ ^(0|[1-9][0-9]*)$ ]] || misuse "SLOTS=$slots: expected a number from 1"
   ((slots > 0)) || misuse "PARALLEL=members finds no GPU here; say how many members to train at once, as SLOTS=2"
   ((slots <= ${#waiting[@]})) || slots=${#waiting[@]}
   [[ -n ${OMP_NUM_THREADS:-} ]] || OMP_NUM_THREADS=$(share_cores "$slots")

@@ -29,7 +29,7 @@ from liveness.adaptation.candidates import (
     score_candidate,
 )
 from liveness.adaptation.choice import Choice, bound_gain, choose, compare_candidates, deal_clips, pick
-from liveness.adaptation.clips import Clips, draw_clips, measure_light, relight, see_clips
+from liveness.adaptation.clips import Clips, draw_clips, measure_light, relight, see_clips, share_lost_highlights
 from liveness.adaptation.learning import fine_tune
 from liveness.adaptation.start import Network, StartEnsemble, can_learn, load_start
 from liveness.base.compose import load_adapt_plan, load_recipe
@@ -37,11 +37,13 @@ from liveness.base.config import Detector, FramePlan, View
 from liveness.base.errors import UserError
 from liveness.base.experiments import AdaptPlan
 from liveness.evaluation.combine import logit, sigmoid
+from liveness.exporting.ensemble import Export, export_ensemble
 from liveness.frames.quality import MEASURES
 from liveness.frames.views import make_request
 from liveness.members.ensembles import find_ensemble
 from liveness.members.weights import describe_member
 from liveness.models.build import build
+from liveness.prediction.detector import LivenessDetector
 from liveness.prediction.engine import Member
 from liveness.prediction.folder import score_videos
 from liveness.prediction.limits import InputLimit, find_inside
@@ -274,6 +276,21 @@ def test_relit_clips_have_the_light_of_another_and_lose_their_own():
     assert np.abs(both[0] - both[1]).max() <= 3
 
 
+def test_highlights_that_only_live_clips_have_lost_are_lost_by_all_relit_ones():
+    clips, rng = make_clips(told=False), np.random.default_rng(5)
+    assert not share_lost_highlights(clips).any()
+    plain = [rng.integers(20, 250, (2, 32, 32, 3)).astype(np.uint8) for _ in clips.names]
+    exposed = [
+        (v * 1.5).clip(0, 255).astype(np.uint8) if live else v for v, live in zip(plain, clips.labels, strict=True)
+    ]
+    lit = replace(clips, views=dict.fromkeys(clips.views, exposed))
+    lost = share_lost_highlights(lit)
+    assert lost == pytest.approx(np.full(3, 1 - 148 / 230), abs=0.05)  # what is above 255 / 1.5
+    flat = [(part == part.max((0, 1, 2))).mean() for part in (relight(v, (120.0, 40.0), lost) for v in exposed)]
+    assert max(flat) - min(flat) < 0.05 and min(flat) > 0.3  # live and attack alike
+    assert not share_lost_highlights(replace(lit, labels=1 - lit.labels)).any()  # the trace of a screen
+
+
 def test_drawn_clips_are_half_live():
     clips = make_clips(30)
     rows = draw_clips(clips, 10, seed=1)
@@ -405,6 +422,13 @@ def test_prediction_gives_what_was_learnt_and_two_runs_give_equal_bytes(home, ca
         assert all(len(one["trained_on"]["videos"]) == 18 and one["data"] == "mine" for one in told)
         with pytest.raises(UserError, match=r"was trained on 18 videos of mine"):
             adapt.main(["mine", "--ensemble", "adapted", "--data", "mine"])
+
+        exported = export_ensemble(Export("adapted", "mine"))  # compared on its own clips: it has held out none
+        assert json.loads((exported / "contract.json").read_text())["gate"]["on"] == "mine"
+        with LivenessDetector(exported) as detector:
+            rows = {path.name: detector.score(path) for path in paths[:2]}
+        expected = new.set_index("fname")["score"]
+        assert {name: row.score for name, row in rows.items()} == pytest.approx(dict(expected[list(rows)]), abs=1e-5)
 
 
 @pytest.mark.full

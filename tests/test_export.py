@@ -6,26 +6,29 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import exported_set
 import numpy as np
+import pandas as pd
 import pytest
-import tiny_set
 from in_process import at_home, predict_here
+from odd_clips import portrait
 from test_runtime import run_without
 
 from liveness.base.compose import load_ensemble
 from liveness.base.errors import UserError
 from liveness.base.files import CODE, sha256_of
 from liveness.exporting import gate
-from liveness.exporting.gate import count_needed, judge_gate
+from liveness.exporting.gate import GateClips, count_needed, judge_gate, part_for_calibration
 from liveness.prediction.engine import load_members, score_paths
 
 for library in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(library, reason="needs liveness[export]")
 
 from liveness import Detector  # noqa: E402
+from liveness.exporting import ensemble  # noqa: E402
 from liveness.exporting.ensemble import Export, export_ensemble  # noqa: E402
 from liveness.exporting.networks import INPUT, write_network  # noqa: E402
 
@@ -35,9 +38,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with two members, three new clips, and the members exported."""
     root = tmp_path_factory.mktemp("export")
     exported_set.prepare_members(root)
-    (root / "clips").mkdir()
     for number in range(3):
-        tiny_set.write_clip(root / "clips" / f"{number}.mp4", live=number % 2, seed=100 + number, frames=12)
+        exported_set.write_face(root / "clips" / f"{number}.mp4", 100 + number, frames=12)
     with at_home(root):
         export_ensemble(Export(exported_set.ENSEMBLE, exported_set.DATA))
     return root
@@ -84,7 +86,8 @@ def test_exported_scores_are_the_members_and_one_program_gives_both(root, folder
             )
             assert set(row.members) == {"efficientnet_lite0_fold0", "efficientnet_lite0_fold1"}
             assert [one.index for one in row.seen] == sorted({one.index for one in row.seen}) and len(row.seen) == 3
-            assert row.seen[0].picture.startswith(b"\xff\xd8") and (row.seen[0].width, row.seen[0].height) == (64, 80)
+            assert row.seen[0].picture.startswith(b"\xff\xd8") and (row.seen[0].width, row.seen[0].height) == (96, 112)
+            assert row.faces == 3 and all(0 < one.face.x < 60 and one.face.w > 15 for one in row.seen)
             json.dumps(row.to_dict())
     assert predict_here(root, root / "clips", root / "out", "--exported", folder, "--strict") == 0
     assert {name: float(row["score"]) for name, row in rows_of(root / "out").items()} == pytest.approx(
@@ -115,7 +118,7 @@ def test_frames_are_scored_as_the_video_that_they_are_of(folder, tmp_path):
     import av
 
     frames = np.random.default_rng(5).integers(0, 255, (10, 80, 64, 3), dtype=np.uint8)
-    frames[:, 20:60, 20:50] = frames[:, :1, :1]
+    frames[:, 10:70, 2:62] = portrait(60)  # each frame has its own ground
     with av.open(str(tmp_path / "clip.mkv"), "w") as container:
         stream = container.add_stream("ffv1", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 80, "bgr0"
@@ -124,7 +127,7 @@ def test_frames_are_scored_as_the_video_that_they_are_of(folder, tmp_path):
         container.mux(stream.encode())
     with Detector(folder) as detector:
         whole, video = detector.score_frames(frames, fps=25), detector.score(tmp_path / "clip.mkv")
-        assert whole.score == video.score and whole.members == video.members
+        assert whole.score == video.score and whole.members == video.members and video.faces == 3
         assert [one.index for one in whole.seen] == [one.index for one in video.seen]
         every = detector.score_frames(frames)
         assert len(every.seen) == every.frames == 10
@@ -166,22 +169,58 @@ def test_backend_onnx_takes_what_lies_beside_the_weights_and_refuses_another_tra
     assert "is not exported; run: liveness export efficientnet_lite0 --data tiny" in said and "Traceback" not in said
 
 
-@pytest.mark.full
-def test_an_export_that_does_not_pass_leaves_the_one_before(root, folder, monkeypatch):
-    before = sha256_of(folder / "contract.json")
+@pytest.fixture
+def again(root, folder, monkeypatch) -> Iterator[Callable[..., Path]]:
+    """Another export of the same members, whose networks are taken from the first one."""
+
+    def export(**asked: object) -> Path:
+        return export_ensemble(Export(exported_set.ENSEMBLE, exported_set.DATA, **asked))
+
+    def copy(weights: Path, path: Path) -> None:
+        shutil.copyfile(folder / path.name, path)
+
+    monkeypatch.setattr(ensemble, "write_network", copy)
     with at_home(root):
-        with pytest.raises(UserError, match=r"too few clips to say so, \d+ would do") as refused:
-            export_ensemble(Export(exported_set.ENSEMBLE, exported_set.DATA, int8=True, tolerance=0.9e-2, out=folder))
-        assert "\n" not in str(refused.value)
-        monkeypatch.setattr(gate, "FLOAT_TOLERANCE", 0.0)
-        with pytest.raises(UserError, match="do not agree with the members .onnxruntime.: scores differ by up to"):
-            export_ensemble(Export(exported_set.ENSEMBLE, exported_set.DATA))
-        with pytest.raises(UserError, match="is there and no exported ensemble"):
-            export_ensemble(Export(exported_set.ENSEMBLE, exported_set.DATA, out=root / "clips"))
-        with pytest.raises(UserError, match="nothing: not prepared"):
-            export_ensemble(Export(exported_set.ENSEMBLE, exported_set.DATA, on="nothing"))
+        yield export
+
+
+@pytest.mark.full
+def test_an_export_that_does_not_pass_leaves_the_one_before(root, folder, again, monkeypatch):
+    before = sha256_of(folder / "contract.json")
+    with pytest.raises(UserError, match=r"too few clips to say so, \d+ would do") as refused:
+        again(int8=True, tolerance=0.9e-2, out=folder)
+    assert "\n" not in str(refused.value)
+    monkeypatch.setattr(gate, "FLOAT_TOLERANCE", 0.0)
+    with pytest.raises(UserError, match="do not agree with the members .onnxruntime.: scores differ by up to"):
+        again()
+    with pytest.raises(UserError, match="is there and no exported ensemble"):
+        again(out=root / "clips")
+    with pytest.raises(UserError, match="nothing: not prepared"):
+        again(on="nothing")
     assert sha256_of(folder / "contract.json") == before
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name]
+
+
+@pytest.mark.full
+def test_int8_is_compared_on_other_persons_than_it_was_calibrated_on(folder, again, tmp_path):
+    small = again(int8=True, tolerance=0.9, out=tmp_path / "small")
+    about, whole = (json.loads((one / "contract.json").read_text()) for one in (small, folder))
+    found = about["gate"]["runtimes"]["onnxruntime"]
+    assert about["precision"] == "int8" and about["gate"]["tolerance"] == 0.9
+    assert found["clips"] == 16 and found["groups"] == 4  # the fifth person's clips gave the ranges
+    assert 1e-4 < found["largest_difference"] < 0.2
+    for name in (f"efficientnet_lite0_fold{fold}.onnx" for fold in (0, 1)):
+        assert about["files"][name]["bytes"] < whole["files"][name]["bytes"]
+    assert "at most 90 % flipped decisions" in (small / "MODEL_CARD.md").read_text()
+
+
+def test_calibration_clips_are_whole_groups_that_the_gate_does_not_have():
+    table = pd.DataFrame({"filename": map(str, range(60)), "group": [f"g{number % 12}" for number in range(60)]})
+    mine, rest = part_for_calibration(GateClips("set", table, True))
+    assert 4 <= len(mine) <= 20 and len(mine) + len(rest.table) == 60
+    assert set(mine["group"]) & set(rest.table["group"]) == set()
+    with pytest.raises(UserError, match="set: 60 clips of 1 groups; --int8 needs at least 4 clips"):
+        part_for_calibration(GateClips("set", table.assign(group="g"), True))
 
 
 @pytest.mark.full
@@ -236,6 +275,9 @@ def test_openvino_reads_the_same_files(root, folder):
         for path in paths:
             assert abs(one.score(path).score - other.score(path).score) < 1e-4
     assert predict_here(root, root / "clips", root / "ov", "--exported", folder, "--backend", "openvino") == 0
+    from openvino.tools.ovc import telemetry_utils
+
+    assert telemetry_utils.tm.__name__.endswith("telemetry_stub")  # nothing is reported
 
 
 @pytest.mark.extras

@@ -61,8 +61,10 @@ def test_preprocessing_has_the_bits_of_torchs_operations(channels, white):
     assert found.dtype == np.float32 and np.array_equal(found, expected.numpy())
 
 
-def test_an_exported_folder_is_read_without_torch_and_says_what_is_wrong(tmp_path):
-    folder = write_by_hand(tmp_path / "hand")
+def test_an_exported_folder_is_read_without_torch_and_says_what_is_wrong(tmp_path, monkeypatch):
+    folder, home = write_by_hand(tmp_path / "hand"), tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
     told = run_without(
         """
         import sys
@@ -83,6 +85,7 @@ def test_an_exported_folder_is_read_without_torch_and_says_what_is_wrong(tmp_pat
     first, second = told.stdout.splitlines()
     assert first == "hand ['demo_frame_fold0'] 0.5"
     assert second.startswith("UserError 0 ")
+    assert list(home.iterdir()) == []  # where ONNX Runtime's telemetry would keep what it sends
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ PYTHON
 kill $!
 wait $! || exit 7
 cat /tmp/said >&2
-ls /tmp >&2
+find /tmp -mindepth 1 -maxdepth 1 -user $(id -u) -printf '%f\\n' >&2
 """
 
 

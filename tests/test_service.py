@@ -1,6 +1,6 @@
 """The service's answers, in process: rows, refusals, limits, who may call, and what is left on the disk.
 
-The models are not the matter here (service_scorer.py); tests/test_serve_exported.py serves an exported ensemble.
+The models are not the matter here (service_scorer.py); tests/test_serve.py serves an exported ensemble.
 """
 
 import io
@@ -283,8 +283,8 @@ def test_a_clip_that_harms_its_worker_has_a_reason_and_the_next_one_a_row(clips,
 @pytest.mark.full
 def test_a_clip_that_hangs_is_given_up(clips, monkeypatch):
     monkeypatch.setattr(desk, "decode_clip", harm)
-    with client_of(replace(LIMITS, decode_seconds=5)) as client:
-        assert "given up after 5 s" in refused(client.post("/score", content=b"hang"), 422, "crashed")
+    with client_of(replace(LIMITS, decode_seconds=3)) as client:
+        assert "given up after 3 s" in refused(client.post("/score", content=b"hang"), 422, "crashed")
         assert client.post("/score", content=clips["face"]).status_code == 200
 
 

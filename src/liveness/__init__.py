@@ -17,6 +17,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # long. Where large matrices are multiplied (sets/duplicates.py, sets/identities.py) it is undone for that while.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# ONNX Runtime's wheels tell their maker of their use as soon as they are imported, and keep a number of this machine in
+# the home folder. Prediction sends nothing anywhere; ``disable_telemetry_events`` of that library comes too late.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 __version__ = "0.2.0"
 
 __all__ = ["Detector", "__version__"]

@@ -5,7 +5,7 @@
 
 Every clip is there twice: as it is, and *relit*, its brightness and contrast moved to those of another clip, whatever
 the other's label. Relit clips train with the others, so that light teaches nothing, and judge whether it
-was learnt.
+was learnt. Where the live clips have lost more highlights at white than the attacks, every relit clip loses as many.
 Reads data/<set>/{labels_video,folds,duplicates}.csv and the raw videos; writes nothing.
 """
 
@@ -23,6 +23,8 @@ from liveness.base.errors import UserError
 from liveness.base.files import plain_name, show_path, workspace
 from liveness.base.names import few, find_column
 from liveness.base.tables import read_table
+from liveness.evaluation import metrics
+from liveness.evaluation.cameras import CUE_AUC
 from liveness.evaluation.combine import frames_to_video, logit
 from liveness.frames.contract import to_tensor
 from liveness.frames.quality import MEASURES
@@ -35,6 +37,8 @@ from liveness.sets.labelled import raw_videos, read_labelled
 LEAST = 5  # clips
 _BATCH = 32  # views at a time
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_WHITE = 252  # a value from here on has lost its highlights
+_MOST_LOST = 0.95  # of the clips have lost less
 
 
 @dataclass(frozen=True)
@@ -208,12 +212,13 @@ def see_clips(start: StartEnsemble, clips: Clips, relit: bool = True) -> SeenCli
 
     relit: False leaves these out, where nothing is to be learnt; they then count as equal to the others."""
     targets = _draw_light(clips)
+    lost = share_lost_highlights(clips) if relit else np.zeros(3)
 
     def see(network: Network) -> Seen:
         inner, clip, moves = [], [], []
         for number, views in enumerate(clips.views[network.name]):
             for moved in (False, True)[: 1 + relit]:
-                pixels = relight(views, targets[number]) if moved else views
+                pixels = relight(views, targets[number], lost) if moved else views
                 inner.append(_run_early(network, pixels))
                 clip += [number] * len(pixels)
                 moves += [moved] * len(pixels)
@@ -243,9 +248,25 @@ def measure_light(views: np.ndarray) -> tuple[float, float]:
     return float(luma.mean()), float(luma.std())
 
 
-def relight(views: np.ndarray, light: tuple[float, float]) -> np.ndarray:
+def share_lost_highlights(clips: Clips) -> np.ndarray:
+    """The share of its values that each channel of a relit clip loses at the top, (3,), 0 to 1.
+
+    It is that of the clips which lost most, where lost highlights alone tell live clips from attacks (``CUE_AUC``, as
+    the page tells of a cue): no change of light brings them back, so the others have to lose them too. It is 0 where
+    attacks have lost more than live clips: that is a trace of screens and of lamps on paper.
+    """
+    shares = np.stack([(views >= _WHITE).mean((0, 1, 2)) for views in next(iter(clips.views.values()))])
+    if len(set(clips.labels)) < 2 or metrics.auc(clips.labels, shares.mean(1)) < CUE_AUC:
+        return np.zeros(3)
+    return np.quantile(shares, _MOST_LOST, axis=0)
+
+
+def relight(views: np.ndarray, light: tuple[float, float], lost: np.ndarray | None = None) -> np.ndarray:
     """uint8 views whose luma is moved to another mean and deviation, as another exposure would: what is beyond black
-    and white is lost."""
+    and white is lost. lost: so large a share of each channel's values is lost at the top beforehand."""
+    if lost is not None and lost.any():
+        tops = [np.quantile(views[..., channel], 1 - share) for channel, share in enumerate(lost)]
+        views = np.minimum(views, np.array(tops).astype(np.uint8))
     (mean, spread), (goal, width) = measure_light(views), light
     levels = (np.arange(256) - mean) * min(width / max(spread, 1.0), 4.0) + goal
     return (levels + 0.5).clip(0, 255).astype(np.uint8)[views]

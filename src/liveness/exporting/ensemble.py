@@ -10,14 +10,13 @@ import importlib.metadata
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from liveness import __version__
-from liveness.base.compose import load_ensemble
 from liveness.base.config import Ensemble
 from liveness.base.errors import UserError
 from liveness.base.files import held, plain_name, sha256_of, show_path, write_json, write_text
@@ -34,6 +33,7 @@ from liveness.exporting.gate import (
 from liveness.exporting.networks import quantise_network, require_libraries, write_network
 from liveness.frames.contract import to_array
 from liveness.frames.faces import detector_digest, detector_path
+from liveness.members.ensembles import find_ensemble
 from liveness.members.names import exported_path, operating_path, parse_member_name
 from liveness.members.weights import describe_member
 from liveness.models.exported import RUNTIMES
@@ -68,8 +68,9 @@ def export_ensemble(asked: Export) -> Path:
     require_libraries()
     if not 0 < asked.tolerance < 1:
         raise UserError(f"--tolerance {asked.tolerance:g}: expected a share above 0, below 1, for example 0.02")
-    ensemble = load_ensemble(asked.ensemble)
-    described = read_ensemble(ensemble, asked.data and plain_name(asked.data, "--data"))
+    data = asked.data and plain_name(asked.data, "--data")
+    ensemble = find_ensemble(asked.ensemble, data)
+    described = read_ensemble(ensemble, data)
     if described.operating.lost:
         raise UserError(
             f"{described.operating.lost}; the decisions of an export would not be those that were evaluated: "
@@ -89,7 +90,7 @@ def export_ensemble(asked: Export) -> Path:
             print(f"int8: calibrating on {counted(len(calibration), 'clip')}", flush=True)
             _quantise(described, side, calibration["path"].tolist())
         about = _describe(described, ensemble, asked.int8, side)
-        _pass_gate(about, described, side, clips, asked)
+        _pass_gate(about, described, side, clips, _read_points(ensemble, described), asked)
         write_text(side / CARD_FILE, write_card(about))
         about["files"] = _list_files(side)
         write_json(side / CONTRACT_FILE, about)
@@ -199,13 +200,17 @@ def _quantise(described: EnsembleDescription, side: Path, paths: list[Path]) -> 
 
 
 def _pass_gate(
-    about: dict[str, Any], described: EnsembleDescription, side: Path, clips: GateClips, asked: Export
+    about: dict[str, Any],
+    described: EnsembleDescription,
+    side: Path,
+    clips: GateClips,
+    points: dict[str, Operating],
+    asked: Export,
 ) -> None:
     """Measure the gate in every runtime that is installed, into ``about``; a UserError where ONNX Runtime's fails."""
     about["files"] = _list_files(side)
     write_json(side / CONTRACT_FILE, about)
     runtimes = [name for name in RUNTIMES if _version(name)]
-    points = _read_points(asked.ensemble, described)
     figures = measure_gate(described, {name: read_exported(side, "eer", name) for name in runtimes}, clips, points)
     tolerance = asked.tolerance if asked.int8 else None
     for runtime, found in figures.items():
@@ -223,9 +228,8 @@ def _pass_gate(
     }
 
 
-def _read_points(name: str, described: EnsembleDescription) -> dict[str, Operating]:
+def _read_points(ensemble: Ensemble, described: EnsembleDescription) -> dict[str, Operating]:
     """Every operating point that ships with the weights; with a cascade the one that it was chosen around."""
-    ensemble = load_ensemble(name)
     path = operating_path(described.data, described.name)
     names = ["eer"] if described.cascade.first else list_points(path)
-    return {point: read_ensemble(replace(ensemble), described.data, point).operating for point in names}
+    return {point: read_ensemble(ensemble, described.data, point).operating for point in names}

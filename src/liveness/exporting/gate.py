@@ -1,7 +1,8 @@
 """The parity gate: does an exported ensemble, in its own runtime, say what its members say? Measured before it appears.
 
-    videos = choose_gate("demo", described)                       which clips, and who held each of them out
-    gate = measure_gate(described, exported, videos, tolerance)
+    clips = choose_gate(described)                                which clips, and who held each of them out
+    figures = measure_gate(described, exported, clips, points)    per runtime
+    why = judge_gate(figures["onnxruntime"], None)                "" where it passes
 
 A clip is scored by the members that held it out, with torch and with the exported files, from the same decoded views;
 so both scores are of members that never saw its person. Reads a prepared set's tables and raw videos; writes nothing.
@@ -49,6 +50,8 @@ class GateClips:
 def choose_gate(described: EnsembleDescription, on: str = "") -> GateClips:
     """The labelled clips of set ``on``; without one those of the members' own, each for the members that held it out.
 
+    What was adapted to a camera has learnt from all of its set, so there every member scores every clip.
+
     A UserError where the set is not prepared, has no labels, has lost its raw videos, or is another one than the
     members were trained on; or where no set is named and the members were trained elsewhere.
     """
@@ -62,8 +65,9 @@ def choose_gate(described: EnsembleDescription, on: str = "") -> GateClips:
     folder = workspace() / "data" / plain_name(on or described.data, "--on")
     videos, _ = read_labelled(folder)
     table = videos[["filename", "label", "group"]].assign(path=raw_videos(folder, videos["filename"].tolist()))
-    if on and on != described.data:
-        return GateClips(on, table.assign(members=[list(told)] * len(table)), held_out=False)
+    adapted = any(about.get("adapted") for about in told.values())
+    if (on and on != described.data) or adapted:
+        return GateClips(folder.name, table.assign(members=[list(told)] * len(table)), held_out=False)
     if not (folder / "folds.csv").is_file():
         raise UserError(unprepared(folder.name))
     now = digest_of_set(folder)

@@ -111,9 +111,9 @@ class _Reader:
 def quantise_network(source: Path, target: Path, batches: Iterable[np.ndarray]) -> None:
     """An exported file in int8 (static, QDQ, weights by channel), calibrated on batches of preprocessed views.
 
-    Weights have 7 bits: on processors without VNNI a product of 8 bits by 8 would overflow its 16, so that the file
-    would score otherwise there than where it was tried. The first layer, the last one and what
-    follows it stay in float32.
+    Weights have 7 bits: on processors without VNNI a sum of two products of 8 bits would overflow its 16, so that the
+    file would score otherwise there than where it was tried. The first layer, the last one and what follows it stay in
+    float32.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process

@@ -7,6 +7,7 @@ one thread and in float32, so that it does not depend on the number of cores, as
 nothing.
 """
 
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from liveness.models.backend import HOST, MOST_VIEWS, Device
 from liveness.models.device import share_of_cores
 
 INSTALL = {"onnxruntime": "liveness[runtime]", "openvino": "liveness[openvino]"}  # by the name of the library
+_FIRST_ARRAY = threading.Lock()
 
 
 class ArrayBackend:
@@ -78,8 +80,13 @@ def _open_onnxruntime(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _open_openvino(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    # As soon as it is imported, OpenVINO reports that by this package; where that cannot be imported, it does without.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
+    # Its first array has to be met by one thread alone: two that meet theirs at a time wait for each other for ever.
+    with _FIRST_ARRAY:
+        openvino.Tensor(np.zeros(1, dtype=np.float32)).data  # noqa: B018
     # A stream is one thread; as many as passes go on side by side (models/batches.py). Without the hint a CPU with
     # matrix units would compute in bfloat16.
     streams = share_of_cores()

@@ -64,7 +64,7 @@ async function showRow(row) {
   const by = row.threshold;
   const lines = [`Score ${row.score.toFixed(3)} (1 is live); the threshold is ${by.value.toFixed(3)}` +
     (by.low < by.high ? `, known to lie from ${by.low.toFixed(3)} to ${by.high.toFixed(3)}.` : ".")];
-  if (row.decision === "abstain") lines.push(whyOpen(row));
+  if (row.decision === "abstain" && row.status !== "no_face") lines.push(whyOpen(row)); // else its reason says so
   if (row.reason) lines.push(row.reason);
   say(WORDS[row.decision], row.decision, lines);
   drawBar(row);
@@ -77,9 +77,8 @@ async function showRow(row) {
 }
 
 function whyOpen(row) {
-  if (row.status === "no_face") return "No face was found.";
   const inside = row.threshold.low < row.score && row.score < row.threshold.high;
-  return inside ? "The score lies within the interval of the threshold." : "The clip is too little, or outside of what the scores are known for.";
+  return inside ? "The score lies within the interval of the threshold." : "The clip shows too little, or it lies outside of what the scores are known for.";
 }
 
 function drawBar(row) {
