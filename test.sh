@@ -4,8 +4,8 @@
 #   bash test.sh [--full] [--extras] [PYTEST ARGUMENTS]       for example: bash test.sh -k predict
 #
 #   --full   also the slow tests (minutes)
-#   --extras also the tests of optional packages (liveness[identity], liveness[openvino], DVC, a local S3 server), which it
-#            installs
+#   --extras also the tests of optional packages (liveness[identity], liveness[openvino], liveness[bulk], DVC, a local S3
+#            server), which it installs
 #
 # Makes .venv with the development tools, unless PYTHON names an interpreter that has them.
 
@@ -16,7 +16,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/common.sh"
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
 
 extras=()
-[[ " $* " != *" --extras "* ]] || extras=(--identity --export)
+[[ " $* " != *" --extras "* ]] || extras=(--identity --export --bulk)
 [[ -n ${PYTHON:-} ]] || bash "$CODE/scripts/setup.sh" --dev "${extras[@]}"
 ((${#extras[@]} == 0)) || bash "$CODE/scripts/setup_dvc.sh" --s3
 pick_python

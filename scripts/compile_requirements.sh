@@ -40,6 +40,7 @@ compile requirements.txt train
 compile requirements-notebook.txt train notebook
 compile requirements-identity.txt train identity
 compile requirements-export.txt train export openvino
+compile requirements-bulk.txt train bulk
 compile requirements-runtime.txt runtime
 compile requirements-serve.txt runtime serve
 compile requirements-dev.txt train notebook trackers export serve dev

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Make .venv from the pinned requirements.txt; do nothing if that is done already.
 #
-#   bash scripts/setup.sh [--notebook] [--identity] [--export] [--dev]
+#   bash scripts/setup.sh [--notebook] [--identity] [--export] [--bulk] [--dev]
 #
 #   --notebook    also Jupyter Lab, for jupyter.sh (requirements-notebook.txt)
 #   --identity    also what folds.identities=auto needs (requirements-identity.txt)
 #   --export      also what liveness export needs, and OpenVINO (requirements-export.txt)
+#   --bulk        also what liveness bulk needs (requirements-bulk.txt)
 #   --dev         also what test.sh needs (requirements-notebook.txt and requirements-dev.txt)
 #   PYTHON_BASE   the Python to build on, 3.11 to 3.13 (default: that of .venv, else python3.11, 3.12, 3.13, python3)
 #
@@ -75,13 +76,14 @@ install() {
   echo "$sum" >"$stamp"
 }
 
-dev=0 notebook=0 identities=0 exporting=0
+dev=0 notebook=0 identities=0 exporting=0 bulk=0
 while (($#)); do
   case $1 in
     -h | --help) usage; exit 0 ;;
     --notebook) notebook=1 ;;
     --identity) identities=1 ;;
     --export) exporting=1 ;;
+    --bulk) bulk=1 ;;
     --dev) notebook=1 dev=1 ;;
     *) misuse "unknown argument $1" ;;
   esac
@@ -99,6 +101,7 @@ install requirements.txt
 ((notebook == 0)) || install requirements-notebook.txt
 ((identities == 0)) || install requirements-identity.txt
 ((exporting == 0)) || install requirements-export.txt
+((bulk == 0)) || install requirements-bulk.txt
 ((dev == 0)) || install requirements-dev.txt
 identity "$VENV/bin/python" >"$VENV/.interpreter"
 # `python -m liveness.train` by hand, from any folder. Written each time: the repository may have been moved.

@@ -120,3 +120,7 @@ def test_every_declared_dependency_is_pinned_and_alike_in_all_files():
     assert not {"torch", "timm", "pandas", "hydra-core", "albumentations", "scipy"} & set(runtime)
     base, found = pins("requirements.txt"), pins("requirements-identity.txt")
     assert base.items() <= found.items() and set(found) == set(base) | {name_of(line) for line in extras["identity"]}
+    bulk = pins("requirements-bulk.txt")
+    assert base.items() <= bulk.items() and set(map(name_of, extras["bulk"])) <= set(bulk)
+    both = set(bulk) & set(before)
+    assert {bulk[name] for name in both} == {before[name] for name in both}  # they can be installed side by side

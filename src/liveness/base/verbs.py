@@ -30,7 +30,12 @@ GROUPS = {
         "search": "which members are worth their time: subsets and cascades",
         "shift": "how much worse an ensemble gets on stressed videos",
     },
-    "Prediction": {"predict": "score videos", "export": "an ensemble as ONNX files", "serve": "answer clips over HTTP"},
+    "Prediction": {
+        "predict": "score videos",
+        "bulk": "score the videos of a manifest on the machines of a Ray cluster",
+        "export": "an ensemble as ONNX files",
+        "serve": "answer clips over HTTP",
+    },
 }
 
 

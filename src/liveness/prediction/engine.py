@@ -21,7 +21,7 @@ from liveness.base.compose import names
 from liveness.base.config import Cascade, Ensemble
 from liveness.base.errors import UserError
 from liveness.frames.views import VideoViews, ViewRequest, make_request, prepare_task
-from liveness.frames.workers import Failed, run_tasks
+from liveness.frames.workers import Failed, KeptWorker, run_tasks
 from liveness.members.names import member_name, operating_path, parse_recipe_fold, shipped_operating, weights_path
 from liveness.models.backend import HOST, TORCH, Backend, Device
 from liveness.models.batches import Batches, batches_for
@@ -278,6 +278,18 @@ def decode_ahead(paths: list[Path], wanted: list[ViewRequest], workers: int = 0)
     """
     tasks = ((path, wanted) for path in paths)
     return _decoded(run_tasks(prepare_task, tasks, workers, DECODE_SECONDS, DECODE_GIB), wanted)
+
+
+def start_decoder() -> KeptWorker[tuple[Path, list[ViewRequest]], VideoViews]:
+    """A decoding process for ``decode_kept``, which is kept from call to call."""
+    return KeptWorker(prepare_task, DECODE_SECONDS, DECODE_GIB)
+
+
+def decode_kept(
+    paths: list[Path], wanted: list[ViewRequest], decoder: KeptWorker[tuple[Path, list[ViewRequest]], VideoViews]
+) -> Generator[VideoViews, None, None]:
+    """As ``decode_ahead``, one video after the other in one process that is there already."""
+    return _decoded((((path, wanted), decoder.run((path, wanted))) for path in paths), wanted)
 
 
 def _decoded(results: Iterator[tuple[Any, Any]], wanted: list[ViewRequest]) -> Generator[VideoViews, None, None]:

@@ -105,7 +105,7 @@ def predict_folder(source: Path, output: Path, ensemble: Ensemble | None, option
     names = find_order(source, videos, options.sample)
     _require_writable(output)
     _require_room_for_sockets(output)
-    with _alone_in(output):
+    with alone_in(output):
         found = _score_folder(videos, ensemble, output, options, started)
         if isinstance(found, int):
             return found
@@ -145,7 +145,7 @@ def _require_room_for_sockets(output: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone_in(output: Path) -> Iterator[None]:
+def alone_in(output: Path) -> Iterator[None]:
     """Hold OUTPUT against a second prediction into it, whose rows would get between ours. Ends with the process."""
     folder = -1
     try:
@@ -177,8 +177,8 @@ def _score_folder(
     """Every video's row by file name; or the exit code where this process has nothing more to say."""
     from liveness.prediction.partial import Partial, make_fingerprint
 
-    described = _describe(ensemble, options)
-    _tell_of_what_is_lost(described, described.data, options.strict)
+    described = describe_choice(ensemble, options)
+    tell_of_what_is_lost(described, described.data, options.strict)
     partial = Partial(output, make_fingerprint(described, {}))
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -210,7 +210,8 @@ def _score_folder(
         signal.signal(signal.SIGTERM, before)
 
 
-def _describe(ensemble: Ensemble | None, options: Options) -> "EnsembleDescription":
+def describe_choice(ensemble: Ensemble | None, options: Options) -> "EnsembleDescription":
+    """What is to score, by its files' own descriptions: the ensemble, or what is exported of it."""
     from liveness.prediction.engine import read_ensemble
     from liveness.prediction.exported import read_beside, read_exported
 
@@ -228,7 +229,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise _Terminated
 
 
-def _tell_of_what_is_lost(described: "EnsembleDescription", data: str, strict: bool) -> None:
+def tell_of_what_is_lost(described: "EnsembleDescription", data: str, strict: bool) -> None:
     """Weights whose calibration and thresholds are not beside them: other scores than those evaluated."""
     if described.operating.lost:
         way = (

@@ -135,9 +135,22 @@ def _line(values: list[str]) -> bytes:
 def make_fingerprint(described: EnsembleDescription, settings: dict[str, Any]) -> str:
     """Whatever a score or a decision depends on besides the video: weights, contracts, cascade, operating point,
     this code, its libraries and their settings, hardware."""
+    about = {
+        **describe_scoring(described),
+        "code": _code(),
+        "libraries": library_versions(),
+        "switches": sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(_SWITCHES)),
+        "hardware": _hardware(),
+        **settings,
+    }
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def describe_scoring(described: EnsembleDescription) -> dict[str, Any]:
+    """Whatever a score or a decision depends on besides the video, the code and the machine; it can be JSON."""
     from liveness.frames.rules import NEWEST
 
-    about = {
+    return {
         "contract": NEWEST,
         "members": [
             [m.name, m.weight, m.combine, m.wanted.key, m.amp, m.runtime, digest_file(m.path)]
@@ -145,13 +158,12 @@ def make_fingerprint(described: EnsembleDescription, settings: dict[str, Any]) -
         ],
         "operating": repr(described.operating),
         "cascade": asdict(described.cascade),
-        "code": _code(),
-        "libraries": [f"{name} {_version(name)}" for name in _LIBRARIES],
-        "switches": sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(_SWITCHES)),
-        "hardware": _hardware(),
-        **settings,
     }
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def library_versions() -> list[str]:
+    """``torch 2.11.0``, ...: the distributions on a video's way to its score, without a version where one is absent."""
+    return [f"{name} {_version(name)}" for name in _LIBRARIES]
 
 
 def _code() -> str:
