@@ -5,6 +5,8 @@
 #
 # Environment: SLOTS (how many at once; default: one for each GPU), and what common.sh reads.
 
+[ -n "${BASH_VERSION:-}" ] || { echo "${0##*/}: use bash: bash $0" >&2; exit 2; }
+
 declare -A running=() # slot -> process id
 declare -A busy_with=() # slot -> member
 failed=() stopped=0
