@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from s3_server import SERVER, started_server
 from scipy.stats import entropy
 from test_prediction import put_member
 
@@ -355,3 +356,34 @@ def test_a_web_server_is_read_from_and_what_it_lacks_is_a_reason(tmp_path, monke
                 fetch_bytes(f"{address}/{place}", most)
     with pytest.raises(OSError):
         fetch_bytes(f"{address}/a%20b.mp4")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.extras
+@pytest.mark.skipif(bool(NEEDED) or not SERVER.exists(), reason="needs liveness[bulk], and setup_dvc.sh --s3")
+def test_a_bucket_is_listed_scored_and_written_to(workspace, tiny_clips, ensemble, monkeypatch):
+    for n in range(6):
+        tiny_clips(workspace / "clips" / f"{n}.mp4", frames=8, size=(64, 96), seed=n)
+    with started_server(workspace / "log") as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        clips, out = Store("s3://store/june/clips"), Store("s3://store/scores")
+        for path in (workspace / "clips").iterdir():
+            clips.write(path.name, path.read_bytes())
+        clips.write("deeper/6.mp4", b"no video")
+        process = start(workspace, "s3://store/june/clips", "s3://store/scores", *ensemble, "--rows", "4")
+        said, told = process.communicate(timeout=600)
+        assert process.returncode == 0, told
+        written = sorted(out.names())
+        assert len(written) == 4 and {"bulk.json", "summary.json"} < set(written)
+        for name in written:
+            (workspace / "out").mkdir(exist_ok=True)
+            (workspace / "out" / name).write_bytes(out.read(name))
+        process = start(workspace, "s3://store/june/clips", "s3://store/scores", *ensemble, "--rows", "4")
+        assert "2 finished parts" in process.communicate(timeout=300)[1] and process.returncode == 0
+    found = read_parts(workspace / "out")
+    assert found.pop("deeper/6.mp4")["status"] == "unreadable"
+    with load_members(Ensemble("mine", "train", MEMBERS)) as loaded:
+        expected = score_paths([workspace / "clips" / name for name in found], loaded)
+        assert {name: row["score"] for name, row in found.items()} == {row.fname: row.score for row in expected}
+    assert len(found) == 6

@@ -4,22 +4,20 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
-from urllib.error import URLError
 
 import pytest
 from hand_set import NARROW, write_prepared
 from in_process import train_here
+from s3_server import SERVER, started_server
 from tiny_set import write_set
 
 from liveness.base.files import CODE
 
-DVC, AWS, SERVER = (CODE / path for path in (".venv-dvc/bin/dvc", ".venv-s3/bin/aws", ".venv-s3/bin/moto_server"))
+DVC, AWS = (CODE / path for path in (".venv-dvc/bin/dvc", ".venv-s3/bin/aws"))
 NEEDED = "needs .venv-dvc and .venv-s3; run: bash scripts/setup_dvc.sh --s3"
 pytestmark = [
     pytest.mark.extras,
@@ -41,27 +39,8 @@ train: {epochs: 1, batch: 6, workers: 0, warmup_epochs: 0}
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):
-    """The environment variables of an S3 server on loopback that has the bucket ``store``."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = open(tmp_path_factory.mktemp("s3") / "log", "w")  # noqa: SIM115  (the server's, as long as it runs)
-    server = subprocess.Popen([SERVER, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            assert server.poll() is None
-            try:
-                urllib.request.urlopen(urllib.request.Request(f"{address}/store", method="PUT"), timeout=60).close()
-                break
-            except URLError:
-                time.sleep(0.2)
-        keys = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_DEFAULT_REGION": "us-east-1"}
-        yield {"AWS_ENDPOINT_URL": address, "AWS_EC2_METADATA_DISABLED": "true", **keys}
-    finally:
-        server.kill()
-        server.wait()
-        log.close()
+    with started_server(tmp_path_factory.mktemp("s3") / "log") as variables:
+        yield variables
 
 
 @pytest.fixture
