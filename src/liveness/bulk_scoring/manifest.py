@@ -24,7 +24,7 @@ from liveness.base.errors import UserError
 from liveness.base.files import IMAGE_ENDINGS, VIDEO_ENDINGS, natural_key
 from liveness.base.names import find_column
 from liveness.base.tables import read_table
-from liveness.bulk_scoring.places import BUCKETS, WEB, fetch_bytes, in_bucket, name_of, require_scheme, resolve
+from liveness.bulk_scoring.places import BUCKETS, WEB, fetch_bytes, in_bucket, name_of, check_scheme, resolve
 
 PATH_COLUMNS, KEY_COLUMN = ("path", "uri", "filename", "fname"), "key"
 MANIFEST_BYTES = 1 << 34  # of a table that is fetched, at most
@@ -62,7 +62,7 @@ def open_manifest(source: str, column: str = "", key: str = "", images: bool = F
 
     column and key: of a table, if they have other names than usual; images: of a folder, its still images too.
     """
-    scheme = require_scheme(source, "MANIFEST")
+    scheme = check_scheme(source, "MANIFEST")
     source = resolve(source, ".")
     if _is_folder(source, scheme):
         if column or key:
@@ -95,7 +95,7 @@ def check_manifest(manifest: Manifest) -> int:
                 raise UserError(
                     f"{manifest.name}: row {row} has no {'path' if key else 'key'}; expected one in each row"
                 )
-            require_scheme(place, f"{manifest.name}, row {row}")
+            check_scheme(place, f"{manifest.name}, row {row}")
         hashes.append(np.array([_hash(key) for key in keys], np.uint64))
         count += len(keys)
     if not count:

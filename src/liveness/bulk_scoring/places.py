@@ -32,7 +32,7 @@ def scheme_of(text: str) -> str:
     return head.lower() if there else ""
 
 
-def require_scheme(text: str, where: str, known: tuple[str, ...] = ("", "file", *BUCKETS, *WEB)) -> str:
+def check_scheme(text: str, where: str, known: tuple[str, ...] = ("", "file", *BUCKETS, *WEB)) -> str:
     """The scheme of ``text``, which stands at ``where``; a UserError for one that is not ``known``."""
     if (scheme := scheme_of(text)) not in known:
         kinds = ["a path" if kind == "" else f"{kind}://" for kind in known]
@@ -120,7 +120,7 @@ class Store:
 
     def __init__(self, place: str) -> None:
         """place: a path, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; a UserError for another."""
-        self.scheme = require_scheme(place, "OUT", ("", *BUCKETS))
+        self.scheme = check_scheme(place, "OUT", ("", *BUCKETS))
         self.place = place.rstrip("/") or "/"
 
     def show(self, name: str) -> str:

@@ -26,10 +26,10 @@ from liveness.bulk_scoring import cluster
 from liveness.bulk_scoring.manifest import Manifest, Slice, check_manifest, deal
 from liveness.bulk_scoring.places import Store, scheme_of
 from liveness.bulk_scoring.shards import Shards, write_json_to
-from liveness.bulk_scoring.summary import SUMMARY, summarise
+from liveness.bulk_scoring.summary import SUMMARY, summarise_parts
 from liveness.models.backend import TORCH
 from liveness.prediction.engine import EnsembleDescription
-from liveness.prediction.folder import alone_in
+from liveness.prediction.folder import alone_writing
 from liveness.prediction.inputs import note
 from liveness.prediction.partial import describe_scoring, library_versions
 
@@ -84,7 +84,7 @@ def score_manifest(
         shards.require_no_others(expected)
         if not expected:
             raise UserError(f"{manifest.name}: no videos in it or below it; expected mp4, mov, avi, ... (--images)")
-        summary = summarise(shards, sorted(expected), described)
+        summary = summarise_parts(shards, sorted(expected), described)
         write_json_to(store, SUMMARY, summary)
     return summary
 
@@ -252,7 +252,7 @@ def _held(store: Store) -> contextlib.AbstractContextManager[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror}); expected a folder for the results") from error
-    return alone_in(folder)
+    return alone_writing(folder)
 
 
 @contextlib.contextmanager

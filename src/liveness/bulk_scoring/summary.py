@@ -1,6 +1,6 @@
 """summary.json: how many rows of what kind, how their scores lie, and how that compares with the held-out scores.
 
-    summary = summarise(shards, names, described); print(summary_text(summary))
+    summary = summarise_parts(shards, names, described); print(summary_text(summary))
 
 Reads the parts, and runs/<set>/<ensemble>/oof_video.csv and weights/<set>/<ensemble>.json if they are there.
 """
@@ -57,7 +57,7 @@ def decide_by_score(scores: np.ndarray, point: dict[str, Any]) -> np.ndarray:
     return np.array([live.sum(), (~live & ~between).sum(), between.sum()])
 
 
-def summarise(shards: Shards, names: list[str], described: EnsembleDescription) -> dict[str, Any]:
+def summarise_parts(shards: Shards, names: list[str], described: EnsembleDescription) -> dict[str, Any]:
     """What summary.json holds of some parts, which are all there."""
     held_out, why = read_held_out(described)
     points = (read_points_file(operating_path(described.data, described.name)) or {}).get("thresholds", [])

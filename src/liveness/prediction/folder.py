@@ -105,7 +105,7 @@ def predict_folder(source: Path, output: Path, ensemble: Ensemble | None, option
     names = find_order(source, videos, options.sample)
     _require_writable(output)
     _require_room_for_sockets(output)
-    with alone_in(output):
+    with alone_writing(output):
         found = _score_folder(videos, ensemble, output, options, started)
         if isinstance(found, int):
             return found
@@ -145,7 +145,7 @@ def _require_room_for_sockets(output: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone_in(output: Path) -> Iterator[None]:
+def alone_writing(output: Path) -> Iterator[None]:
     """Hold OUTPUT against a second prediction into it, whose rows would get between ours. Ends with the process."""
     folder = -1
     try:
