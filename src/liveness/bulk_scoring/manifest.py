@@ -24,7 +24,7 @@ from liveness.base.errors import UserError
 from liveness.base.files import IMAGE_ENDINGS, VIDEO_ENDINGS, natural_key
 from liveness.base.names import find_column
 from liveness.base.tables import read_table
-from liveness.bulk_scoring.places import BUCKETS, WEB, fetch_bytes, in_bucket, name_of, check_scheme, resolve
+from liveness.bulk_scoring.places import BUCKETS, WEB, check_scheme, fetch_bytes, in_bucket, name_of, resolve
 
 PATH_COLUMNS, KEY_COLUMN = ("path", "uri", "filename", "fname"), "key"
 MANIFEST_BYTES = 1 << 34  # of a table that is fetched, at most
