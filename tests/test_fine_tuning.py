@@ -111,7 +111,7 @@ def test_a_member_from_before_provenance_counts_only_for_its_own_fold(trained, t
 @pytest.mark.parametrize(
     "override, expected",
     [
-        (["train.init=convnext_large:7"], "convnext_large_fold7.safetensors is not there; expected RECIPE:FOLD"),
+        (["train.init=convnext_large:7"], "convnext_large_fold7.safetensors is not there; train it first"),
         (["train.init=../x"], "train.init"),
         (["train.init=convnext_large", "view.size=48"], "was trained with view.size=32, the recipe has 48"),
         (

@@ -41,12 +41,12 @@ def find_record(folder: Path, video_id: str) -> Path:
     return flat if flat.is_file() else spread
 
 
-def list_stored(folder: Path) -> Iterator[str]:
-    """The names of all files in a folder, and with their subfolder of those in its subfolders; hidden files are passed
-    over, and the order is the file system's."""
-    for entry in _entries(folder):
+def list_stored(folder: Path, hidden: bool = False) -> Iterator[str]:
+    """The names of all files in a folder, and with their subfolder of those in its subfolders, in the file system's
+    order. hidden: those too that begin with a dot, as what a killed run was writing does."""
+    for entry in _entries(folder, hidden):
         if entry.is_dir():
-            yield from (f"{entry.name}/{inner.name}" for inner in _entries(Path(entry.path)))
+            yield from (f"{entry.name}/{inner.name}" for inner in _entries(Path(entry.path), hidden))
         else:
             yield entry.name
 
@@ -56,7 +56,7 @@ def list_folders(folder: Path) -> list[Path]:
     return [folder, *(Path(entry.path) for entry in _entries(folder) if entry.is_dir())]
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry]:
+def _entries(folder: Path, hidden: bool = False) -> Iterator[os.DirEntry]:
     if folder.is_dir():
         with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if not entry.name.startswith("."))
+            yield from (entry for entry in entries if hidden or not entry.name.startswith("."))

@@ -141,7 +141,7 @@ def _check_strays(folder: Path, records: Records) -> list[Trouble]:
     troubles = []
     for name, ending in _FOLDERS.items():
         known = pd.Index(stems[face] if name in _OF_FACES else stems)
-        there = pd.Series(list(list_stored(folder / name)), dtype="str")
+        there = pd.Series(list(list_stored(folder / name, hidden=True)), dtype="str")
         mine = there.str.endswith(ending) & there.str.removesuffix(ending).isin(known)
         strays = there[~mine]
         troubles += [
