@@ -40,7 +40,11 @@ def start_spread(folder: Path, **more: str) -> subprocess.Popen:
     text = 'source "$0/common.sh"; source "$0/spread.sh"; spread "$1" "$2" -o a=b'
     values = {**clean, "NOTES": str(folder), "OMP_NUM_THREADS": "1", **more}
     command = ["bash", "-c", text, str(scripts), MEMBERS, str(folder / "logs")]
-    return subprocess.Popen(command, env=values, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, env=values, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # A shell cannot trap what was ignored when it began, as ctrl-C is where the tests run in the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def most_at_once(notes: Path) -> int:
