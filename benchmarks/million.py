@@ -305,6 +305,25 @@ def make_codes(rows: int) -> np.ndarray:
     return made
 
 
+def make_shots(stem: Any, label: np.ndarray, rng: np.random.Generator) -> Any:
+    """The stored frames of the videos ``stem``: a row each, with the columns of labels_keyframes and labels_bbox."""
+    import pandas as pd
+
+    rows = len(stem)
+    frame = np.tile(np.arange(FRAMES) * 20, rows)
+    owner = np.repeat(stem.to_numpy(), FRAMES)
+    face = rng.random(rows * FRAMES) < 0.98
+    sides = rng.uniform(100, 500, (rows * FRAMES, 4)).round(1)
+    shots = pd.DataFrame({"video_id": owner, "frame_id": frame, "label": np.repeat(label, FRAMES)})
+    shots["filename"] = shots["video_id"] + "-" + shots["frame_id"].astype(str) + ".jpg"
+    shots["time"], shots["face"], shots["n_faces"] = (frame / 25).round(6), face.astype(int), face.astype(int)
+    shots["confidence"] = rng.uniform(0.6, 1, rows * FRAMES).round(6)
+    for place, column in enumerate("xywh"):
+        shots[column] = sides[:, place]
+    shots.loc[~face, ["confidence", *"xywh"]] = np.nan
+    return shots
+
+
 def make_tables(rows: int, work: Path) -> Path:
     """data/<set>/ with labels_video, labels_keyframes, labels_bbox, duplicates, labels and prepare.json."""
     folder = work / "data" / "million"
@@ -335,17 +354,7 @@ def make_tables(rows: int, work: Path) -> Path:
             "subject": person,
         }
     )  # fmt: skip
-    frame = np.tile(np.arange(FRAMES) * 20, rows)
-    owner = np.repeat(stem.to_numpy(), FRAMES)
-    face = rng.random(rows * FRAMES) < 0.98
-    sides = rng.uniform(100, 500, (rows * FRAMES, 4)).round(1)
-    shots = pd.DataFrame({"video_id": owner, "frame_id": frame, "label": np.repeat(label, FRAMES)})
-    shots["filename"] = shots["video_id"] + "-" + shots["frame_id"].astype(str) + ".jpg"
-    shots["time"], shots["face"], shots["n_faces"] = (frame / 25).round(6), face.astype(int), face.astype(int)
-    shots["confidence"] = rng.uniform(0.6, 1, rows * FRAMES).round(6)
-    for place, column in enumerate("xywh"):
-        shots[column] = sides[:, place]
-    shots.loc[~face, ["confidence", *"xywh"]] = np.nan
+    shots = make_shots(stem, label, rng)
     one = np.flatnonzero(rng.random(rows - 1) < 0.01)
     pairs = pd.DataFrame({"filename": stem[one].to_numpy() + ".mp4", "other": stem[one + 1].to_numpy() + ".mp4"})
     pairs["distance"], pairs["mirrored"] = rng.uniform(0, 0.12, len(one)).round(4), 0

@@ -28,7 +28,7 @@ class Tally:
     """Counts over the rows, which come table by table. ``edges``: inner edges of the bins of the drift."""
 
     def __init__(self, edges: np.ndarray, points: list[dict[str, Any]]) -> None:
-        self._edges, self._points = edges, points
+        self.edges, self._points = edges, points
         self.rows = 0
         self.statuses: Counter[str] = Counter()
         self.decisions: Counter[str] = Counter()
@@ -43,7 +43,7 @@ class Tally:
         self.decisions.update(decisions)
         scored = scores[[status in SCORED for status in statuses]] if len(scores) else scores
         self.histogram += count_in_bins(scored, HISTOGRAM)
-        self.bins += count_in_bins(scored, self._edges)
+        self.bins += count_in_bins(scored, self.edges)
         for number, point in enumerate(self._points):
             self.by_point[number] += decide_by_score(scored, point)
 
@@ -93,7 +93,7 @@ def describe_tally(
             "verdict": verdict,
             "without": why,
             "held_out": int(home.bins.sum()),
-            "edges": tally._edges.tolist(),
+            "edges": tally.edges.tolist(),
             "counts": tally.bins.tolist(),
             "held_out_counts": home.bins.tolist(),
         },
