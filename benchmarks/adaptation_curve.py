@@ -38,6 +38,7 @@ from liveness.adaptation.candidates import (  # noqa: E402
 from liveness.adaptation.choice import calibrate_apart, compare_candidates, deal_clips, pick  # noqa: E402
 from liveness.adaptation.clips import Clips, SeenClips, draw_clips, read_clips, see_clips  # noqa: E402
 from liveness.adaptation.start import StartEnsemble, load_start  # noqa: E402
+from liveness.adaptation.text import TITLES  # noqa: E402
 from liveness.base.compose import load_adapt_plan  # noqa: E402
 from liveness.base.errors import UserError, run  # noqa: E402
 from liveness.base.experiments import AdaptPlan  # noqa: E402
@@ -298,7 +299,7 @@ def draw_curve(summary: pd.DataFrame) -> str:
         placed = "L".join("{:.1f} {:.1f}".format(*plot.at(*point)) for point in points)
         plot.raw(f'<path class="line" stroke="{COLOURS[kind]}" d="M{placed}"/>')
         plot.raw(f'<rect x="362" y="{16 + 15 * at}" width="12" height="4" fill="{COLOURS[kind]}"/>')
-        plot.text(379, 22 + 15 * at, "what adapt chooses" if kind == CHOSEN else kind.replace("_", " "))
+        plot.text(379, 22 + 15 * at, "what adapt chooses" if kind == CHOSEN else TITLES[kind])
     counts = {row.size: (row.draws, row.cameras) for row in summary[summary.kind == CHOSEN].itertuples()}
     most = max(counts.values())
     fewer = [f"; {size} clips: {part[0]} on {part[1]}" for size, part in counts.items() if part != most]
